@@ -1,0 +1,24 @@
+/*
+ * ann.c
+ *	  Module magic and load-time initialisation.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+
+#include "compat.h"
+#include "distance/distance.h"
+
+ANN_MODULE_MAGIC;
+
+PGDLLEXPORT void _PG_init(void);
+
+/*
+ * Runs once per backend, when the library is loaded: picks the distance
+ * kernels for this CPU.
+ */
+void
+_PG_init(void)
+{
+	AnnDistanceInit();
+}
