@@ -35,10 +35,15 @@ PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 ifneq ($(PGXS),)
 include $(PGXS)
 
-# A VPATH build starts in an empty folder.
-$(OBJS): | $(sort $(dir $(OBJS)))
-$(sort $(dir $(OBJS))):
-	mkdir -p $@
+# A VPATH build starts in an empty folder, and must not take objects from the source tree for its own.
+ifdef VPATH
+$(shell mkdir -p $(sort $(dir $(OBJS))))
+srcdir := $(VPATH)
+override VPATH =
+vpath %.c $(srcdir)
+vpath %.control $(srcdir)
+vpath %.sql $(srcdir)
+endif
 
 -include $(OBJS:.o=.d)
 else
