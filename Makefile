@@ -6,7 +6,9 @@ DATA = sql/ann--1.0.sql
 
 # Listed by hand: wildcards come up empty in VPATH builds.
 OBJS = \
-	src/ann.o
+	src/ann.o \
+	src/distance/dispatch.o \
+	src/distance/scalar.o
 
 # Handed on to the scripts only when somebody chose it: they find or install a server by themselves.
 ifneq ($(filter command environment,$(origin PG_CONFIG)),)

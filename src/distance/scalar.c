@@ -1,0 +1,339 @@
+/*
+ * scalar.c
+ *	  Kernels in plain C, for any CPU.
+ *
+ * Sums run in eight independent lanes, so that a compiler may turn them into
+ * the vectors of an instruction set that has no file here, and so that the
+ * error bound (README) is that of n / 8 additions.
+ */
+#include <string.h>
+
+#include "distance/half.h"
+#include "distance/tables.h"
+
+#define LANES 8
+
+typedef enum Elem
+{
+	ELEM_F32,
+	ELEM_F16,
+	ELEM_U8,
+	ELEM_SQ8					/* lo + step * the byte */
+} Elem;
+
+typedef enum Op
+{
+	OP_L2SQ,
+	OP_IP,
+	OP_L1
+} Op;
+
+/* Element i of p, which may be unaligned, as a float. */
+FORCE_INLINE float
+Load(Elem elem, const void *p, size_t i)
+{
+	float		f;
+	AnnHalf		h;
+
+	switch (elem)
+	{
+		case ELEM_F32:
+			memcpy(&f, (const char *) p + i * sizeof(f), sizeof(f));
+			return f;
+		case ELEM_F16:
+			memcpy(&h, (const char *) p + i * sizeof(h), sizeof(h));
+			return AnnHalfToFloat(h);
+		case ELEM_U8:
+		case ELEM_SQ8:
+			return ((const uint8_t *) p)[i];
+	}
+	return 0;
+}
+
+FORCE_INLINE float
+Term(Op op, float a, float b)
+{
+	float		d = a - b;
+
+	switch (op)
+	{
+		case OP_L2SQ:
+			return d * d;
+		case OP_IP:
+			return a * b;
+		case OP_L1:
+			return d < 0 ? -d : d;
+	}
+	return 0;
+}
+
+FORCE_INLINE float
+SumLanes(const float *sum_f32x8)
+{
+	return ((sum_f32x8[0] + sum_f32x8[4]) + (sum_f32x8[2] + sum_f32x8[6])) +
+		((sum_f32x8[1] + sum_f32x8[5]) + (sum_f32x8[3] + sum_f32x8[7]));
+}
+
+FORCE_INLINE float
+LoadSq8(Elem elem, const void *p, size_t i, float lo, float step)
+{
+	float		x = Load(elem, p, i);
+
+	return elem == ELEM_SQ8 ? lo + step * x : x;
+}
+
+/* Sum of op over the n elements of a and b; lo and step matter to ELEM_SQ8. */
+FORCE_INLINE float
+Reduce(Op op, Elem elem_a, const void *a, Elem elem_b, const void *b, float lo, float step, size_t n)
+{
+	float		sum_f32x8[LANES] = {0};
+	size_t		i = 0;
+
+	for (; i + LANES <= n; i += LANES)
+		for (int lane = 0; lane < LANES; lane++)
+			sum_f32x8[lane] += Term(op, Load(elem_a, a, i + lane),
+									LoadSq8(elem_b, b, i + lane, lo, step));
+	for (int lane = 0; i < n; i++, lane++)
+		sum_f32x8[lane] += Term(op, Load(elem_a, a, i), LoadSq8(elem_b, b, i, lo, step));
+
+	return SumLanes(sum_f32x8);
+}
+
+FORCE_INLINE AnnCosineSums
+ReduceCosine(Elem elem, const void *a, const void *b, size_t n)
+{
+	float		ab_f32x8[LANES] = {0};
+	float		aa_f32x8[LANES] = {0};
+	float		bb_f32x8[LANES] = {0};
+
+	for (size_t i = 0; i < n; i++)
+	{
+		float		x = Load(elem, a, i);
+		float		y = Load(elem, b, i);
+
+		ab_f32x8[i % LANES] += x * y;
+		aa_f32x8[i % LANES] += x * x;
+		bb_f32x8[i % LANES] += y * y;
+	}
+	return (AnnCosineSums)
+	{
+		SumLanes(ab_f32x8), SumLanes(aa_f32x8), SumLanes(bb_f32x8)
+	};
+}
+
+static float
+ann_l2sq_f32_scalar(const float *a, const float *b, size_t n)
+{
+	return Reduce(OP_L2SQ, ELEM_F32, a, ELEM_F32, b, 0, 0, n);
+}
+
+static float
+ann_ip_f32_scalar(const float *a, const float *b, size_t n)
+{
+	return Reduce(OP_IP, ELEM_F32, a, ELEM_F32, b, 0, 0, n);
+}
+
+static float
+ann_l1_f32_scalar(const float *a, const float *b, size_t n)
+{
+	return Reduce(OP_L1, ELEM_F32, a, ELEM_F32, b, 0, 0, n);
+}
+
+static AnnCosineSums
+ann_cosine_f32_scalar(const float *a, const float *b, size_t n)
+{
+	return ReduceCosine(ELEM_F32, a, b, n);
+}
+
+static float
+ann_l2sq_f16_scalar(const AnnHalf *a, const AnnHalf *b, size_t n)
+{
+	return Reduce(OP_L2SQ, ELEM_F16, a, ELEM_F16, b, 0, 0, n);
+}
+
+static float
+ann_ip_f16_scalar(const AnnHalf *a, const AnnHalf *b, size_t n)
+{
+	return Reduce(OP_IP, ELEM_F16, a, ELEM_F16, b, 0, 0, n);
+}
+
+static float
+ann_l1_f16_scalar(const AnnHalf *a, const AnnHalf *b, size_t n)
+{
+	return Reduce(OP_L1, ELEM_F16, a, ELEM_F16, b, 0, 0, n);
+}
+
+static AnnCosineSums
+ann_cosine_f16_scalar(const AnnHalf *a, const AnnHalf *b, size_t n)
+{
+	return ReduceCosine(ELEM_F16, a, b, n);
+}
+
+static float
+ann_l2sq_f32_f16_scalar(const float *q, const AnnHalf *x, size_t n)
+{
+	return Reduce(OP_L2SQ, ELEM_F32, q, ELEM_F16, x, 0, 0, n);
+}
+
+static float
+ann_ip_f32_f16_scalar(const float *q, const AnnHalf *x, size_t n)
+{
+	return Reduce(OP_IP, ELEM_F32, q, ELEM_F16, x, 0, 0, n);
+}
+
+static float
+ann_l2sq_f32_sq8_scalar(const float *q, const uint8_t *u, float lo, float step, size_t n)
+{
+	return Reduce(OP_L2SQ, ELEM_F32, q, ELEM_SQ8, u, lo, step, n);
+}
+
+static float
+ann_ip_f32_u8_scalar(const float *q, const uint8_t *u, size_t n)
+{
+	return Reduce(OP_IP, ELEM_F32, q, ELEM_U8, u, 0, 0, n);
+}
+
+static int32_t
+ann_ip_i8_scalar(const int8_t *a, const int8_t *b, size_t n)
+{
+	int32_t		sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += (int32_t) a[i] * b[i];
+	return sum;
+}
+
+static void
+ann_f16_to_f32_scalar(const AnnHalf *src, float *dst, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+	{
+		float		f = Load(ELEM_F16, src, i);
+
+		memcpy((char *) dst + i * sizeof(f), &f, sizeof(f));
+	}
+}
+
+static void
+ann_f32_to_f16_scalar(const float *src, AnnHalf *dst, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+	{
+		AnnHalf		h = AnnFloatToHalf(Load(ELEM_F32, src, i));
+
+		memcpy((char *) dst + i * sizeof(h), &h, sizeof(h));
+	}
+}
+
+/* The 8 bytes at p, or the fewer that are left, followed by zeros. */
+FORCE_INLINE uint64_t
+LoadBits(const uint8_t *p, size_t left)
+{
+	uint64_t	bits = 0;
+
+	if (left >= sizeof(bits))
+		memcpy(&bits, p, sizeof(bits));
+	else
+		memcpy(&bits, p, left);
+	return bits;
+}
+
+static uint64_t
+ann_hamming_scalar(const uint8_t *a, const uint8_t *b, size_t n)
+{
+	uint64_t	ones = 0;
+
+	for (size_t i = 0; i < n; i += sizeof(uint64_t))
+		ones += __builtin_popcountll(LoadBits(a + i, n - i) ^ LoadBits(b + i, n - i));
+	return ones;
+}
+
+static void
+ann_jaccard_scalar(const uint8_t *a, const uint8_t *b, size_t n, uint64_t *both, uint64_t *either)
+{
+	*both = 0;
+	*either = 0;
+	for (size_t i = 0; i < n; i += sizeof(uint64_t))
+	{
+		uint64_t	x = LoadBits(a + i, n - i);
+		uint64_t	y = LoadBits(b + i, n - i);
+
+		*both += __builtin_popcountll(x & y);
+		*either += __builtin_popcountll(x | y);
+	}
+}
+
+static int32_t
+ann_code_ip_scalar(const uint8_t *code, int planes, size_t nbits, const int8_t *q)
+{
+	int32_t		total = 0;
+
+	for (int plane = planes - 1; plane >= 0; plane--)
+	{
+		const uint8_t *bits = code + plane * (nbits / 8);
+		int32_t		sum = 0;
+
+		for (size_t i = 0; i < nbits; i++)
+			sum += -(bits[i / 8] >> (i % 8) & 1) & q[i];
+		total = 2 * total + sum;
+	}
+	return total;
+}
+
+static void
+ann_code_ip_batch_scalar(const uint8_t *codes, size_t stride, int count,
+						 int planes, size_t nbits, const int8_t *q, int32_t *out)
+{
+	for (int i = 0; i < count; i++)
+		out[i] = ann_code_ip_scalar(codes + i * stride, planes, nbits, q);
+}
+
+static void
+ann_fht_f32_scalar(float *x, size_t n)
+{
+	float		scale = FhtScale(n);
+	char	   *bytes = (char *) x;
+
+	for (size_t i = 0; i < n; i++)
+	{
+		float		f = scale * Load(ELEM_F32, x, i);
+
+		memcpy(bytes + i * sizeof(f), &f, sizeof(f));
+	}
+	for (size_t half = 1; half < n; half *= 2)
+		for (size_t block = 0; block < n; block += 2 * half)
+			for (size_t i = block; i < block + half; i++)
+			{
+				float		a = Load(ELEM_F32, x, i);
+				float		b = Load(ELEM_F32, x, i + half);
+				float		sum = a + b;
+				float		difference = a - b;
+
+				memcpy(bytes + i * sizeof(sum), &sum, sizeof(sum));
+				memcpy(bytes + (i + half) * sizeof(sum), &difference, sizeof(sum));
+			}
+}
+
+const AnnKernels ann_kernels_scalar = {
+	.name = "scalar",
+	.l2sq_f32 = ann_l2sq_f32_scalar,
+	.ip_f32 = ann_ip_f32_scalar,
+	.l1_f32 = ann_l1_f32_scalar,
+	.cosine_f32 = ann_cosine_f32_scalar,
+	.l2sq_f16 = ann_l2sq_f16_scalar,
+	.ip_f16 = ann_ip_f16_scalar,
+	.l1_f16 = ann_l1_f16_scalar,
+	.cosine_f16 = ann_cosine_f16_scalar,
+	.l2sq_f32_f16 = ann_l2sq_f32_f16_scalar,
+	.ip_f32_f16 = ann_ip_f32_f16_scalar,
+	.l2sq_f32_sq8 = ann_l2sq_f32_sq8_scalar,
+	.ip_f32_u8 = ann_ip_f32_u8_scalar,
+	.ip_i8 = ann_ip_i8_scalar,
+	.f16_to_f32 = ann_f16_to_f32_scalar,
+	.f32_to_f16 = ann_f32_to_f16_scalar,
+	.hamming = ann_hamming_scalar,
+	.jaccard = ann_jaccard_scalar,
+	.code_ip = ann_code_ip_scalar,
+	.code_ip_batch = ann_code_ip_batch_scalar,
+	.fht_f32 = ann_fht_f32_scalar,
+};
