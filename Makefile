@@ -8,7 +8,8 @@ DATA = sql/ann--1.0.sql
 OBJS = \
 	src/ann.o \
 	src/distance/dispatch.o \
-	src/distance/scalar.o
+	src/distance/scalar.o \
+	src/page/page.o
 
 # Handed on to the scripts only when somebody chose it: they find or install a server by themselves.
 ifneq ($(filter command environment,$(origin PG_CONFIG)),)

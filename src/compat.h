@@ -33,4 +33,30 @@
 #define AnnVacuumDelayPoint() vacuum_delay_point()
 #endif
 
+/*
+ * Extending a relation by one page: returns the new page's buffer, exclusively
+ * locked, all zeroes.
+ */
+#include "storage/bufmgr.h"
+#include "utils/rel.h"
+#if PG_VERSION_NUM >= 160000
+#define AnnExtendRelation(rel) \
+	ExtendBufferedRel(BMR_REL(rel), MAIN_FORKNUM, NULL, EB_LOCK_FIRST)
+#define AnnRelationLocator(rel) ((rel)->rd_locator)
+#else
+#include "storage/lmgr.h"
+static inline Buffer
+AnnExtendRelation(Relation rel)
+{
+	Buffer		buffer;
+
+	LockRelationForExtension(rel, ExclusiveLock);
+	buffer = ReadBuffer(rel, P_NEW);
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	UnlockRelationForExtension(rel, ExclusiveLock);
+	return buffer;
+}
+#define AnnRelationLocator(rel) ((rel)->rd_node)
+#endif
+
 #endif							/* ANN_COMPAT_H */

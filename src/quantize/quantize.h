@@ -35,7 +35,9 @@ typedef enum AnnMetric
 	ANN_METRIC_L2 = 0,			/* <->, sqrt of the sum of squares */
 	ANN_METRIC_IP = 1,			/* <#>, negative inner product */
 	ANN_METRIC_COSINE = 2,		/* <=>, 1 - cosine */
-	ANN_METRIC_L1 = 3			/* <+>, refine forms only: there is no code */
+	ANN_METRIC_L1 = 3,			/* <+>, refine forms only: there is no code */
+	ANN_METRIC_HAMMING = 4,		/* <~>, bit: neither code nor refine form */
+	ANN_METRIC_JACCARD = 5		/* <%>, bit: likewise */
 } AnnMetric;
 
 /*
@@ -274,7 +276,9 @@ typedef enum AnnRefineForm
 typedef enum AnnElement
 {
 	ANN_ELEMENT_FLOAT4 = 0,		/* vector */
-	ANN_ELEMENT_HALF = 1		/* halfvec */
+	ANN_ELEMENT_HALF = 1,		/* halfvec */
+	ANN_ELEMENT_SPARSE = 2,		/* sparsevec: no refine form */
+	ANN_ELEMENT_BIT = 3			/* bit: likewise */
 } AnnElement;
 
 /*

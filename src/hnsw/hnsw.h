@@ -1,0 +1,367 @@
+/*
+ * hnsw.h
+ *	  On-disk format and internal interface of the hnsw access method.
+ *
+ * src/hnsw/README tells the design: read it first.
+ */
+#ifndef ANN_HNSW_H
+#define ANN_HNSW_H
+
+#include "postgres.h"
+
+#include "access/amapi.h"
+#include "access/genam.h"
+#include "nodes/execnodes.h"
+#include "storage/itemptr.h"
+
+#include "page/page.h"
+#include "quantize/quantize.h"
+#include "types/types.h"
+
+#define ANN_HNSW_MAGIC 0x57534E48	/* "HNSW" */
+#define ANN_HNSW_VERSION 1
+
+#define ANN_HNSW_DEFAULT_M 16
+#define ANN_HNSW_MIN_M 2
+#define ANN_HNSW_MAX_M 100
+#define ANN_HNSW_DEFAULT_EF_CONSTRUCTION 64
+#define ANN_HNSW_MIN_EF_CONSTRUCTION 4
+#define ANN_HNSW_MAX_EF_CONSTRUCTION 1000
+#define ANN_HNSW_DEFAULT_EF_SEARCH 40
+#define ANN_HNSW_MAX_EF_SEARCH 100000
+
+#define ANN_HNSW_META_BLOCK 0
+#define ANN_HNSW_BACKLINKS 16
+
+/* Support functions of an operator class */
+#define ANN_HNSW_DISTANCE_PROC 1	/* the distance function behind the operator, or its squared form */
+#define ANN_HNSW_TYPE_PROC 2	/* hnsw_*_support; absent for vector */
+#define ANN_HNSW_NPROCS 2
+
+typedef enum AnnHnswPageKind
+{
+	ANN_HNSW_META = 1,
+	ANN_HNSW_CENTER,
+	ANN_HNSW_ENTRY,
+	ANN_HNSW_ROW,
+	ANN_HNSW_NODE,
+	ANN_HNSW_TIDLIST,
+	ANN_HNSW_VECTOR
+} AnnHnswPageKind;
+
+typedef enum AnnQuantizer
+{
+	ANN_QUANTIZER_NONE = 0,
+	ANN_QUANTIZER_RABITQ,
+	ANN_QUANTIZER_AUTO			/* option value only */
+} AnnQuantizer;
+
+/* Value of the refine_type option that leaves the choice to the index. */
+#define ANN_REFINE_AUTO 3
+
+typedef enum AnnIterativeScan
+{
+	ANN_ITERATIVE_OFF = 0,
+	ANN_ITERATIVE_RELAXED,
+	ANN_ITERATIVE_STRICT
+} AnnIterativeScan;
+
+typedef uint32 AnnRowId;
+
+#define ANN_HNSW_NO_ROW ((AnnRowId) 0xFFFFFFFF)
+#define ANN_HNSW_NO_NODE ((uint32) 0xFFFFFFFF)
+
+/*
+ * Sizes of an index's rows; a function of dimensions and options, computed once
+ * when the index is created and stored in its meta page.
+ */
+typedef struct AnnHnswLayout
+{
+	uint32		dim;
+	uint8		element;		/* AnnElement */
+	uint8		metric;			/* AnnMetric */
+	uint8		quantizer;		/* AnnQuantizer, never AUTO */
+	uint8		refine;			/* AnnRefineForm */
+	uint16		slots;			/* R: edges a row can hold */
+	uint16		hint_size;		/* 0 or 6 */
+	uint32		vector_size;	/* bytes of a vector in re-rank form (largest, for sparsevec) */
+	uint16		vector_inline;	/* 1: in the row; 0: the row holds an item pointer */
+	uint16		vector_space;	/* bytes the row gives to it */
+	uint16		slot_size;
+	uint16		code_size;		/* bytes of a code in a slot; 0 without codes */
+	uint16		row_size;
+	uint16		rows_per_page;
+	uint16		reserved;
+} AnnHnswLayout;
+
+StaticAssertDecl(sizeof(AnnHnswLayout) == 32, "on-disk format");
+
+/*
+ * Meta page.  Everything down to `alpha` is fixed for the life of the index.
+ */
+typedef struct AnnHnswMetaPageData
+{
+	uint32		magic;
+	uint16		version;
+	uint16		m;
+	uint16		ef_construction;
+	uint16		reserved;
+	AnnHnswLayout layout;
+	AnnCodeParams code;			/* all zero without codes */
+	float		alpha;			/* of the relative neighbourhood rule, on squared distance */
+	BlockNumber center;			/* first CENTER page, or invalid: the centre is zero */
+	BlockNumber entries;		/* first ENTRY page */
+	uint32		nentries;
+	uint32		entry_capacity;
+	uint32		entry_version;	/* advances with every change of the entry table */
+	uint32		ef_search;		/* calibrated by the build; 0: not calibrated */
+	double		rows;			/* rows at the build plus inserts since, an estimate */
+	BlockNumber null_tids;		/* first TIDLIST page of NULL vectors, or invalid */
+	BlockNumber zero_tids;		/* first TIDLIST page of zero vectors (cosine), or invalid */
+} AnnHnswMetaPageData;
+
+/* Header of a row: layout and meaning in README, section Row layout. */
+typedef struct AnnHnswRowHeader
+{
+	uint8		state;			/* AnnHnswRowState */
+	uint8		nedges;
+	uint16		version;
+	uint8		ntids;
+	uint8		flags;
+	ItemPointerData tids[3];
+	uint32		node;
+	uint32		hash;
+} AnnHnswRowHeader;
+
+StaticAssertDecl(sizeof(AnnHnswRowHeader) == 32, "on-disk format");
+
+typedef enum AnnHnswRowState
+{
+	ANN_HNSW_FREE = 0,
+	ANN_HNSW_LIVE = 1,
+	ANN_HNSW_DELETING = 2
+} AnnHnswRowState;
+
+#define ANN_HNSW_INLINE_TIDS 3
+#define ANN_HNSW_NODE_TIDS 10
+
+/* A TID node; a NODE page is an array of them. */
+typedef struct AnnHnswNode
+{
+	AnnRowId	owner;			/* ANN_HNSW_NO_ROW: the node is free */
+	uint32		next;			/* next node of the same row, or ANN_HNSW_NO_NODE */
+	uint16		ntids;
+	ItemPointerData tids[ANN_HNSW_NODE_TIDS];
+	uint16		reserved;
+} AnnHnswNode;
+
+StaticAssertDecl(sizeof(AnnHnswNode) == 72, "on-disk format");
+
+#define ANN_HNSW_NODES_PER_PAGE ((int) (ANN_PAGE_USABLE / sizeof(AnnHnswNode)))
+
+/* TIDLIST page: an array of heap TIDs behind this header. */
+typedef struct AnnHnswTidList
+{
+	uint32		ntids;
+	ItemPointerData tids[FLEXIBLE_ARRAY_MEMBER];
+} AnnHnswTidList;
+
+#define ANN_HNSW_TIDLIST_CAPACITY \
+	((int) ((ANN_PAGE_USABLE - offsetof(AnnHnswTidList, tids)) / sizeof(ItemPointerData)))
+
+/*
+ * An item of a VECTOR page: a piece of a vector.  `next` is invalid in the
+ * last one.
+ */
+typedef struct AnnHnswVectorItem
+{
+	ItemPointerData next;
+	uint16		reserved;
+	uint32		total;			/* bytes of the whole vector from this piece on */
+	char		data[FLEXIBLE_ARRAY_MEMBER];
+} AnnHnswVectorItem;
+
+/*
+ * An entry of the entry table: ENTRY pages are arrays of them.  Behind the
+ * fixed part stands the code (with codes), or the vector in its re-rank form
+ * where that is inline (without).
+ */
+typedef struct AnnHnswEntry
+{
+	AnnRowId	row;
+	uint16		add;
+	uint16		mul;
+	char		payload[FLEXIBLE_ARRAY_MEMBER];
+} AnnHnswEntry;
+
+/* The head of a slot with codes. */
+typedef struct AnnHnswSlot
+{
+	uint16		row_low;		/* neighbour's row id, in two halves: slots are 2-byte aligned */
+	uint16		row_high;
+	AnnHalf		length;
+	AnnHalf		add;
+	AnnHalf		mul;
+} AnnHnswSlot;
+
+StaticAssertDecl(sizeof(AnnHnswSlot) == 10, "on-disk format");
+
+/* A slot without codes. */
+typedef struct AnnHnswPlainSlot
+{
+	AnnRowId	row;
+	float		length;
+} AnnHnswPlainSlot;
+
+StaticAssertDecl(sizeof(AnnHnswPlainSlot) == 8, "on-disk format");
+
+/* ---- arithmetic on row ids and rows ---- */
+
+static inline BlockNumber
+AnnHnswRowBlock(const AnnHnswLayout *layout, AnnRowId row)
+{
+	return row / layout->rows_per_page;
+}
+
+static inline int
+AnnHnswRowSlot(const AnnHnswLayout *layout, AnnRowId row)
+{
+	return row % layout->rows_per_page;
+}
+
+static inline AnnHnswRowHeader *
+AnnHnswRowOnPage(const AnnHnswLayout *layout, Page page, int slot)
+{
+	return (AnnHnswRowHeader *) (AnnPageRaw(page) + (Size) slot * layout->row_size);
+}
+
+static inline char *
+AnnHnswRowVector(AnnHnswRowHeader *row)
+{
+	return (char *) row + sizeof(AnnHnswRowHeader);
+}
+
+static inline char *
+AnnHnswRowSlots(const AnnHnswLayout *layout, AnnHnswRowHeader *row)
+{
+	return (char *) row + sizeof(AnnHnswRowHeader) + layout->vector_space;
+}
+
+static inline bool
+AnnHnswHasCodes(const AnnHnswLayout *layout)
+{
+	return layout->quantizer == ANN_QUANTIZER_RABITQ;
+}
+
+static inline AnnHnswSlot *
+AnnHnswCodedSlot(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
+{
+	return (AnnHnswSlot *) (AnnHnswRowSlots(layout, row) + (Size) i * layout->slot_size);
+}
+
+static inline uint8 *
+AnnHnswSlotCode(const AnnHnswLayout *layout, AnnHnswSlot *slot)
+{
+	return (uint8 *) slot + sizeof(AnnHnswSlot) + layout->hint_size;
+}
+
+static inline AnnRowId
+AnnHnswSlotRow(const AnnHnswSlot *slot)
+{
+	return (AnnRowId) slot->row_low | (AnnRowId) slot->row_high << 16;
+}
+
+static inline void
+AnnHnswSlotSetRow(AnnHnswSlot *slot, AnnRowId row)
+{
+	slot->row_low = (uint16) (row & 0xFFFF);
+	slot->row_high = (uint16) (row >> 16);
+}
+
+static inline AnnHnswPlainSlot *
+AnnHnswGetPlainSlot(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
+{
+	return (AnnHnswPlainSlot *) (AnnHnswRowSlots(layout, row) + (Size) i * layout->slot_size);
+}
+
+/* The neighbour that slot i of a row names, whatever the kind of slot. */
+static inline AnnRowId
+AnnHnswEdge(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
+{
+	if (AnnHnswHasCodes(layout))
+		return AnnHnswSlotRow(AnnHnswCodedSlot(layout, row, i));
+	return AnnHnswGetPlainSlot(layout, row, i)->row;
+}
+
+/* Whether rows keep their vector in items of VECTOR pages. */
+static inline bool
+AnnHnswVectorIsExternal(const AnnHnswLayout *layout)
+{
+	return !layout->vector_inline;
+}
+
+/* ---- hnsw_space.c: what the index makes of an SQL value ---- */
+
+/*
+ * How vectors of one index are formed, scored and compared.  A plain struct
+ * without pointers to index pages; `center` is float[dim] in memory of the
+ * owner (rotated; NULL for a zero centre).
+ */
+typedef struct AnnHnswSpace
+{
+	AnnHnswLayout layout;
+	AnnCodeParams code;
+	AnnRefineSpec refine;		/* vector and halfvec only */
+	const float *center;
+	float		center_norm2;	/* |c|^2 */
+	float		alpha;
+} AnnHnswSpace;
+
+/* An SQL value in the forms that the index needs of it. */
+typedef struct AnnHnswPoint
+{
+	uint32		hash;			/* of the SQL value's bytes */
+	bool		unplaced;		/* zero vector under cosine: it has no place in the graph */
+	Size		stored_size;
+	char	   *stored;			/* re-rank form, as a row keeps it */
+	float	   *dense;			/* vector and halfvec: float[dim] as in AnnRefineEncode's scratch
+								 * (rotated with codes); else NULL */
+} AnnHnswPoint;
+
+/* A query: the same, ready to be compared with rows. */
+typedef struct AnnHnswQuery
+{
+	const AnnHnswSpace *space;
+	bool		unplaced;		/* every distance from it is NaN */
+	const char *value;			/* sparse and bit: the SQL value */
+	AnnRefineQuery *refine;		/* vector and halfvec */
+	AnnQueryCode *code;			/* with codes */
+} AnnHnswQuery;
+
+extern void AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index);
+extern void AnnHnswSpaceInit(AnnHnswSpace *space, const AnnHnswMetaPageData *meta, const float *center);
+extern AnnMetric AnnHnswIndexMetric(Relation index);
+extern AnnElement AnnHnswIndexElement(Relation index);
+extern void AnnHnswFormPoint(const AnnHnswSpace *space, Datum value, AnnHnswPoint *point);
+extern AnnHnswQuery *AnnHnswQueryCreate(const AnnHnswSpace *space, Datum value);
+extern AnnHnswQuery *AnnHnswQueryFromPoint(const AnnHnswSpace *space, const AnnHnswPoint *point);
+extern float AnnHnswScore(const AnnHnswQuery *query, const char *stored);
+extern AnnInterval AnnHnswInterval(const AnnHnswQuery *query, const char *stored, float score);
+extern void AnnHnswDecode(const AnnHnswSpace *space, const char *stored, float *dense);
+extern float AnnHnswPairLength(const AnnHnswSpace *space, const float *dense_a, const char *stored_a,
+							   const float *dense_b, const char *stored_b);
+extern void AnnHnswEncode(const AnnHnswSpace *space, const float *dense, uint8 *code,
+						  AnnCodeFactors *factors, float *scratch);
+
+/* ---- hnsw_page.c: meta page, rows, TIDs, the per-backend cache ---- */
+
+/*
+ * What a backend remembers of an index: its meta page as of entry_version, the
+ * centre, the entry table, and which buffer a block was last seen in.  Lives
+ * until the relation's file changes; get it anew at the start of every scan or
+ * insert, and keep no pointer beyond the end of that.
+ */
+typedef struct AnnHnswCache AnnHnswCache;
+
+extern Buffer AnnHnswReadRowPage(Relation index, AnnRowId row, int lockmode, const AnnHnswLayout *layout,
+								 AnnHnswRowHeader **header);

@@ -1,0 +1,118 @@
+/*
+ * page.c
+ *	  Page initialisation, checked access, and the write path.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+
+#include "page/page.h"
+
+/*
+ * Starts an atomic change.  Allocates in CurrentMemoryContext when it logs.
+ */
+AnnPageEdit
+AnnPageEditBegin(Relation index, AnnWriteMode mode)
+{
+	AnnPageEdit edit = {0};
+
+	if (mode == ANN_WRITE_WAL)
+		edit.xlog = GenericXLogStart(index);
+	return edit;
+}
+
+/*
+ * Adds an exclusively locked buffer to the change and returns the page to
+ * write to.  `whole` says that the page is initialised from nothing, so that
+ * its image is logged in place of a difference.
+ */
+Page
+AnnPageEditAdd(AnnPageEdit *edit, Buffer buffer, bool whole)
+{
+	Assert(edit->nbuffers < ANN_EDIT_MAX_PAGES);
+	edit->buffers[edit->nbuffers++] = buffer;
+	if (edit->xlog != NULL)
+		return GenericXLogRegisterBuffer(edit->xlog, buffer, whole ? GENERIC_XLOG_FULL_IMAGE : 0);
+	return BufferGetPage(buffer);
+}
+
+/*
+ * Makes the change visible to other backends and durable with the next WAL
+ * flush.  The buffers stay locked and pinned.
+ */
+void
+AnnPageEditCommit(AnnPageEdit *edit)
+{
+	if (edit->xlog != NULL)
+		GenericXLogFinish(edit->xlog);
+	else
+	{
+		for (int i = 0; i < edit->nbuffers; i++)
+			MarkBufferDirty(edit->buffers[i]);
+	}
+}
+
+/*
+ * Drops a change of which nothing was written yet.  (In build mode pages are
+ * written in place, so there is nothing that could be taken back.)
+ */
+void
+AnnPageEditAbort(AnnPageEdit *edit)
+{
+	if (edit->xlog != NULL)
+		GenericXLogAbort(edit->xlog);
+}
+
+/*
+ * Initialises an all-zero or recycled page as an empty one of this kind.
+ */
+void
+AnnPageInit(Page page, uint16 page_id, uint16 kind)
+{
+	AnnPageOpaqueData *opaque;
+
+	PageInit(page, BLCKSZ, sizeof(AnnPageOpaqueData));
+	opaque = AnnPageOpaque(page);
+	opaque->next = InvalidBlockNumber;
+	opaque->kind = kind;
+	opaque->page_id = page_id;
+}
+
+/*
+ * Declares the first `size` bytes behind the page header to be in use, so
+ * that generic WAL keeps them.
+ */
+void
+AnnPageSetRawSize(Page page, Size size)
+{
+	Assert(size <= ANN_PAGE_USABLE);
+	((PageHeader) page)->pd_lower = (LocationIndex) (ANN_PAGE_HEADER + size);
+}
+
+/*
+ * Returns the page of a pinned and locked buffer after checking that it is a
+ * page of this access method and kind.  Raises ERRCODE_INDEX_CORRUPTED naming
+ * index and block otherwise.
+ */
+Page
+AnnPageGet(Relation index, Buffer buffer, uint16 page_id, uint16 kind)
+{
+	Page		page = BufferGetPage(buffer);
+
+	if (unlikely(!AnnPageIsOurs(page, page_id) || AnnPageOpaque(page)->kind != kind))
+		AnnPageCorrupted(index, BufferGetBlockNumber(buffer), "it is not a page of the expected kind");
+	return page;
+}
+
+/*
+ * Raises the error for a page whose content cannot be right.
+ */
+void
+AnnPageCorrupted(Relation index, BlockNumber block, const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INDEX_CORRUPTED),
+			 errmsg("index \"%s\" is corrupted at block %u: %s",
+					RelationGetRelationName(index), block, what),
+			 errhint("Please REINDEX it.")));
+}
