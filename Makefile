@@ -9,7 +9,11 @@ OBJS = \
 	src/ann.o \
 	src/distance/dispatch.o \
 	src/distance/scalar.o \
-	src/page/page.o
+	src/page/page.o \
+	src/types/agg.o \
+	src/types/halfvec.o \
+	src/types/shared.o \
+	src/types/vector.o
 
 # Handed on to the scripts only when somebody chose it: they find or install a server by themselves.
 ifneq ($(filter command environment,$(origin PG_CONFIG)),)

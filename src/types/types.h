@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "utils/varbit.h"
 
 #include "compat.h"
 #include "distance/distance.h"
@@ -83,9 +84,79 @@ AnnSparseVectorSize(int nnz)
 }
 
 static inline float *
-AnnSparseValues(AnnSparseVector *v)
+AnnSparseValues(const AnnSparseVector *v)
 {
 	return (float *) (v->indices + v->nnz);
+}
+
+/*
+ * Fresh values in CurrentMemoryContext, header set, contents not.  The caller
+ * has checked dim (nnz) against the type's limits.
+ */
+static inline AnnVector *
+AnnNewVector(int dim)
+{
+	AnnVector  *v = palloc(AnnVectorSize(dim));
+
+	SET_VARSIZE(v, AnnVectorSize(dim));
+	v->dim = dim;
+	v->unused = 0;
+	return v;
+}
+
+static inline AnnHalfVector *
+AnnNewHalfVector(int dim)
+{
+	AnnHalfVector *v = palloc(AnnHalfVectorSize(dim));
+
+	SET_VARSIZE(v, AnnHalfVectorSize(dim));
+	v->dim = dim;
+	v->unused = 0;
+	return v;
+}
+
+static inline AnnSparseVector *
+AnnNewSparseVector(int dim, int nnz)
+{
+	AnnSparseVector *v = palloc(AnnSparseVectorSize(nnz));
+
+	SET_VARSIZE(v, AnnSparseVectorSize(nnz));
+	v->dim = dim;
+	v->nnz = nnz;
+	v->unused = 0;
+	return v;
+}
+
+#define DatumGetAnnVectorP(d) ((AnnVector *) PG_DETOAST_DATUM(d))
+#define DatumGetAnnHalfVectorP(d) ((AnnHalfVector *) PG_DETOAST_DATUM(d))
+#define DatumGetAnnSparseVectorP(d) ((AnnSparseVector *) PG_DETOAST_DATUM(d))
+
+/*
+ * How every distance function gets its arguments.  The result is read-only
+ * and belongs to nobody: neither changed nor freed by the function.
+ */
+static inline const AnnVector *
+AnnGetVectorArg(FunctionCallInfo fcinfo, int n)
+{
+	return DatumGetAnnVectorP(PG_GETARG_DATUM(n));
+}
+
+static inline const AnnHalfVector *
+AnnGetHalfVectorArg(FunctionCallInfo fcinfo, int n)
+{
+	return DatumGetAnnHalfVectorP(PG_GETARG_DATUM(n));
+}
+
+static inline const AnnSparseVector *
+AnnGetSparseVectorArg(FunctionCallInfo fcinfo, int n)
+{
+	return DatumGetAnnSparseVectorP(PG_GETARG_DATUM(n));
+}
+
+static inline const VarBit *
+AnnGetBitArg(FunctionCallInfo fcinfo, int n)
+{
+	return DatumGetVarBitP(PG_GETARG_DATUM(n));
 }
 
 #endif							/* ANN_TYPES_H */

@@ -1,0 +1,279 @@
+/*
+ * shared.c
+ *	  What vector, halfvec and sparsevec have in common: limits, type
+ *	  modifiers, elements read from text, and arrays and JSON as sources.
+ */
+#include "postgres.h"
+
+#include "types/shared.h"
+
+#include "catalog/pg_type.h"
+#include "types/number.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/numeric.h"
+
+const double ann_powers_of_ten[ANN_MAX_POWER_OF_TEN + 1] = {
+	1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9,
+	1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19,
+	1e20, 1e21, 1e22, 1e23, 1e24, 1e25, 1e26, 1e27, 1e28, 1e29,
+	1e30, 1e31, 1e32, 1e33, 1e34, 1e35, 1e36, 1e37, 1e38, 1e39,
+	1e40, 1e41, 1e42, 1e43, 1e44, 1e45, 1e46, 1e47, 1e48, 1e49,
+	1e50, 1e51, 1e52, 1e53, 1e54, 1e55, 1e56, 1e57, 1e58, 1e59,
+	1e60
+};
+
+/* AnnReadFloat for everything that strtof alone can read. */
+AnnNumberStatus
+AnnReadFloatSlow(const char **p, float *result)
+{
+	char	   *end;
+
+	errno = 0;
+	*result = strtof(*p, &end);
+	if (end == *p)
+		return ANN_NUMBER_SYNTAX;
+	*p = end;
+	if (errno == ERANGE && isinf(*result))
+		return ANN_NUMBER_OVERFLOW;
+	if (errno == ERANGE && *result == 0)
+		return ANN_NUMBER_UNDERFLOW;
+	return ANN_NUMBER_OK;
+}
+
+/* The type modifier of type(n), 1 <= n <= max_dim. */
+int32
+AnnTypmodIn(ArrayType *modifiers, const char *type, int max_dim)
+{
+	int			n;
+	int32	   *typmods = ArrayGetIntegerTypmods(modifiers, &n);
+
+	if (n != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid type modifier")));
+	if (typmods[0] < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("dimensions for type %s must be at least 1", type)));
+	if (typmods[0] > max_dim)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("dimensions for type %s cannot exceed %d", type, max_dim)));
+	return typmods[0];
+}
+
+/* Raises an error unless 1 <= dim <= max_dim. */
+void
+AnnCheckDim(int dim, int max_dim, const char *type)
+{
+	if (dim < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("%s must have at least 1 dimension", type)));
+	if (dim > max_dim)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("%s cannot have more than %d dimensions", type, max_dim)));
+}
+
+/* Whether a value of dim dimensions fits the column; if not, an error, soft where escontext allows. */
+bool
+AnnCheckTypmod(int32 typmod, int dim, Node *escontext)
+{
+	if (typmod != -1 && typmod != dim)
+		AnnEreturn(escontext, false,
+				   (errcode(ERRCODE_DATA_EXCEPTION),
+					errmsg("expected %d dimensions, not %d", typmod, dim)));
+	return true;
+}
+
+/*
+ * Whether a value may be stored.  If not, an error that names its position
+ * (from 1), soft where escontext allows.
+ */
+bool
+AnnCheckElement(float value, int position, const char *type, Node *escontext)
+{
+	if (unlikely(isnan(value)))
+		AnnEreturn(escontext, false,
+				   (errcode(ERRCODE_DATA_EXCEPTION),
+					errmsg("NaN not allowed in %s", type),
+					errdetail("Element %d is not a number.", position)));
+	if (unlikely(isinf(value)))
+		AnnEreturn(escontext, false,
+				   (errcode(ERRCODE_DATA_EXCEPTION),
+					errmsg("infinite value not allowed in %s", type),
+					errdetail("Element %d is infinite.", position)));
+	return true;
+}
+
+/* The dim of a vector or halfvec; reads no more than the head of a TOASTed one. */
+int
+AnnDatumDim16(Datum vector)
+{
+	struct varlena *v = (struct varlena *) DatumGetPointer(vector);
+
+	if (VARATT_IS_EXTENDED(v))
+		v = PG_DETOAST_DATUM_SLICE(vector, 0, offsetof(AnnVector, x) - VARHDRSZ);
+	return ((AnnVector *) v)->dim;
+}
+
+/* Number of elements of an array that can become a vector; raises an error if it cannot. */
+int
+AnnArrayLength(ArrayType *array)
+{
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("array must be 1-D")));
+	if (array_contains_nulls(array))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("array must not contain nulls")));
+	return ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+}
+
+/*
+ * The AnnArrayLength(array) elements of an array of integer, real, double
+ * precision or numeric, rounded to float4; all are finite.
+ */
+void
+AnnArrayToFloats(ArrayType *array, float *dst, const char *type)
+{
+	int			length = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+
+	switch (ARR_ELEMTYPE(array))
+	{
+		case INT4OID:
+			{
+				const int32 *src = (const int32 *) ARR_DATA_PTR(array);
+
+				for (int i = 0; i < length; i++)
+					dst[i] = (float) src[i];
+				return;
+			}
+		case FLOAT4OID:
+			memcpy(dst, ARR_DATA_PTR(array), sizeof(float) * length);
+			break;
+		case FLOAT8OID:
+			{
+				const double *src = (const double *) ARR_DATA_PTR(array);
+
+				for (int i = 0; i < length; i++)
+				{
+					dst[i] = (float) src[i];
+					if (unlikely(isinf(dst[i]) && !isinf(src[i])))
+						ereport(ERROR,
+								(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+								 errmsg("\"%g\" is out of range for type %s", src[i], type),
+								 errdetail("The value is element %d.", i + 1)));
+				}
+				break;
+			}
+		case NUMERICOID:
+			{
+				ArrayIterator iterator = array_create_iterator(array, 0, NULL);
+				Datum		value;
+				bool		isnull;
+
+				for (int i = 0; array_iterate(iterator, &value, &isnull); i++)
+					dst[i] = DatumGetFloat4(DirectFunctionCall1(numeric_float4, value));
+				array_free_iterator(iterator);
+				break;
+			}
+		default:
+			elog(ERROR, "unsupported array element type %u", ARR_ELEMTYPE(array));
+	}
+
+	for (int i = 0; i < length; i++)
+		AnnCheckElement(dst[i], i + 1, type, NULL);
+}
+
+/*
+ * The numbers of a JSON array, rounded to float4, in palloc'd memory; all are
+ * finite.
+ */
+float *
+AnnJsonbToFloats(Datum jsonb, const char *type, int *length)
+{
+	Jsonb	   *json = DatumGetJsonbP(jsonb);
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	float	   *dst;
+	int			n = 0;
+
+	if (!JB_ROOT_IS_ARRAY(json) || JB_ROOT_IS_SCALAR(json))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("cannot cast jsonb value to type %s", type),
+				 errdetail("The value is not an array.")));
+
+	dst = palloc(mul_size(sizeof(float), Max(JB_ROOT_COUNT(json), 1)));
+	iterator = JsonbIteratorInit(&json->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		const char *text;
+
+		if (token != WJB_ELEM)
+			continue;
+		if (value.type != jbvNumeric)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("cannot cast jsonb value to type %s", type),
+					 errdetail("Element %d of the array is not a number.", n + 1)));
+
+		/* As from text; numeric_float4 would not let small values become zero. */
+		text = numeric_normalize(value.val.numeric);
+		if (AnnReadFloat(&text, &dst[n]) == ANN_NUMBER_OVERFLOW)
+			ereport(ERROR,
+					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+					 errmsg("\"%s\" is out of range for type %s",
+							numeric_normalize(value.val.numeric), type),
+					 errdetail("The value is element %d.", n + 1)));
+		n++;
+	}
+	*length = n;
+	return dst;
+}
+
+/*
+ * An array of integer, real, double precision or numeric with length >= 1
+ * elements.
+ */
+ArrayType *
+AnnFloatsToArray(const float *src, int length, Oid element_type)
+{
+	Datum	   *elements = palloc(mul_size(sizeof(Datum), length));
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+
+	for (int i = 0; i < length; i++)
+	{
+		Datum		element = Float4GetDatum(src[i]);
+
+		switch (element_type)
+		{
+			case INT4OID:
+				element = DirectFunctionCall1(ftoi4, element);
+				break;
+			case FLOAT4OID:
+				break;
+			case FLOAT8OID:
+				element = Float8GetDatum(src[i]);
+				break;
+			case NUMERICOID:
+				element = DirectFunctionCall1(float4_numeric, element);
+				break;
+			default:
+				elog(ERROR, "unsupported array element type %u", element_type);
+		}
+		elements[i] = element;
+	}
+	get_typlenbyvalalign(element_type, &typlen, &typbyval, &typalign);
+	return construct_array(elements, length, element_type, typlen, typbyval, typalign);
+}

@@ -1,0 +1,53 @@
+/*
+ * shared.h
+ *	  What vector, halfvec and sparsevec have in common.
+ */
+#ifndef ANN_SHARED_H
+#define ANN_SHARED_H
+
+#include "types/types.h"
+
+#include <math.h>
+
+#include "lib/stringinfo.h"
+#include "nodes/nodes.h"
+#include "utils/array.h"
+
+extern int32 AnnTypmodIn(ArrayType *modifiers, const char *type, int max_dim);
+extern void AnnCheckDim(int dim, int max_dim, const char *type);
+extern bool AnnCheckTypmod(int32 typmod, int dim, Node *escontext);
+extern bool AnnCheckElement(float value, int position, const char *type, Node *escontext);
+extern int	AnnDatumDim16(Datum vector);
+
+extern int	AnnArrayLength(ArrayType *array);
+extern void AnnArrayToFloats(ArrayType *array, float *dst, const char *type);
+extern float *AnnJsonbToFloats(Datum jsonb, const char *type, int *length);
+extern ArrayType *AnnFloatsToArray(const float *src, int length, Oid element_type);
+
+/* Room for one number as the server prints it, with a separator. */
+#define ANN_NUMBER_WIDTH 16
+
+/*
+ * Cosine distance from its sums; NaN if a norm is zero.  Rounding must not
+ * carry the similarity out of [-1, 1].
+ */
+static inline double
+AnnCosineDistance(AnnCosineSums sums)
+{
+	double		similarity = (double) sums.ab / sqrt((double) sums.aa * (double) sums.bb);
+
+	if (similarity > 1)
+		similarity = 1;
+	else if (similarity < -1)
+		similarity = -1;
+	return 1 - similarity;
+}
+
+/* Bytes of the message that have not been read. */
+static inline Size
+AnnMessageRest(StringInfo buf)
+{
+	return (Size) (buf->len - buf->cursor);
+}
+
+#endif							/* ANN_SHARED_H */
