@@ -65,9 +65,10 @@ clean:
 endif
 
 # The rest needs nothing but make and bash: the scripts install what they use.
+comma := ,
 top := $(patsubst %/,%,$(dir $(abspath $(firstword $(MAKEFILE_LIST)))))
 
-.PHONY: help demo test test-fresh test-versions test-asan fuzz bench
+.PHONY: help demo test test-fresh test-versions test-asan fuzz bench bench-exact
 
 help:
 	@echo "make demo            semantic search over the PostgreSQL manual (QUESTION='...', KEEP=1)"
@@ -76,7 +77,8 @@ help:
 	@echo "make test-fresh      make test in a fresh minimal Debian (SUITE=bookworm; needs root)"
 	@echo "make test-versions   make test on PostgreSQL 17 (trixie) and 18 (sid), the same way"
 	@echo "make fuzz            long fuzz run of the input functions (FUZZ_SECONDS=600)"
-	@echo "make bench           compare with pgvector, hnswlib and faiss (DATASET=...)"
+	@echo "make bench           compare with pgvector, hnswlib and faiss (DATASET=... WHAT=... ROWS=... STORAGE=...)"
+	@echo "make bench-exact     the same for exact search, over dimensions and storage"
 	@echo "make, make install, make installcheck: as with every PGXS extension (PG_CONFIG=...)"
 
 demo:
@@ -84,4 +86,7 @@ demo:
 test test-asan fuzz test-versions test-fresh:
 	@$(CHOSEN) $(top)/test/$(if $(filter test,$@),run,$@)
 bench:
-	@$(CHOSEN) DATASET='$(DATASET)' $(top)/test/bench/run
+	@$(CHOSEN) DATASET='$(DATASET)' WHAT='$(WHAT)' ROWS='$(ROWS)' STORAGE='$(STORAGE)' $(top)/test/bench/run
+bench-exact:
+	@$(CHOSEN) DATASET='$(or $(DATASET),random384$(comma)random768$(comma)random1536)' WHAT=exact ROWS='$(ROWS)' \
+		STORAGE='$(or $(STORAGE),inline$(comma)toast)' $(top)/test/bench/run

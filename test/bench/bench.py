@@ -1,0 +1,312 @@
+#!/usr/bin/python3
+"""Compare ann with pgvector on one server and with hnswlib and faiss in this process.  See README; started by `run`."""
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO, TypeVar
+
+import numpy as np
+import psycopg
+
+from contenders import Contender, Faiss, Hnswlib, IndexKind
+from datasets import K, Dataset, Truth, open_dataset
+from server import CLIENTS, TOAST_THRESHOLD, Inserts, Server
+
+ROUNDS = 3
+TARGETS = (0.95, 0.99)
+EXACT_SECONDS = 1.0
+EXACT_WORKERS = (0, 2)
+EXACT_CHECKED = 5  # queries whose exact answers are verified
+DELETED = "id % 5 = 0"
+EXTENSIONS = {"ann": "ann", "pgvector": "vector"}
+TASKS = ("exact", "hnsw", "ivfflat")
+
+
+@dataclass(frozen=True)
+class InsertMode:
+    """How single-row inserts are made; `wal` names the measure of the WAL they write, if it is one of its own."""
+
+    name: str
+    synchronous_commit: bool
+    full_page_writes: bool
+    wal: str | None
+
+
+INSERT_MODES = (
+    InsertMode("synchronous_commit off", False, True, "after a checkpoint"),
+    InsertMode("synchronous_commit on", True, True, None),
+    InsertMode("full_page_writes off", False, False, "full_page_writes off"),
+)
+
+C = TypeVar("C", bound=Contender)
+T = TypeVar("T")
+
+
+class Report:
+    """Prints one table per task and keeps every raw number in a file of JSON lines."""
+
+    def __init__(self, file: TextIO, machine: dict):
+        self.file = file
+        self.write(machine)
+
+    def write(self, record: dict) -> None:
+        self.file.write(json.dumps(record) + "\n")
+        self.file.flush()
+
+    def begin(self, task: str, title: str, contenders: Sequence[Contender]) -> None:
+        self.task, self.title = task, title
+        self.names = [c.name for c in contenders]
+        self.cells: dict[str, dict[str, str]] = {}
+        progress(title)
+
+    def add(self, metric: str, contender: Contender, values: float | Sequence[float], form: str = "{:,.0f}") -> None:
+        """One row's value for one contender: a number, or the numbers of all rounds, of which the median is shown."""
+        raw = [values] if isinstance(values, (int, float)) else list(values)
+        median = statistics.median(raw)
+        self.cells.setdefault(metric, {})[contender.name] = form.format(median)
+        data = contender.data
+        where = {"task": self.task, "title": self.title, "dataset": data.name, "rows": contender.rows, "dim": data.dim}
+        self.write(where | {"metric": metric, "contender": contender.name, "median": median, "values": raw})
+
+    def end(self) -> None:
+        width = max(map(len, self.cells)) + 2
+        print(f"\n{self.title}\n\n{'':{width}}" + "".join(f"{name:>12}" for name in self.names))
+        for metric, cells in self.cells.items():
+            print(f"{metric:{width}}" + "".join(f"{cells.get(name, '-'):>12}" for name in self.names))
+        print(flush=True)
+
+
+def progress(text: str) -> None:
+    print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def interleaved(contenders: Sequence[C], measure: Callable[[C, int], T]) -> dict[C, list[T]]:
+    """Measure every contender in turn, ROUNDS times over, so that the machine's moods meet all of them."""
+    values: dict[C, list[T]] = {c: [] for c in contenders}
+    for turn in range(ROUNDS):
+        for c in contenders:
+            values[c].append(measure(c, turn))
+    return values
+
+
+def run_exact(data: Dataset, inline: bool, contenders: Sequence[Contender], report: Report) -> None:
+    """Rows per second of a full scan that keeps the K nearest."""
+    rows = len(data.base)
+    able = []
+    for c in contenders:
+        c.load(data, rows)
+        if c.prepare_exact(0):
+            able.append(c)
+    stored = "inline" if inline else "TOASTed"
+    report.begin("exact", f"exact search, {data.name}: {rows:,} x {data.dim}, vectors {stored}: million rows/s", able)
+    truth = Truth(data, np.arange(rows), EXACT_CHECKED)
+
+    def rate(c: Contender, _turn: int) -> float:
+        count = 0
+        start = time.perf_counter()
+        while time.perf_counter() - start < EXACT_SECONDS:
+            c.search_one(count % len(data.query))
+            count += 1
+        return rows * count / (time.perf_counter() - start) / 1e6
+
+    for workers in EXACT_WORKERS:
+        active = [c for c in able if c.prepare_exact(workers)]
+        for c in active:
+            if truth.recall([c.search_one(query) for query in range(EXACT_CHECKED)]) < 1:
+                raise RuntimeError(f"{c.name}: exact search is not exact")
+        for c, rates in interleaved(active, rate).items():
+            report.add(f"{workers} workers" if workers else "serial", c, rates, "{:.3f}")
+    report.end()
+
+
+def find_effort(target: float, kind: IndexKind, recall: Callable[[int], float]) -> int | None:
+    """The smallest effort, to within 2 %, whose recall reaches the target; recall grows with effort."""
+    low, high = kind.min_effort, kind.min_effort
+    while recall(high) < target:
+        if high == kind.max_effort:
+            return None
+        low, high = high, min(2 * high, kind.max_effort)
+    while high - low > max(1, low // 50):
+        middle = (low + high) // 2
+        if recall(middle) < target:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def measure_builds(kind: IndexKind, contenders: Sequence[Contender], report: Report) -> None:
+    """Build times, once each; the last build stays."""
+    for processes in sorted({1, os.cpu_count() or 1}):
+        for c in contenders:
+            progress(f"building {kind.name}, {processes} process(es): {c.name}")
+            built = c.build(kind, processes)
+            report.add(f"build, {processes} process(es) (s)", c, built.seconds, "{:,.1f}")
+            if processes > 1 or os.cpu_count() == 1:
+                report.add("index size (MB)", c, built.size / 1e6, "{:,.1f}")
+
+
+def measure_searches(
+    kind: IndexKind, contenders: Sequence[Contender], truth: Truth, report: Report
+) -> dict[Contender, int]:
+    """Throughput at the recall targets.  Returns each contender's effort for the first of them (or the largest)."""
+    memory: dict[tuple[Contender, int], float] = {}
+
+    def recall(c: Contender, effort: int) -> float:
+        if (c, effort) not in memory:
+            memory[c, effort] = truth.recall(c.search(effort))
+        return memory[c, effort]
+
+    reference = {c: kind.max_effort for c in contenders}
+    for target in TARGETS:
+        progress(f"looking for the {kind.setting} that reaches recall {target}")
+        found = {c: find_effort(target, kind, lambda effort, c=c: recall(c, effort)) for c in contenders}
+        efforts = {c: effort for c, effort in found.items() if effort is not None}
+        if target == TARGETS[0]:
+            reference |= efforts
+        rates = interleaved(list(efforts), lambda c, _turn: c.throughput(efforts[c]))
+        for c, effort in efforts.items():
+            report.add(f"recall {target}: {kind.setting}", c, effort)
+            report.add(f"recall {target}: measured", c, recall(c, effort), "{:.4f}")
+            report.add(f"recall {target}: queries/s per core", c, rates[c])
+    for c in contenders:
+        report.write({"recall_by_effort": {effort: r for (d, effort), r in memory.items() if d is c}, "contender": c.name})
+    return reference
+
+
+def measure_inserts(servers: Sequence[Server], per_run: int, report: Report) -> None:
+    """Single-row inserts, each run right after a checkpoint."""
+    for number, mode in enumerate(INSERT_MODES):
+        progress(f"inserting, {mode.name}")
+        servers[0].set_full_page_writes(mode.full_page_writes)
+
+        def insert(c: Server, turn: int) -> Inserts:
+            return c.insert(c.rows + (number * ROUNDS + turn) * per_run, per_run, mode.synchronous_commit)
+
+        for c, runs in interleaved(servers, insert).items():
+            report.add(f"inserts/s, {mode.name}", c, [r.per_second for r in runs])
+            if mode.wal:
+                report.add(f"WAL bytes per insert, {mode.wal}", c, [r.wal_bytes for r in runs])
+                report.add(f"page images per insert, {mode.wal}", c, [r.wal_images for r in runs], "{:.1f}")
+    servers[0].set_full_page_writes(True)
+
+
+def measure_changes(
+    servers: Sequence[Server], effort: dict[Contender, int], per_run: int, data: Dataset, report: Report
+) -> None:
+    """Inserts, deletions, VACUUM, and the recall that they leave behind."""
+
+    def report_recall(when: str) -> None:
+        live = [c.live_ids() for c in servers]
+        truth = Truth(data, live[0])
+        for c, ids in zip(servers, live, strict=True):
+            if not np.array_equal(ids, live[0]):
+                raise RuntimeError(f"{c.name} holds other rows than {servers[0].name}")
+            report.add(f"recall {when}, same effort", c, truth.recall(c.search(effort[c])), "{:.4f}")
+
+    measure_inserts(servers, per_run, report)
+    report_recall("after inserts")
+    for c in servers:
+        progress(f"VACUUM: {c.name}")
+        c.delete(DELETED)
+        report.add("VACUUM after deleting 20 % (s)", c, c.vacuum(), "{:,.2f}")
+    report_recall("after VACUUM")
+
+
+def run_index(kind: IndexKind, data: Dataset, contenders: Sequence[Contender], report: Report) -> None:
+    """Everything about one kind of index on one data set."""
+    contenders = [c for c in contenders if c.supports(kind)]
+    per_run = min(1000, len(data.base) // 100) // CLIENTS * CLIENTS
+    rows = len(data.base) - len(INSERT_MODES) * ROUNDS * per_run
+    options = ", ".join(f"{name} = {value}" for name, value in kind.options.items())
+    report.begin(kind.name, f"{kind.name} ({options}), {data.name}: {rows:,} x {data.dim}", contenders)
+    for c in contenders:
+        c.load(data, rows)
+    measure_builds(kind, contenders, report)
+    effort = measure_searches(kind, contenders, Truth(data, np.arange(rows)), report)
+    servers = [c for c in contenders if isinstance(c, Server)]
+    if servers:
+        measure_changes(servers, effort, per_run, data, report)
+    report.end()
+
+
+def index_kind(name: str, rows: int) -> IndexKind:
+    """The index to compare, with the options that pgvector has by default or advises."""
+    if name == "hnsw":
+        return IndexKind("hnsw", {"m": 16, "ef_construction": 64}, "hnsw.ef_search", K, 1000)
+    lists = round(rows**0.5)
+    return IndexKind("ivfflat", {"lists": lists}, "ivfflat.probes", 1, lists)
+
+
+def describe_machine(contenders: Sequence[Contender]) -> dict:
+    """CPU, memory (kB), kernel, versions and the server's settings that are not defaults."""
+    lscpu = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
+    fields = dict(line.split(":", 1) for line in lscpu.splitlines() if ":" in line)
+    cpu = {name: fields[name].strip() for name in fields if name == "Model name" or name.endswith("cache")}
+    memory = next(line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line)
+    with psycopg.connect(dbname="postgres") as connection:
+        version = connection.execute("SELECT version()").fetchone()[0]
+        query = "SELECT name, current_setting(name) FROM pg_settings WHERE source = 'configuration file'"
+        settings = dict(connection.execute(query).fetchall())
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "cpu": cpu,
+        "cpus": os.cpu_count(),
+        "memory_kb": int(memory),
+        "kernel": platform.release(),
+        "server": version,
+        "settings": settings,
+        "versions": {"numpy": np.__version__} | {c.name: c.version() for c in contenders},
+    }
+
+
+def words(text: str) -> list[str]:
+    return text.split(",")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to write")
+    parser.add_argument("--dataset", type=words, default=["deb384"], help="names, separated by commas")
+    parser.add_argument("--what", type=words, default=list(TASKS), help="tasks: exact,hnsw,ivfflat")
+    parser.add_argument("--storage", type=words, default=[], help="inline,toast; default: what the server would do")
+    parser.add_argument("--rows", type=int, help="use only so many rows")
+    args = parser.parse_args()
+    for given, known in ((args.what, TASKS), (args.storage, ("inline", "toast"))):
+        if not set(given) <= set(known):
+            parser.error(f"{','.join(given)}: choose from {', '.join(known)}")
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
+    servers = [Server(name, extension) for name, extension in EXTENSIONS.items() if Server.available(extension)]
+    contenders: list[Contender] = [*servers, Hnswlib(), Faiss()]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with args.out.open("w") as file:
+        report = Report(file, describe_machine(contenders))
+        for name in args.dataset:
+            data = open_dataset(name, args.data, args.rows)
+            natural = "toast" if 4 * data.dim > TOAST_THRESHOLD else "inline"
+            for storage in args.storage or [natural]:
+                for c in servers:
+                    c.inline = storage == "inline"
+                for task in args.what:
+                    if task == "exact":
+                        run_exact(data, storage == "inline", contenders, report)
+                    else:
+                        run_index(index_kind(task, len(data.base)), data, contenders, report)
+    print(f"raw numbers: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
