@@ -13,21 +13,6 @@
 
 #define LANES 8
 
-typedef enum Elem
-{
-	ELEM_F32,
-	ELEM_F16,
-	ELEM_U8,
-	ELEM_SQ8					/* lo + step * the byte */
-} Elem;
-
-typedef enum Op
-{
-	OP_L2SQ,
-	OP_IP,
-	OP_L1
-} Op;
-
 /* Element i of p, which may be unaligned, as a float. */
 FORCE_INLINE float
 Load(Elem elem, const void *p, size_t i)
