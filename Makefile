@@ -22,8 +22,12 @@ OBJS = \
 	$(KERNEL_SETS:%=src/distance/%.o) \
 	src/page/page.o \
 	src/types/agg.o \
+	src/types/bit.o \
 	src/types/halfvec.o \
 	src/types/shared.o \
+	src/types/sparsevec_cast.o \
+	src/types/sparsevec_io.o \
+	src/types/sparsevec_ops.o \
 	src/types/vector.o
 
 # Handed on to the scripts only when somebody chose it: they find or install a server by themselves.

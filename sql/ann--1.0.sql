@@ -11,6 +11,8 @@ CREATE TYPE vector;
 
 CREATE TYPE halfvec;
 
+CREATE TYPE sparsevec;
+
 CREATE FUNCTION vector_in(cstring, oid, integer) RETURNS vector
 	AS 'MODULE_PATHNAME', 'ann_vector_in' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
@@ -59,6 +61,30 @@ CREATE TYPE halfvec (
 	STORAGE = external
 );
 
+CREATE FUNCTION sparsevec_in(cstring, oid, integer) RETURNS sparsevec
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_in' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_out(sparsevec) RETURNS cstring
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_out' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_typmod_in(cstring[]) RETURNS integer
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_typmod_in' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_recv(internal, oid, integer) RETURNS sparsevec
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_recv' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_send(sparsevec) RETURNS bytea
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_send' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE TYPE sparsevec (
+	INPUT = sparsevec_in,
+	OUTPUT = sparsevec_out,
+	TYPMOD_IN = sparsevec_typmod_in,
+	RECEIVE = sparsevec_recv,
+	SEND = sparsevec_send,
+	STORAGE = external
+);
+
 -- distances
 
 CREATE FUNCTION l2_distance(vector, vector) RETURNS double precision
@@ -103,6 +129,33 @@ CREATE FUNCTION halfvec_negative_inner_product(halfvec, halfvec) RETURNS double 
 CREATE FUNCTION halfvec_spherical_distance(halfvec, halfvec) RETURNS double precision
 	AS 'MODULE_PATHNAME', 'ann_halfvec_spherical_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
+CREATE FUNCTION l2_distance(sparsevec, sparsevec) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_l2_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION inner_product(sparsevec, sparsevec) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION cosine_distance(sparsevec, sparsevec) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_cosine_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION l1_distance(sparsevec, sparsevec) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_l1_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_l2_squared_distance(sparsevec, sparsevec) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_l2_squared_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_negative_inner_product(sparsevec, sparsevec) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_negative_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_spherical_distance(sparsevec, sparsevec) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_spherical_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION hamming_distance(bit, bit) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'ann_bit_hamming_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION jaccard_distance(bit, bit) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'ann_bit_jaccard_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
 -- dimensions, norms, parts
 
 CREATE FUNCTION vector_dims(vector) RETURNS integer
@@ -110,6 +163,12 @@ CREATE FUNCTION vector_dims(vector) RETURNS integer
 
 CREATE FUNCTION vector_dims(halfvec) RETURNS integer
 	AS 'MODULE_PATHNAME', 'ann_halfvec_dims' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION vector_dims(sparsevec) RETURNS integer
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_dims' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION vector_dims(bit) RETURNS integer
+	AS 'MODULE_PATHNAME', 'ann_bit_dims' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 CREATE FUNCTION vector_norm(vector) RETURNS double precision
 	AS 'MODULE_PATHNAME', 'ann_vector_norm' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
@@ -120,11 +179,17 @@ CREATE FUNCTION l2_norm(vector) RETURNS double precision
 CREATE FUNCTION l2_norm(halfvec) RETURNS double precision
 	AS 'MODULE_PATHNAME', 'ann_halfvec_norm' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
+CREATE FUNCTION l2_norm(sparsevec) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_norm' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
 CREATE FUNCTION l2_normalize(vector) RETURNS vector
 	AS 'MODULE_PATHNAME', 'ann_vector_l2_normalize' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 CREATE FUNCTION l2_normalize(halfvec) RETURNS halfvec
 	AS 'MODULE_PATHNAME', 'ann_halfvec_l2_normalize' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION l2_normalize(sparsevec) RETURNS sparsevec
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_l2_normalize' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 CREATE FUNCTION subvector(vector, integer, integer) RETURNS vector
 	AS 'MODULE_PATHNAME', 'ann_vector_subvector' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
@@ -132,11 +197,17 @@ CREATE FUNCTION subvector(vector, integer, integer) RETURNS vector
 CREATE FUNCTION subvector(halfvec, integer, integer) RETURNS halfvec
 	AS 'MODULE_PATHNAME', 'ann_halfvec_subvector' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
+CREATE FUNCTION subvector(sparsevec, integer, integer) RETURNS sparsevec
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_subvector' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
 CREATE FUNCTION binary_quantize(vector) RETURNS bit
 	AS 'MODULE_PATHNAME', 'ann_vector_binary_quantize' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 CREATE FUNCTION binary_quantize(halfvec) RETURNS bit
 	AS 'MODULE_PATHNAME', 'ann_halfvec_binary_quantize' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION binary_quantize(sparsevec) RETURNS bit
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_binary_quantize' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 -- arithmetic
 
@@ -220,6 +291,33 @@ CREATE FUNCTION halfvec_hash(halfvec) RETURNS integer
 CREATE FUNCTION halfvec_hash_extended(halfvec, bigint) RETURNS bigint
 	AS 'MODULE_PATHNAME', 'ann_halfvec_hash_extended' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
+CREATE FUNCTION sparsevec_lt(sparsevec, sparsevec) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_lt' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_le(sparsevec, sparsevec) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_le' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_eq(sparsevec, sparsevec) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_eq' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_ne(sparsevec, sparsevec) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_ne' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_ge(sparsevec, sparsevec) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_ge' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_gt(sparsevec, sparsevec) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_gt' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_cmp(sparsevec, sparsevec) RETURNS integer
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_cmp' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_hash(sparsevec) RETURNS integer
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_hash' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_hash_extended(sparsevec, bigint) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_hash_extended' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
 -- aggregates: the state is the number of rows, then the sum of each element
 
 CREATE FUNCTION vector_accum(double precision[], vector) RETURNS double precision[]
@@ -290,6 +388,9 @@ CREATE FUNCTION vector(vector, integer, boolean) RETURNS vector
 CREATE FUNCTION halfvec(halfvec, integer, boolean) RETURNS halfvec
 	AS 'MODULE_PATHNAME', 'ann_halfvec_coerce' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
+CREATE FUNCTION sparsevec(sparsevec, integer, boolean) RETURNS sparsevec
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_coerce' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
 CREATE FUNCTION array_to_vector(integer[], integer, boolean) RETURNS vector
 	AS 'MODULE_PATHNAME', 'ann_vector_from_array' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
@@ -313,6 +414,18 @@ CREATE FUNCTION array_to_halfvec(double precision[], integer, boolean) RETURNS h
 
 CREATE FUNCTION array_to_halfvec(numeric[], integer, boolean) RETURNS halfvec
 	AS 'MODULE_PATHNAME', 'ann_halfvec_from_array' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION array_to_sparsevec(integer[], integer, boolean) RETURNS sparsevec
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_from_array' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION array_to_sparsevec(real[], integer, boolean) RETURNS sparsevec
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_from_array' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION array_to_sparsevec(double precision[], integer, boolean) RETURNS sparsevec
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_from_array' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION array_to_sparsevec(numeric[], integer, boolean) RETURNS sparsevec
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_from_array' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 CREATE FUNCTION vector_to_float4(vector, integer, boolean) RETURNS real[]
 	AS 'MODULE_PATHNAME', 'ann_vector_to_float4' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
@@ -341,14 +454,29 @@ CREATE FUNCTION halfvec_to_numeric(halfvec, integer, boolean) RETURNS numeric[]
 CREATE FUNCTION vector_to_halfvec(vector, integer, boolean) RETURNS halfvec
 	AS 'MODULE_PATHNAME', 'ann_halfvec_from_vector' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
+CREATE FUNCTION vector_to_sparsevec(vector, integer, boolean) RETURNS sparsevec
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_from_vector' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
 CREATE FUNCTION halfvec_to_vector(halfvec, integer, boolean) RETURNS vector
 	AS 'MODULE_PATHNAME', 'ann_vector_from_halfvec' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION halfvec_to_sparsevec(halfvec, integer, boolean) RETURNS sparsevec
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_from_halfvec' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_to_vector(sparsevec, integer, boolean) RETURNS vector
+	AS 'MODULE_PATHNAME', 'ann_vector_from_sparsevec' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION sparsevec_to_halfvec(sparsevec, integer, boolean) RETURNS halfvec
+	AS 'MODULE_PATHNAME', 'ann_halfvec_from_sparsevec' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 CREATE FUNCTION jsonb_to_vector(jsonb, integer, boolean) RETURNS vector
 	AS 'MODULE_PATHNAME', 'ann_vector_from_jsonb' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 CREATE FUNCTION jsonb_to_halfvec(jsonb, integer, boolean) RETURNS halfvec
 	AS 'MODULE_PATHNAME', 'ann_halfvec_from_jsonb' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION jsonb_to_sparsevec(jsonb, integer, boolean) RETURNS sparsevec
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_from_jsonb' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 CREATE FUNCTION vector_to_json(vector) RETURNS json
 	AS 'MODULE_PATHNAME', 'ann_vector_to_json' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
@@ -370,11 +498,26 @@ CREATE CAST (vector AS vector)
 CREATE CAST (halfvec AS halfvec)
 	WITH FUNCTION halfvec(halfvec, integer, boolean) AS IMPLICIT;
 
+CREATE CAST (sparsevec AS sparsevec)
+	WITH FUNCTION sparsevec(sparsevec, integer, boolean) AS IMPLICIT;
+
 CREATE CAST (vector AS halfvec)
 	WITH FUNCTION vector_to_halfvec(vector, integer, boolean) AS IMPLICIT;
 
+CREATE CAST (vector AS sparsevec)
+	WITH FUNCTION vector_to_sparsevec(vector, integer, boolean) AS IMPLICIT;
+
 CREATE CAST (halfvec AS vector)
 	WITH FUNCTION halfvec_to_vector(halfvec, integer, boolean) AS ASSIGNMENT;
+
+CREATE CAST (halfvec AS sparsevec)
+	WITH FUNCTION halfvec_to_sparsevec(halfvec, integer, boolean) AS IMPLICIT;
+
+CREATE CAST (sparsevec AS vector)
+	WITH FUNCTION sparsevec_to_vector(sparsevec, integer, boolean) AS ASSIGNMENT;
+
+CREATE CAST (sparsevec AS halfvec)
+	WITH FUNCTION sparsevec_to_halfvec(sparsevec, integer, boolean) AS ASSIGNMENT;
 
 CREATE CAST (integer[] AS vector)
 	WITH FUNCTION array_to_vector(integer[], integer, boolean) AS ASSIGNMENT;
@@ -399,6 +542,18 @@ CREATE CAST (double precision[] AS halfvec)
 
 CREATE CAST (numeric[] AS halfvec)
 	WITH FUNCTION array_to_halfvec(numeric[], integer, boolean) AS ASSIGNMENT;
+
+CREATE CAST (integer[] AS sparsevec)
+	WITH FUNCTION array_to_sparsevec(integer[], integer, boolean) AS ASSIGNMENT;
+
+CREATE CAST (real[] AS sparsevec)
+	WITH FUNCTION array_to_sparsevec(real[], integer, boolean) AS ASSIGNMENT;
+
+CREATE CAST (double precision[] AS sparsevec)
+	WITH FUNCTION array_to_sparsevec(double precision[], integer, boolean) AS ASSIGNMENT;
+
+CREATE CAST (numeric[] AS sparsevec)
+	WITH FUNCTION array_to_sparsevec(numeric[], integer, boolean) AS ASSIGNMENT;
 
 CREATE CAST (vector AS real[])
 	WITH FUNCTION vector_to_float4(vector, integer, boolean) AS IMPLICIT;
@@ -429,6 +584,9 @@ CREATE CAST (jsonb AS vector)
 
 CREATE CAST (jsonb AS halfvec)
 	WITH FUNCTION jsonb_to_halfvec(jsonb, integer, boolean) AS ASSIGNMENT;
+
+CREATE CAST (jsonb AS sparsevec)
+	WITH FUNCTION jsonb_to_sparsevec(jsonb, integer, boolean) AS ASSIGNMENT;
 
 CREATE CAST (vector AS json)
 	WITH FUNCTION vector_to_json(vector) AS ASSIGNMENT;
@@ -482,6 +640,36 @@ CREATE OPERATOR <=> (
 CREATE OPERATOR <+> (
 	LEFTARG = halfvec, RIGHTARG = halfvec, FUNCTION = l1_distance,
 	COMMUTATOR = <+>
+);
+
+CREATE OPERATOR <-> (
+	LEFTARG = sparsevec, RIGHTARG = sparsevec, FUNCTION = l2_distance,
+	COMMUTATOR = <->
+);
+
+CREATE OPERATOR <#> (
+	LEFTARG = sparsevec, RIGHTARG = sparsevec, FUNCTION = sparsevec_negative_inner_product,
+	COMMUTATOR = <#>
+);
+
+CREATE OPERATOR <=> (
+	LEFTARG = sparsevec, RIGHTARG = sparsevec, FUNCTION = cosine_distance,
+	COMMUTATOR = <=>
+);
+
+CREATE OPERATOR <+> (
+	LEFTARG = sparsevec, RIGHTARG = sparsevec, FUNCTION = l1_distance,
+	COMMUTATOR = <+>
+);
+
+CREATE OPERATOR <~> (
+	LEFTARG = bit, RIGHTARG = bit, FUNCTION = hamming_distance,
+	COMMUTATOR = <~>
+);
+
+CREATE OPERATOR <%> (
+	LEFTARG = bit, RIGHTARG = bit, FUNCTION = jaccard_distance,
+	COMMUTATOR = <%>
 );
 
 CREATE OPERATOR + (
@@ -594,6 +782,43 @@ CREATE OPERATOR > (
 	RESTRICT = scalargtsel, JOIN = scalargtjoinsel
 );
 
+CREATE OPERATOR < (
+	LEFTARG = sparsevec, RIGHTARG = sparsevec, FUNCTION = sparsevec_lt,
+	COMMUTATOR = >, NEGATOR = >=,
+	RESTRICT = scalarltsel, JOIN = scalarltjoinsel
+);
+
+CREATE OPERATOR <= (
+	LEFTARG = sparsevec, RIGHTARG = sparsevec, FUNCTION = sparsevec_le,
+	COMMUTATOR = >=, NEGATOR = >,
+	RESTRICT = scalarlesel, JOIN = scalarlejoinsel
+);
+
+CREATE OPERATOR = (
+	LEFTARG = sparsevec, RIGHTARG = sparsevec, FUNCTION = sparsevec_eq,
+	COMMUTATOR = =, NEGATOR = <>,
+	RESTRICT = eqsel, JOIN = eqjoinsel,
+	HASHES, MERGES
+);
+
+CREATE OPERATOR <> (
+	LEFTARG = sparsevec, RIGHTARG = sparsevec, FUNCTION = sparsevec_ne,
+	COMMUTATOR = <>, NEGATOR = =,
+	RESTRICT = neqsel, JOIN = neqjoinsel
+);
+
+CREATE OPERATOR >= (
+	LEFTARG = sparsevec, RIGHTARG = sparsevec, FUNCTION = sparsevec_ge,
+	COMMUTATOR = <=, NEGATOR = <,
+	RESTRICT = scalargesel, JOIN = scalargejoinsel
+);
+
+CREATE OPERATOR > (
+	LEFTARG = sparsevec, RIGHTARG = sparsevec, FUNCTION = sparsevec_gt,
+	COMMUTATOR = <, NEGATOR = <=,
+	RESTRICT = scalargtsel, JOIN = scalargtjoinsel
+);
+
 -- b-tree operator classes
 
 CREATE OPERATOR CLASS vector_ops
@@ -614,6 +839,15 @@ CREATE OPERATOR CLASS halfvec_ops
 	OPERATOR 5 >,
 	FUNCTION 1 halfvec_cmp(halfvec, halfvec);
 
+CREATE OPERATOR CLASS sparsevec_ops
+	DEFAULT FOR TYPE sparsevec USING btree AS
+	OPERATOR 1 <,
+	OPERATOR 2 <=,
+	OPERATOR 3 =,
+	OPERATOR 4 >=,
+	OPERATOR 5 >,
+	FUNCTION 1 sparsevec_cmp(sparsevec, sparsevec);
+
 -- hash operator classes
 
 CREATE OPERATOR CLASS vector_ops
@@ -627,6 +861,12 @@ CREATE OPERATOR CLASS halfvec_ops
 	OPERATOR 1 =,
 	FUNCTION 1 halfvec_hash(halfvec),
 	FUNCTION 2 halfvec_hash_extended(halfvec, bigint);
+
+CREATE OPERATOR CLASS sparsevec_ops
+	DEFAULT FOR TYPE sparsevec USING hash AS
+	OPERATOR 1 =,
+	FUNCTION 1 sparsevec_hash(sparsevec),
+	FUNCTION 2 sparsevec_hash_extended(sparsevec, bigint);
 
 -- access methods and their operator classes
 

@@ -153,8 +153,9 @@ DENSE_FUNCTION(recv)
 		if (unlikely(isnan(value) || isinf(value)))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
-					 errmsg("%s not allowed in %s", isnan(value) ? "NaN" : "infinite value", DENSE_NAME),
-					 errdetail("It is element %d.", i + 1)));
+					 errmsg("invalid binary representation of type %s", DENSE_NAME),
+					 isnan(value) ? errdetail("Element %d is NaN.", i + 1) :
+					 errdetail("Element %d is infinite.", i + 1)));
 	}
 	PG_RETURN_POINTER(result);
 }

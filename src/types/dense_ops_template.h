@@ -71,20 +71,13 @@ DENSE_FUNCTION(l1_distance)
 	PG_RETURN_FLOAT8((double) DENSE_KERNEL(l1) (a->x, b->x, a->dim));
 }
 
-/* The angle between two unit vectors over pi. */
 DENSE_FUNCTION(spherical_distance)
 {
 	const DENSE_VECTOR *a = DENSE_GETDISTARG(0);
 	const DENSE_VECTOR *b = DENSE_GETDISTARG(1);
-	double		cosine;
 
 	check_same_dim(a, b);
-	cosine = (double) DENSE_KERNEL(ip) (a->x, b->x, a->dim);
-	if (cosine > 1)
-		cosine = 1;
-	else if (cosine < -1)
-		cosine = -1;
-	PG_RETURN_FLOAT8(acos(cosine) / M_PI);
+	PG_RETURN_FLOAT8(AnnSphericalDistance((double) DENSE_KERNEL(ip) (a->x, b->x, a->dim)));
 }
 
 /* Dimensions and norms */

@@ -101,7 +101,7 @@ AnnCheckElement(float value, int position, const char *type, Node *escontext)
 		AnnEreturn(escontext, false,
 				   (errcode(ERRCODE_DATA_EXCEPTION),
 					errmsg("NaN not allowed in %s", type),
-					errdetail("Element %d is not a number.", position)));
+					errdetail("Element %d is NaN.", position)));
 	if (unlikely(isinf(value)))
 		AnnEreturn(escontext, false,
 				   (errcode(ERRCODE_DATA_EXCEPTION),

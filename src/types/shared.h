@@ -43,6 +43,17 @@ AnnCosineDistance(AnnCosineSums sums)
 	return 1 - similarity;
 }
 
+/* The angle between two unit vectors over pi, from their inner product. */
+static inline double
+AnnSphericalDistance(double cosine)
+{
+	if (cosine > 1)
+		cosine = 1;
+	else if (cosine < -1)
+		cosine = -1;
+	return acos(cosine) / M_PI;
+}
+
 /* Bytes of the message that have not been read. */
 static inline Size
 AnnMessageRest(StringInfo buf)
