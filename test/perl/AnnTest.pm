@@ -1,0 +1,187 @@
+# AnnTest: what the TAP tests of ann have in common.
+#
+#   my $node = ann_node('name', 'work_mem = 1MB');        server with the extension
+#   my $rows = random_vectors(1000, 16, seed => 1);         [[...], ...], the same every time
+#   load_vectors($node, 't', 'vector(16)', $rows);          table t (id int, v), ids from 0
+#   my $near = exact_nearest($rows, $query, 'l2', 10);      [[id, distance], ...] in Perl doubles
+#   my ($mean, $worst) = recall($node, table => 't', ...);  against exact search
+#   index_ok($node, 't_v_idx');  log_ok($node);             checks
+package AnnTest;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use List::Util qw(sum0 min max);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+our @EXPORT = qw(ann_node random_vectors random_numbers vector_text load_vectors
+  exact_distance exact_nearest recall index_ok log_ok plan_of %operator);
+
+# Operator of each metric.
+our %operator = (l2 => '<->', ip => '<#>', cosine => '<=>', l1 => '<+>');
+
+# A started server with the extension in database postgres; further arguments are
+# lines for postgresql.conf.
+sub ann_node
+{
+	my ($name, @conf) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	$node->init;
+	$node->append_conf('postgresql.conf', join("\n", @conf, ''));
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION ann');
+	return $node;
+}
+
+# A generator of its own, as Perl's rand differs between builds: returns a function
+# that gives the next number in [0, 1).  Constants: Knuth, MMIX, here reduced to 48
+# bits (those of POSIX drand48) so that products stay exact in two halves.
+sub random_numbers
+{
+	my ($seed) = @_;
+	my $x = (($seed * 65536) + 0x330E) % (2**48);
+	my $a = 25214903917;
+	return sub {
+		use integer;
+		my $low = $x & 0xFFFFFF;
+		my $high = $x >> 24;
+		# (high * 2^24 + low) * a mod 2^48; each product is below 2^61
+		$x = (((($high * $a) & 0xFFFFFF) << 24) + $low * $a + 0xB) & 281474976710655;
+		no integer;
+		return $x / 2**48;
+	};
+}
+
+# $count vectors of $dim coordinates, multiples of 1/8 in [-range, range]: such
+# numbers are exact in float4 and half, and so are sums of many of them in float4.
+# Options: seed (1), range (8).
+sub random_vectors
+{
+	my ($count, $dim, %opt) = @_;
+	my $next = random_numbers($opt{seed} // 1);
+	my $range = $opt{range} // 8;
+	my $steps = 16 * $range + 1;
+	return [
+		map { [ map { int($next->() * $steps) / 8 - $range } 1 .. $dim ] } 1 .. $count
+	];
+}
+
+# Text form for vector and halfvec.
+sub vector_text { return '[' . join(',', @{ $_[0] }) . ']'; }
+
+# Creates table $table (id int, v $type) and fills it.  The text is that of vector;
+# for other types give a function as the last argument.
+sub load_vectors
+{
+	my ($node, $table, $type, $rows, $text) = @_;
+	$text //= \&vector_text;
+	my $id = 0;
+	my $data = join('', map { $id++ . "\t" . $text->($_) . "\n" } @$rows);
+	$node->safe_psql('postgres', "CREATE TABLE $table (id int, v $type)");
+	$node->safe_psql('postgres', "COPY $table FROM STDIN;\n$data\\.\n");
+	$node->safe_psql('postgres', "ANALYZE $table");
+	return;
+}
+
+# The distance as its definition says, in doubles.
+sub exact_distance
+{
+	my ($p, $q, $metric) = @_;
+	my ($pq, $pp, $qq, $l1, $l2) = (0, 0, 0, 0, 0);
+	for my $i (0 .. $#$p)
+	{
+		my ($a, $b) = ($p->[$i], $q->[$i]);
+		$pq += $a * $b;
+		$pp += $a * $a;
+		$qq += $b * $b;
+		$l1 += abs($a - $b);
+		$l2 += ($a - $b)**2;
+	}
+	return sqrt($l2) if $metric eq 'l2';
+	return -$pq if $metric eq 'ip';
+	return $l1 if $metric eq 'l1';
+	return $pp * $qq > 0 ? 1 - $pq / sqrt($pp * $qq) : 'nan' + 0 if $metric eq 'cosine';
+	die "metric $metric";
+}
+
+# The k nearest rows, nearest first: [[id, distance], ...].
+sub exact_nearest
+{
+	my ($rows, $query, $metric, $k) = @_;
+	my $id = 0;
+	my @all = sort { $a->[1] <=> $b->[1] || $a->[0] <=> $b->[0] }
+	  map { [ $id++, exact_distance($_, $query, $metric) ] } @$rows;
+	return [ @all[ 0 .. min($k, scalar @all) - 1 ] ];
+}
+
+# Recall of what the server plans now against its own exact search (a sequential
+# scan, which has tests of its own).  A row counts if it is no farther than the exact
+# k-th, so ties do no harm; a missing row counts as a miss.  Arguments: table, queries
+# (text forms); column (v), operator (<->), k (10), where (true), settings (SQL run
+# first), plan (a pattern the approximate plan must match).  Returns mean and worst.
+sub recall
+{
+	my ($node, %arg) = @_;
+	my $column = $arg{column} // 'v';
+	my $op = $arg{operator} // '<->';
+	my $k = $arg{k} // 10;
+	my $where = $arg{where} // 'true';
+	my @recall;
+
+	my $select = sub {
+		my ($q) = @_;
+		return "SELECT $column $op '$q' AS d FROM $arg{table} WHERE $where "
+		  . "ORDER BY $column $op '$q' LIMIT $k";
+	};
+	my $settings = ($arg{settings} // '') . ';';
+	my $exact = 'SET enable_indexscan = off; SET enable_bitmapscan = off; '
+	  . "SET enable_indexonlyscan = off; SET ann.enable_annscan = off;";
+
+	if ($arg{plan})
+	{
+		my $plan = plan_of($node, $select->($arg{queries}[0]), $settings);
+		like($plan, $arg{plan}, 'recall is measured on the intended plan');
+	}
+	for my $q (@{ $arg{queries} })
+	{
+		my @got = split /\n/, $node->safe_psql('postgres', "$settings " . $select->($q));
+		my @want = split /\n/, $node->safe_psql('postgres', "$exact " . $select->($q));
+		next if !@want;
+		my $limit = $want[-1];
+		my $hits = grep { $_ ne '' && ($_ <= $limit || $_ eq $limit) } @got;
+		push @recall, min($hits, scalar @want) / @want;
+	}
+	die 'no query had an answer' if !@recall;
+	return (sum0(@recall) / @recall, min(@recall));
+}
+
+# The plan of a query, without costs.
+sub plan_of
+{
+	my ($node, $query, $settings) = @_;
+	return $node->safe_psql('postgres', ($settings // '') . "; EXPLAIN (COSTS OFF) $query");
+}
+
+# No defect in the index, by the extension's own checker.
+sub index_ok
+{
+	my ($node, $index) = @_;
+	my $defects = $node->safe_psql('postgres', "SELECT * FROM ann_index_check('$index', true)");
+	is($defects, '', "index $index has no defect");
+	return;
+}
+
+# Nothing in the server's log that no test may cause.
+sub log_ok
+{
+	my ($node) = @_;
+	my @bad = grep { /PANIC|TRAP|was terminated by signal|refcount leak|leaked|unexpected data beyond EOF/ }
+	  split /\n/, slurp_file($node->logfile);
+	is("@bad", '', 'server log has no crash and no leak');
+	return;
+}
+
+1;
