@@ -4,15 +4,30 @@ EXTENSION = ann
 MODULE_big = ann
 DATA = sql/ann--1.0.sql
 
+# Distance kernels: one object for each instruction set of the CPU family that the compiler builds for.
+CPU_FAMILY := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+KERNEL_SETS_x86_64 = sse2 avx2 avx512
+KERNEL_SETS_aarch64 = neon
+KERNEL_SETS_arm64 = neon
+KERNEL_SETS = scalar $(KERNEL_SETS_$(CPU_FAMILY))
+KERNEL_FLAGS_avx2 = -mavx2 -mfma -mf16c
+KERNEL_FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vnni -mavx512vpopcntdq
+# The rounding steps are those that the sources spell out.
+KERNEL_FLAGS = -ffp-contract=off
+
 # Listed by hand: wildcards come up empty in VPATH builds.
 OBJS = \
 	src/ann.o \
 	src/distance/dispatch.o \
-	src/distance/scalar.o \
+	$(KERNEL_SETS:%=src/distance/%.o) \
 	src/page/page.o \
 	src/types/agg.o \
+	src/types/bit.o \
 	src/types/halfvec.o \
 	src/types/shared.o \
+	src/types/sparsevec_cast.o \
+	src/types/sparsevec_io.o \
+	src/types/sparsevec_ops.o \
 	src/types/vector.o
 
 # Handed on to the scripts only when somebody chose it: they find or install a server by themselves.
@@ -52,6 +67,10 @@ vpath %.control $(srcdir)
 vpath %.sql $(srcdir)
 endif
 
+src/distance/%.o: CFLAGS += $(KERNEL_FLAGS)
+src/distance/avx2.o: CFLAGS += $(KERNEL_FLAGS_avx2)
+src/distance/avx512.o: CFLAGS += $(KERNEL_FLAGS_avx512)
+
 -include $(OBJS:.o=.d)
 
 .PHONY: objects
@@ -71,12 +90,14 @@ endif
 comma := ,
 top := $(patsubst %/,%,$(dir $(abspath $(firstword $(MAKEFILE_LIST)))))
 
-.PHONY: help demo test test-fresh test-versions test-asan fuzz bench bench-exact
+.PHONY: help demo test test-fresh test-versions test-asan fuzz bench bench-exact check-kernels bench-kernels
 
 help:
 	@echo "make demo            semantic search over the PostgreSQL manual (QUESTION='...', KEEP=1)"
 	@echo "make test            build, install, run every test, print the counts"
 	@echo "make test-asan       types and kernels under AddressSanitizer and UBSan"
+	@echo "make check-kernels   the distance kernels of this CPU against exact references (SANITIZE=1)"
+	@echo "make bench-kernels   ns per call and GB/s of the distance kernels"
 	@echo "make test-fresh      make test in a fresh minimal Debian (SUITE=bookworm; needs root)"
 	@echo "make test-versions   make test on PostgreSQL 17 (trixie) and 18 (sid), the same way"
 	@echo "make fuzz            long fuzz run of the input functions (FUZZ_SECONDS=600)"
@@ -93,3 +114,32 @@ bench:
 bench-exact:
 	@$(CHOSEN) DATASET='$(or $(DATASET),random384$(comma)random768$(comma)random1536)' WHAT=exact ROWS='$(ROWS)' \
 		STORAGE='$(or $(STORAGE),inline$(comma)toast)' $(top)/test/bench/run
+
+# The kernels need no server: stand-alone programs, with objects of their own.
+# On x86-64 the test runs the ARM kernels too, which SIMDe emulates.
+KERNEL_BUILD = $(top)/build/kernels$(if $(SANITIZE),-sanitize)
+KERNEL_CFLAGS = -O2 -g -fno-strict-aliasing -fno-omit-frame-pointer -Wall -Wextra -Wno-sign-compare -MMD -MP \
+	-I$(top)/src $(KERNEL_FLAGS) $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
+KERNEL_OBJS = $(patsubst %,$(KERNEL_BUILD)/%.o,dispatch $(KERNEL_SETS))
+KERNEL_TEST_OBJS = $(KERNEL_BUILD)/test.o $(KERNEL_OBJS) $(if $(EMULATED_NEON),$(KERNEL_BUILD)/neon.o)
+EMULATED_NEON = $(if $(filter x86_64,$(CPU_FAMILY)),-DEMULATED_NEON)
+
+$(KERNEL_BUILD):
+	mkdir -p $@
+$(KERNEL_BUILD)/%.o: $(top)/src/distance/%.c | $(KERNEL_BUILD)
+	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS_$*) -c -o $@ $<
+$(KERNEL_BUILD)/test.o: $(top)/test/kernels/kernels.c | $(KERNEL_BUILD)
+	$(CC) $(KERNEL_CFLAGS) $(EMULATED_NEON) -c -o $@ $<
+$(KERNEL_BUILD)/bench.o: $(top)/test/bench/kernels.c | $(KERNEL_BUILD)
+	$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
+$(KERNEL_BUILD)/test: $(KERNEL_TEST_OBJS)
+	$(CC) $(KERNEL_CFLAGS) -o $@ $^ -lm
+$(KERNEL_BUILD)/bench: $(KERNEL_BUILD)/bench.o $(KERNEL_OBJS)
+	$(CC) $(KERNEL_CFLAGS) -o $@ $^ -lm
+-include $(wildcard $(KERNEL_BUILD)/*.d)
+
+# KERNEL_RUN: an emulator to run the program with, when cross-compiling.
+check-kernels: $(KERNEL_BUILD)/test
+	$(KERNEL_RUN) $<
+bench-kernels: $(KERNEL_BUILD)/bench
+	$(KERNEL_RUN) $<
