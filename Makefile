@@ -21,8 +21,10 @@ OBJS = \
 	src/distance/dispatch.o \
 	$(KERNEL_SETS:%=src/distance/%.o) \
 	src/page/page.o \
+	src/planner/support.o \
 	src/types/agg.o \
 	src/types/bit.o \
+	src/types/detoast.o \
 	src/types/halfvec.o \
 	src/types/shared.o \
 	src/types/sparsevec_cast.o \

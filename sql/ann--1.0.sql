@@ -87,74 +87,77 @@ CREATE TYPE sparsevec (
 
 -- distances
 
+CREATE FUNCTION ann_distance_support(internal) RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
 CREATE FUNCTION l2_distance(vector, vector) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_vector_l2_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_vector_l2_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION inner_product(vector, vector) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_vector_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_vector_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION cosine_distance(vector, vector) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_vector_cosine_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_vector_cosine_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION l1_distance(vector, vector) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_vector_l1_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_vector_l1_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION vector_l2_squared_distance(vector, vector) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_vector_l2_squared_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_vector_l2_squared_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION vector_negative_inner_product(vector, vector) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_vector_negative_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_vector_negative_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION vector_spherical_distance(vector, vector) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_vector_spherical_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_vector_spherical_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION l2_distance(halfvec, halfvec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_halfvec_l2_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_halfvec_l2_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION inner_product(halfvec, halfvec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_halfvec_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_halfvec_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION cosine_distance(halfvec, halfvec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_halfvec_cosine_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_halfvec_cosine_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION l1_distance(halfvec, halfvec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_halfvec_l1_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_halfvec_l1_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION halfvec_l2_squared_distance(halfvec, halfvec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_halfvec_l2_squared_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_halfvec_l2_squared_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION halfvec_negative_inner_product(halfvec, halfvec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_halfvec_negative_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_halfvec_negative_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION halfvec_spherical_distance(halfvec, halfvec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_halfvec_spherical_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_halfvec_spherical_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION l2_distance(sparsevec, sparsevec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_sparsevec_l2_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_l2_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION inner_product(sparsevec, sparsevec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_sparsevec_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION cosine_distance(sparsevec, sparsevec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_sparsevec_cosine_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_cosine_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION l1_distance(sparsevec, sparsevec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_sparsevec_l1_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_l1_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION sparsevec_l2_squared_distance(sparsevec, sparsevec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_sparsevec_l2_squared_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_l2_squared_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION sparsevec_negative_inner_product(sparsevec, sparsevec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_sparsevec_negative_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_negative_inner_product' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION sparsevec_spherical_distance(sparsevec, sparsevec) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_sparsevec_spherical_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_spherical_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION hamming_distance(bit, bit) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_bit_hamming_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_bit_hamming_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 CREATE FUNCTION jaccard_distance(bit, bit) RETURNS double precision
-	AS 'MODULE_PATHNAME', 'ann_bit_jaccard_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'ann_bit_jaccard_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT ann_distance_support;
 
 -- dimensions, norms, parts
 

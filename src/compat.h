@@ -25,6 +25,20 @@
 	} while (0)
 #endif
 
+#if PG_VERSION_NUM >= 160000
+#define AnnRelationLocator(rel) ((rel)->rd_locator)
+#else
+#define AnnRelationLocator(rel) ((rel)->rd_node)
+#endif
+
+#if PG_VERSION_NUM >= 170000
+#define AnnMyLxid() (MyProc->vxid.lxid)
+#define AnnOldSnapshotThresholdActive() false
+#else
+#define AnnMyLxid() (MyProc->lxid)
+#define AnnOldSnapshotThresholdActive() OldSnapshotThresholdActive()
+#endif
+
 #if PG_VERSION_NUM >= 180000
 #define ANN_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "ann", .version = "1.0")
 #define AnnVacuumDelayPoint() vacuum_delay_point(false)

@@ -15,6 +15,7 @@
 
 #include "compat.h"
 #include "distance/distance.h"
+#include "types/detoast.h"
 
 #define ANN_MAX_DIM 16000		/* vector and halfvec */
 #define ANN_SPARSE_MAX_DIM 1000000000
@@ -127,36 +128,37 @@ AnnNewSparseVector(int dim, int nnz)
 	return v;
 }
 
-#define DatumGetAnnVectorP(d) ((AnnVector *) PG_DETOAST_DATUM(d))
-#define DatumGetAnnHalfVectorP(d) ((AnnHalfVector *) PG_DETOAST_DATUM(d))
-#define DatumGetAnnSparseVectorP(d) ((AnnSparseVector *) PG_DETOAST_DATUM(d))
+#define DatumGetAnnVectorP(d) ((AnnVector *) AnnDetoast((struct varlena *) DatumGetPointer(d)))
+#define DatumGetAnnHalfVectorP(d) ((AnnHalfVector *) AnnDetoast((struct varlena *) DatumGetPointer(d)))
+#define DatumGetAnnSparseVectorP(d) ((AnnSparseVector *) AnnDetoast((struct varlena *) DatumGetPointer(d)))
 
 /*
  * How every distance function gets its arguments.  The result is read-only
- * and belongs to nobody: neither changed nor freed by the function.
+ * and belongs to the row or to the call site: neither changed nor freed, nor
+ * used after the function has returned.
  */
 static inline const AnnVector *
 AnnGetVectorArg(FunctionCallInfo fcinfo, int n)
 {
-	return DatumGetAnnVectorP(PG_GETARG_DATUM(n));
+	return (const AnnVector *) AnnDetoastArg(fcinfo, n);
 }
 
 static inline const AnnHalfVector *
 AnnGetHalfVectorArg(FunctionCallInfo fcinfo, int n)
 {
-	return DatumGetAnnHalfVectorP(PG_GETARG_DATUM(n));
+	return (const AnnHalfVector *) AnnDetoastArg(fcinfo, n);
 }
 
 static inline const AnnSparseVector *
 AnnGetSparseVectorArg(FunctionCallInfo fcinfo, int n)
 {
-	return DatumGetAnnSparseVectorP(PG_GETARG_DATUM(n));
+	return (const AnnSparseVector *) AnnDetoastArg(fcinfo, n);
 }
 
 static inline const VarBit *
 AnnGetBitArg(FunctionCallInfo fcinfo, int n)
 {
-	return DatumGetVarBitP(PG_GETARG_DATUM(n));
+	return (const VarBit *) AnnDetoastArg(fcinfo, n);
 }
 
 #endif							/* ANN_TYPES_H */
