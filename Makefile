@@ -109,8 +109,10 @@ help:
 
 demo:
 	@$(CHOSEN) QUESTION='$(subst ','\'',$(QUESTION))' KEEP='$(KEEP)' $(top)/test/demo/run
+RUN_test = run
+RUN_fuzz = fuzz/run
 test test-asan fuzz test-versions test-fresh:
-	@$(CHOSEN) $(top)/test/$(if $(filter test,$@),run,$@)
+	@$(CHOSEN) $(top)/test/$(or $(RUN_$@),$@)
 bench:
 	@$(CHOSEN) DATASET='$(DATASET)' WHAT='$(WHAT)' ROWS='$(ROWS)' STORAGE='$(STORAGE)' $(top)/test/bench/run
 bench-exact:
