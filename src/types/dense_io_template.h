@@ -119,10 +119,13 @@ DENSE_FUNCTION(recv)
 {
 	StringInfo	buf = (StringInfo) PG_GETARG_POINTER(0);
 	int32		typmod = PG_GETARG_INT32(2);
-	int			dim = (int16) pq_getmsgint(buf, 2);
-	int			unused = (int16) pq_getmsgint(buf, 2);
+	int			dim;
+	int			unused;
 	DENSE_VECTOR *result;
 
+	AnnCheckMessage(buf, 2 * sizeof(int16), DENSE_NAME);
+	dim = (int16) pq_getmsgint(buf, 2);
+	unused = (int16) pq_getmsgint(buf, 2);
 	if (dim < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),

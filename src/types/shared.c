@@ -8,6 +8,7 @@
 #include "types/shared.h"
 
 #include "catalog/pg_type.h"
+#include "common/shortest_dec.h"
 #include "types/number.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -119,6 +120,17 @@ AnnDatumDim16(Datum vector)
 	if (VARATT_IS_EXTENDED(v))
 		v = PG_DETOAST_DATUM_SLICE(vector, 0, offsetof(AnnVector, x) - VARHDRSZ);
 	return ((AnnVector *) v)->dim;
+}
+
+/* Raises an error unless the message has this many bytes for the header. */
+void
+AnnCheckMessage(StringInfo buf, Size header, const char *type)
+{
+	if (AnnMessageRest(buf) < header)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
+				 errmsg("invalid binary representation of type %s", type),
+				 errdetail("The header has %zu bytes, not %zu.", AnnMessageRest(buf), header)));
 }
 
 /* Number of elements of an array that can become a vector; raises an error if it cannot. */
@@ -251,6 +263,7 @@ AnnFloatsToArray(const float *src, int length, Oid element_type)
 	int16		typlen;
 	bool		typbyval;
 	char		typalign;
+	char		text[ANN_NUMBER_WIDTH];
 
 	for (int i = 0; i < length; i++)
 	{
@@ -267,7 +280,10 @@ AnnFloatsToArray(const float *src, int length, Oid element_type)
 				element = Float8GetDatum(src[i]);
 				break;
 			case NUMERICOID:
-				element = DirectFunctionCall1(float4_numeric, element);
+				/* float4_numeric would keep six digits. */
+				float_to_shortest_decimal_buf(src[i], text);
+				element = DirectFunctionCall3(numeric_in, CStringGetDatum(text),
+											  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
 				break;
 			default:
 				elog(ERROR, "unsupported array element type %u", element_type);

@@ -18,6 +18,7 @@ extern void AnnCheckDim(int dim, int max_dim, const char *type);
 extern bool AnnCheckTypmod(int32 typmod, int dim, Node *escontext);
 extern bool AnnCheckElement(float value, int position, const char *type, Node *escontext);
 extern int	AnnDatumDim16(Datum vector);
+extern void AnnCheckMessage(StringInfo buf, Size header, const char *type);
 
 extern int	AnnArrayLength(ArrayType *array);
 extern void AnnArrayToFloats(ArrayType *array, float *dst, const char *type);

@@ -244,13 +244,17 @@ ann_sparsevec_recv(PG_FUNCTION_ARGS)
 {
 	StringInfo	buf = (StringInfo) PG_GETARG_POINTER(0);
 	int32		typmod = PG_GETARG_INT32(2);
-	int32		dim = (int32) pq_getmsgint(buf, 4);
-	int32		nnz = (int32) pq_getmsgint(buf, 4);
-	int32		unused = (int32) pq_getmsgint(buf, 4);
+	int32		dim;
+	int32		nnz;
+	int32		unused;
 	Size		size;
 	AnnSparseVector *result;
 	float	   *values;
 
+	AnnCheckMessage(buf, 3 * sizeof(int32), "sparsevec");
+	dim = (int32) pq_getmsgint(buf, 4);
+	nnz = (int32) pq_getmsgint(buf, 4);
+	unused = (int32) pq_getmsgint(buf, 4);
 	if (dim < 1)
 		INVALID_BINARY("The number of dimensions is %d.", dim);
 	AnnCheckDim(dim, ANN_SPARSE_MAX_DIM, "sparsevec");
