@@ -22,6 +22,11 @@ OBJS = \
 	$(KERNEL_SETS:%=src/distance/%.o) \
 	src/page/page.o \
 	src/planner/support.o \
+	src/quantize/code.o \
+	src/quantize/probe.o \
+	src/quantize/query.o \
+	src/quantize/refine.o \
+	src/quantize/rotate.o \
 	src/types/agg.o \
 	src/types/bit.o \
 	src/types/detoast.o \
@@ -70,6 +75,7 @@ vpath %.sql $(srcdir)
 endif
 
 src/distance/%.o: CFLAGS += $(KERNEL_FLAGS)
+src/quantize/%.o: CFLAGS += -O3 $(KERNEL_FLAGS)
 src/distance/avx2.o: CFLAGS += $(KERNEL_FLAGS_avx2)
 src/distance/avx512.o: CFLAGS += $(KERNEL_FLAGS_avx512)
 

@@ -9,8 +9,8 @@
  * worker on structs that lie in shared memory.  Like distance.h the file
  * includes nothing of PostgreSQL.
  *
- * Vectors are float[dim] of finite values and may be unaligned.  The order of
- * things, for HNSW and for IVFFlat:
+ * Vectors are float[dim] of finite values.  Stored vectors, codes and factors need no
+ * alignment.  The order of things, for HNSW and for IVFFlat:
  *
  *	x  -- AnnRefineEncode -->  stored form, and x as stored: normalised for
  *							   cosine, rotated where the form is
@@ -110,9 +110,9 @@ AnnCodeBytes(const AnnCodeParams *p)
 /*
  * The policy: dim <= 128 three bits per coordinate (four for the build), dim <
  * 384 two (three), else one.  max_bytes > 0 asks for codes of at most that
- * size: then coordinates are dropped, down to two thirds of them, and after that
- * bits, so the result may still be larger than asked for.  half_exp is 0.
- * metric is not L1.
+ * size: then bits are dropped, down to one, and after that coordinates, down to
+ * two thirds of them (at equal size that is the smaller error), so the result may still be
+ * larger than asked for.  half_exp is 0.  metric is not L1.
  */
 extern void AnnCodeParamsChoose(AnnCodeParams *p, AnnMetric metric, int dim,
 								AnnCodeUse use, size_t max_bytes);

@@ -13,6 +13,8 @@
 #include "nodes/nodes.h"
 #include "utils/array.h"
 
+#include "distance/cosine.h"
+
 extern int32 AnnTypmodIn(ArrayType *modifiers, const char *type, int max_dim);
 extern void AnnCheckDim(int dim, int max_dim, const char *type);
 extern bool AnnCheckTypmod(int32 typmod, int dim, Node *escontext);
@@ -27,22 +29,6 @@ extern ArrayType *AnnFloatsToArray(const float *src, int length, Oid element_typ
 
 /* Room for one number as the server prints it, with a separator. */
 #define ANN_NUMBER_WIDTH 16
-
-/*
- * Cosine distance from its sums; NaN if a norm is zero.  Rounding must not
- * carry the similarity out of [-1, 1].
- */
-static inline double
-AnnCosineDistance(AnnCosineSums sums)
-{
-	double		similarity = (double) sums.ab / sqrt((double) sums.aa * (double) sums.bb);
-
-	if (similarity > 1)
-		similarity = 1;
-	else if (similarity < -1)
-		similarity = -1;
-	return 1 - similarity;
-}
 
 /* The angle between two unit vectors over pi, from their inner product. */
 static inline double

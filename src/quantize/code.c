@@ -1,0 +1,338 @@
+/*
+ * code.c
+ *	  RaBitQ codes of rotated residuals (README, Codes).
+ *
+ * A coordinate becomes an integer u of `planes` bits that stands for the odd
+ * multiple v = u - (2^planes - 1) / 2 of some step; one bit keeps the sign.  v is
+ * the code point: its direction is what counts, its length cancels out.
+ */
+#include "distance/half.h"
+#include "quantize/numeric.h"
+
+#define WORD 64					/* coordinates coded at a time */
+
+/* Below this cosine to the code point a residual is as good as lost. */
+#define MIN_COSINE 0x1p-10f
+
+/* A residual without a larger coordinate is not coded. */
+#define MIN_CODED 0x1p-100f
+
+/* Parameters */
+
+void
+AnnCodeParamsSet(AnnCodeParams *p, AnnMetric metric, int dim, int planes, int kept)
+{
+	memset(p, 0, sizeof(*p));
+	p->dim = dim;
+	p->kept = kept;
+	p->nbits = (kept + WORD - 1) / WORD * WORD;
+	p->planes = planes;
+	p->metric = metric;
+}
+
+void
+AnnCodeParamsChoose(AnnCodeParams *p, AnnMetric metric, int dim, AnnCodeUse use, size_t max_bytes)
+{
+	int			planes = dim <= 128 ? 3 : dim < 384 ? 2 : 1;
+	int			least = dim - dim / 3;
+
+	if (use == ANN_CODE_BUILD && planes > 1)
+		planes++;
+
+	AnnCodeParamsSet(p, metric, dim, planes, dim);
+	if (max_bytes == 0)
+		return;
+	while (planes > 1 && AnnCodeBytes(p) > max_bytes)
+		AnnCodeParamsSet(p, metric, dim, --planes, dim);
+	if (AnnCodeBytes(p) > max_bytes)
+	{
+		int			fits = (int) (max_bytes * 8 / WORD) * WORD;
+
+		AnnCodeParamsSet(p, metric, dim, 1, fits > least ? fits : least);
+	}
+}
+
+void
+AnnCodeParamsSetScale(AnnCodeParams *p, float typical_norm)
+{
+	int			exponent = 0;
+
+	if (typical_norm > 0 && typical_norm <= FLT_MAX)
+		frexpf(typical_norm, &exponent);
+	p->half_exp = exponent < -40 ? -40 : exponent > 40 ? 40 : exponent;
+}
+
+bool
+AnnCodeParamsValid(const AnnCodeParams *p)
+{
+	return p->dim >= 1 && p->dim <= 16000 &&
+		p->kept >= 1 && p->kept <= p->dim &&
+		p->nbits == (p->kept + WORD - 1) / WORD * WORD &&
+		p->planes >= 1 && p->planes <= ANN_CODE_MAX_PLANES &&
+		p->metric >= ANN_METRIC_L2 && p->metric <= ANN_METRIC_COSINE &&
+		p->half_exp >= -40 && p->half_exp <= 40 && p->reserved == 0;
+}
+
+/* Encoding */
+
+/* Inner products of the code point v with itself and with the scaled x. */
+typedef struct Fit
+{
+	float		vv;
+	float		vx;
+} Fit;
+
+/* Steps between zero and the nearest code point below |x|. */
+static inline int
+Level(float x, int top)
+{
+	return (int) fminf(fabsf(x), (float) top);
+}
+
+static inline void
+AddToFit(float x, int top, float *vv, float *vx)
+{
+	float		v = (float) Level(x, top) + 0.5f;
+
+	*vv += v * v;
+	*vx += v * fabsf(x);
+}
+
+/* The fit of the code point for x times scale, whose levels end at top. */
+static Fit
+TryScale(const float *x, int n, float scale, int top)
+{
+	float		vv_f32x16[LANES] = {0};
+	float		vx_f32x16[LANES] = {0};
+	Fit			fit = {0, 0};
+	int			i = 0;
+
+	for (; i + LANES <= n; i += LANES)
+		for (int lane = 0; lane < LANES; lane++)
+			AddToFit(x[i + lane] * scale, top, &vv_f32x16[lane], &vx_f32x16[lane]);
+	for (int lane = 0; i < n; i++, lane++)
+		AddToFit(x[i] * scale, top, &vv_f32x16[lane], &vx_f32x16[lane]);
+	for (int lane = 0; lane < LANES; lane++)
+	{
+		fit.vv += vv_f32x16[lane];
+		fit.vx += vx_f32x16[lane];
+	}
+	return fit;
+}
+
+/* The square of the cosine, times the square of the length of x before scaling. */
+static inline float
+FitQuality(Fit fit, float scale)
+{
+	float		vx = fit.vx / scale;
+
+	return vx * (vx / fit.vv);
+}
+
+/*
+ * The factor of to_one whose code point has the largest cosine to x: the best of
+ * a grid around what is best for a normal distribution (J. Max, 1960, table
+ * II), then improved by turns: the best scale for the code point, the nearest
+ * code point for the scale.  Neither turn can lose.  (Gao et al. 2025 search all
+ * scales.)  rms is that of the n coordinates of x times to_one.
+ */
+static float
+SearchScale(const float *x, int n, float to_one, float rms, int planes)
+{
+	static const float normal_step[ANN_CODE_MAX_PLANES + 1] = {0, 1.596f, 0.9957f, 0.5860f, 0.3352f};
+	static const float grid[] = {0.70f, 0.80f, 0.87f, 0.94f, 1.00f, 1.06f, 1.13f, 1.20f, 1.30f, 1.45f};
+	int			top = (1 << (planes - 1)) - 1;
+	float		best_scale = 0;
+	Fit			best = {1, 0};
+
+	for (size_t i = 0; i < sizeof(grid) / sizeof(grid[0]); i++)
+	{
+		float		scale = 1 / (grid[i] * normal_step[planes] * rms);
+		Fit			fit = TryScale(x, n, to_one * scale, top);
+
+		if (i == 0 || FitQuality(fit, scale) > FitQuality(best, best_scale))
+		{
+			best = fit;
+			best_scale = scale;
+		}
+	}
+	for (int turn = 0; turn < 3; turn++)
+	{
+		float		scale = best_scale * (best.vv / best.vx);
+		Fit			fit = TryScale(x, n, to_one * scale, top);
+
+		if (!(FitQuality(fit, scale) > FitQuality(best, best_scale)))
+			break;
+		best = fit;
+		best_scale = scale;
+	}
+	return best_scale;
+}
+
+/* The little-endian bytes of a word, bit i of byte i / 8 first. */
+static inline void
+StoreWord(uint8_t *dst, uint64_t word)
+{
+	for (int i = 0; i < 8; i++)
+		dst[i] = (uint8_t) (word >> (8 * i));
+}
+
+/* Codes n coordinates (at most WORD) at x into one word of each plane. */
+static inline void
+EncodeWord(const float *x, int n, float scale, int planes, uint8_t *code, size_t plane_bytes)
+{
+	int			half = 1 << (planes - 1);
+	uint64_t	words[ANN_CODE_MAX_PLANES] = {0};
+
+	for (int i = 0; i < n; i++)
+	{
+		int			level = planes == 1 ? 0 : Level(x[i] * scale, half - 1);
+		unsigned	u = signbit(x[i]) ? half - 1 - level : half + level;
+
+		for (int plane = 0; plane < planes; plane++)
+			words[plane] |= (uint64_t) (u >> plane & 1) << i;
+	}
+	for (int plane = 0; plane < planes; plane++)
+		StoreWord(code + plane * plane_bytes, words[plane]);
+}
+
+static void
+EncodeBits(const AnnCodeParams *p, const float *x, float scale, uint8_t *code)
+{
+	size_t		plane_bytes = p->nbits / 8;
+
+	for (int i = 0; i < p->kept; i += WORD)
+	{
+		int			n = p->kept - i < WORD ? p->kept - i : WORD;
+
+		/* Constant arguments: the loops over the planes unroll. */
+		switch (p->planes)
+		{
+			case 1:
+				EncodeWord(x + i, n, scale, 1, code + i / 8, plane_bytes);
+				break;
+			case 2:
+				EncodeWord(x + i, n, scale, 2, code + i / 8, plane_bytes);
+				break;
+			case 3:
+				EncodeWord(x + i, n, scale, 3, code + i / 8, plane_bytes);
+				break;
+			default:
+				EncodeWord(x + i, n, scale, 4, code + i / 8, plane_bytes);
+				break;
+		}
+	}
+}
+
+/*
+ * Factors of a residual that no code point comes near, or that has no length
+ * to speak of: with |<r, q>| <= |r| |q| as the error, and nothing as the estimate, of
+ * the inner product.
+ */
+static void
+FactorsWithoutCode(double norm, AnnCodeFactors *factors)
+{
+	factors->mul = 0;
+	factors->error = norm > 0 ? RoundUp(norm) : 0;
+}
+
+AnnCodeStatus
+AnnEncode(const AnnCodeParams *p, const float *r, float r_dot_c, uint8_t *code, AnnCodeFactors *factors)
+{
+	bool		ip = p->metric == ANN_METRIC_IP;
+	float		max = MaxAbs(r, p->dim);
+	int			exponent = max > 0 && max <= FLT_MAX ? ScaleExponent(max) : 0;
+	float		to_one = ldexpf(1, -exponent);
+	float		kept2;
+	float		norm;			/* times to_one, as all that follows */
+	float		scale;
+	float		vr;
+	Fit			fit;
+	double		cosine;
+
+	memset(code, 0, AnnCodeBytes(p));
+	memset(factors, 0, sizeof(*factors));
+	if (!(max <= MAX_NORM) || (ip && !(fabsf(r_dot_c) <= MAX_ELEMENT)))
+	{
+		factors->error = INFINITY;
+		return ANN_CODE_INVALID;
+	}
+	if (max == 0)
+		return ANN_CODE_ZERO;
+
+	kept2 = SumSquares(r, p->kept, to_one);
+	norm = sqrtf(kept2 + SumSquares(r + p->kept, p->dim - p->kept, to_one));
+	if (ldexpf(norm, exponent) > MAX_NORM)
+	{
+		factors->error = INFINITY;
+		return ANN_CODE_INVALID;
+	}
+	factors->add = ip ? -r_dot_c : ldexpf(norm, exponent);
+	if (max < MIN_CODED || sqrtf(kept2) < MIN_COSINE * norm)
+	{
+		FactorsWithoutCode(ldexp(norm, exponent), factors);
+		return ANN_CODE_OK;
+	}
+
+	scale = p->planes == 1 ? 1 : SearchScale(r, p->kept, to_one, sqrtf(kept2 / p->kept), p->planes);
+	EncodeBits(p, r, to_one * scale, code);
+	fit = TryScale(r, p->kept, to_one * scale, (1 << (p->planes - 1)) - 1);
+	vr = fit.vx / scale;
+	cosine = vr / (sqrt(fit.vv) * norm);
+
+	/* 1 - cosine^2 is known no better than the sums it comes from. */
+	factors->mul = ldexpf(norm * (norm / vr) * sqrtf((float) p->kept), exponent);
+	factors->error = RoundUp(ldexp(norm * sqrt((fmax(1 / (cosine * cosine) - 1, 0) + 16 * FLOAT_UNIT) /
+											   (p->dim > 1 ? p->dim - 1 : 1)), exponent));
+	return ANN_CODE_OK;
+}
+
+/* Factors as halves */
+
+/* x as a half; out of range the largest one, and *saturated is set. */
+static AnnHalf
+HalfSaturated(float x, bool *saturated)
+{
+	AnnHalf		half = AnnFloatToHalf(x);
+
+	if ((half & 0x7fff) < 0x7c00)
+		return half;
+	*saturated = true;
+	return (half & 0x8000) | 0x7bff;
+}
+
+/* The smallest half >= x >= 0. */
+static AnnHalf
+HalfRoundedUp(float x)
+{
+	AnnHalf		half = AnnFloatToHalf(x);
+
+	return AnnHalfToFloat(half) < x ? half + 1 : half;
+}
+
+void
+AnnFactorsToHalf(const AnnCodeParams *p, const AnnCodeFactors *factors, AnnHalf half[3])
+{
+	int			add_exponent = p->metric == ANN_METRIC_IP ? 2 * p->half_exp : p->half_exp;
+	float		mul = ldexpf(factors->mul, -p->half_exp);
+	float		error = ldexpf(factors->error, -p->half_exp);
+	bool		saturated = false;
+
+	half[0] = HalfSaturated(ldexpf(factors->add, -add_exponent), &saturated);
+	half[1] = HalfSaturated(mul, &saturated);
+
+	/* What a subnormal mul loses is not relative; the code point is at most this long. */
+	if (mul > 0 && mul < 0x1p-14f)
+		error += 0x1p-25f * (float) ((1 << p->planes) - 1) / 2;
+	half[2] = saturated ? 0x7c00 : HalfRoundedUp(error);
+}
+
+void
+AnnFactorsFromHalf(const AnnCodeParams *p, const AnnHalf half[3], AnnCodeFactors *factors)
+{
+	int			add_exponent = p->metric == ANN_METRIC_IP ? 2 * p->half_exp : p->half_exp;
+
+	factors->add = ldexpf(AnnHalfToFloat(half[0]), add_exponent);
+	factors->mul = ldexpf(AnnHalfToFloat(half[1]), p->half_exp);
+	factors->error = ldexpf(AnnHalfToFloat(half[2]), p->half_exp);
+}

@@ -1,0 +1,223 @@
+/*
+ * query.c
+ *	  Estimates of distances from a query to codes (README, Estimates).
+ */
+#include "quantize/numeric.h"
+
+#define CHUNK 64				/* codes at a time, so that everything stays on the stack */
+
+/* Relative error of a half, and of the square of one. */
+#define HALF_UNIT 0x1p-11f
+
+/* Adding and taking away rounds a small float to an integer. */
+#define ROUND_MAGIC 0x1.8p23f
+
+/* A query of smaller coordinates, relative to its largest one, is coded as zero. */
+#define MIN_CODED 0x1p-40f
+
+/*
+ * int8 codes of the kept coordinates of rq, times `scale`, which brings them into
+ * [-127, 127].  Returns the square of the norm of what rounding lost, in units
+ * of scaled coordinates.
+ */
+static double
+QuantizeQuery(const float *rq, int kept, float to_one, float scale, int8_t *q8, int32_t *sum)
+{
+	int32_t		total = 0;
+	float		lost_f32x16[LANES] = {0};
+	double		lost = 0;
+
+	for (int i = 0; i < kept; i += LANES)
+	{
+		int			n = kept - i < LANES ? kept - i : LANES;
+
+		for (int lane = 0; lane < n; lane++)
+		{
+			float		x = rq[i + lane] * to_one * scale;
+			float		rounded = (x + ROUND_MAGIC) - ROUND_MAGIC;
+
+			lost_f32x16[lane] += (x - rounded) * (x - rounded);
+			total += (int32_t) rounded;
+			q8[i + lane] = (int8_t) rounded;
+		}
+	}
+	for (int lane = 0; lane < LANES; lane++)
+		lost += lost_f32x16[lane];
+	*sum = total;
+	return lost;
+}
+
+bool
+AnnQueryCodeInit(AnnQueryCode *qc, const AnnCodeParams *p, const float *rq, float q_dot_c)
+{
+	bool		ip = p->metric == ANN_METRIC_IP;
+	float		max_all = MaxAbs(rq, p->dim);
+	float		max;
+	int			exponent;
+	float		to_one;
+	double		norm;
+	double		lost;			/* norm of rq less what its codes stand for */
+	float		factor = p->metric == ANN_METRIC_L2 ? 2 : 1;
+	float		longest = (float) ((1 << p->planes) - 1) / 2;
+
+	memset(qc, 0, AnnQueryCodeSize(p));
+	qc->params = *p;
+	if (!(max_all <= MAX_NORM) || (ip && !(fabsf(q_dot_c) <= MAX_ELEMENT)))
+		return false;
+
+	exponent = max_all > 0 ? ScaleExponent(max_all) : 0;
+	to_one = ldexpf(1, -exponent);
+	norm = ldexp(sqrt(SumSquares(rq, p->dim, to_one)), exponent);
+	if (!(norm <= MAX_NORM))
+		return false;
+
+	max = MaxAbs(rq, p->kept) * to_one;
+	lost = norm;
+	if (max > MIN_CODED)
+	{
+		float		scale = 127 / max;
+		double		step = ldexp(1 / (double) scale, exponent);
+
+		lost = step * sqrt(QuantizeQuery(rq, p->kept, to_one, scale, qc->q8, &qc->sum));
+		qc->mul = (float) (factor / 2 * step / sqrt(p->kept));
+	}
+	qc->valid = true;
+	qc->norm = (float) norm;
+	qc->add = ip ? -q_dot_c : (float) (factor / 2 * norm * norm);
+	qc->error_norm = RoundUp(factor * norm);
+	qc->error_mul = RoundUp(factor * longest * lost / sqrt(p->kept));
+	qc->slack = RoundUp(4 * AnnRotationError(p->dim) + (p->dim / 8 + 64) * FLOAT_UNIT);
+	return true;
+}
+
+/* What an estimate is made of, for a chunk of codes, contiguous. */
+typedef struct Chunk
+{
+	float		add[CHUNK];
+	float		mul[CHUNK];
+	float		error[CHUNK];
+	int32_t		ip[CHUNK];
+} Chunk;
+
+/* Float factors, or halves as floats, whose scale the caller accounts for. */
+static void
+GatherFactors(const AnnCodeArray *array, int first, int count, bool errors, Chunk *chunk)
+{
+	const char *factors = (const char *) array->factors + (size_t) first * array->factor_stride;
+	AnnHalf		halves[3][CHUNK];
+
+	if (array->form == ANN_FACTORS_FLOAT3)
+	{
+		for (int i = 0; i < count; i++, factors += array->factor_stride)
+		{
+			memcpy(&chunk->add[i], factors, sizeof(float));
+			memcpy(&chunk->mul[i], factors + sizeof(float), sizeof(float));
+			memcpy(&chunk->error[i], factors + 2 * sizeof(float), sizeof(float));
+		}
+		return;
+	}
+	for (int i = 0; i < count; i++, factors += array->factor_stride)
+	{
+		memcpy(&halves[0][i], factors, sizeof(AnnHalf));
+		memcpy(&halves[1][i], factors + sizeof(AnnHalf), sizeof(AnnHalf));
+		if (errors)
+			memcpy(&halves[2][i], factors + 2 * sizeof(AnnHalf), sizeof(AnnHalf));
+	}
+	ann_kernels.f16_to_f32(halves[0], chunk->add, count);
+	ann_kernels.f16_to_f32(halves[1], chunk->mul, count);
+	if (errors)
+		ann_kernels.f16_to_f32(halves[2], chunk->error, count);
+}
+
+/*
+ * estimate = square * add^2 + linear * add + query_add - mul * query_mul * w,
+ * w = 2 <u, q8> - (2^planes - 1) sum(q8), an integer.
+ */
+typedef struct Formula
+{
+	float		square;
+	float		linear;
+	float		query_mul;
+	float		error_norm;
+	float		error_mul;
+	float		relative;		/* error of the terms with factors */
+	float		query_relative;	/* error of the other term */
+	float		absolute;
+} Formula;
+
+static Formula
+MakeFormula(const AnnQueryCode *qc, AnnFactorForm form)
+{
+	const AnnCodeParams *p = &qc->params;
+	bool		ip = p->metric == ANN_METRIC_IP;
+	bool		half = form != ANN_FACTORS_FLOAT3;
+	int			exponent = half ? p->half_exp : 0;
+	Formula		f;
+
+	f.square = ip ? 0 : ldexpf(p->metric == ANN_METRIC_L2 ? 1 : 0.5f, 2 * exponent);
+	f.linear = ip ? ldexpf(1, 2 * exponent) : 0;
+	f.query_mul = ldexpf(qc->mul, exponent);
+	/* Not zero: an infinite error stays infinite. */
+	f.error_norm = fmaxf(ldexpf(qc->error_norm, exponent), FLT_MIN);
+	f.error_mul = ldexpf(qc->error_mul, exponent);
+	f.relative = qc->slack + (half ? 2 * HALF_UNIT : 0);
+	f.query_relative = qc->slack;
+	f.absolute = !half ? 0 : ldexpf(ip ? 0x1p-25f : 0x1p-37f, 2 * exponent);
+	return f;
+}
+
+static void
+EstimateChunk(const AnnQueryCode *qc, const Formula *f, const Chunk *chunk, int count,
+			  float *estimates, float *errors)
+{
+	int32_t		middle = ((1 << qc->params.planes) - 1) * qc->sum;
+
+	for (int i = 0; i < count; i++)
+	{
+		float		add = (f->square * chunk->add[i] + f->linear) * chunk->add[i];
+		float		inner = chunk->mul[i] * (f->query_mul * (float) (2 * chunk->ip[i] - middle));
+
+		estimates[i] = add + (qc->add - inner);
+	}
+	if (errors == NULL)
+		return;
+	for (int i = 0; i < count; i++)
+	{
+		float		add = (f->square * chunk->add[i] + f->linear) * chunk->add[i];
+		float		inner = chunk->mul[i] * (f->query_mul * (float) (2 * chunk->ip[i] - middle));
+		float		from_code = chunk->error[i] * f->error_norm;
+		float		from_query = chunk->mul[i] * f->error_mul;
+
+		errors[i] = sqrtf(from_code * from_code + from_query * from_query) +
+			f->relative * (fabsf(add) + fabsf(inner)) + f->query_relative * fabsf(qc->add) + f->absolute;
+	}
+}
+
+void
+AnnEstimateBatch(const AnnQueryCode *qc, const AnnCodeArray *array, float *estimates, float *errors)
+{
+	const AnnCodeParams *p = &qc->params;
+	Formula		formula = MakeFormula(qc, array->form);
+	Chunk		chunk;
+
+	if (!qc->valid)
+	{
+		for (int i = 0; i < array->count; i++)
+		{
+			estimates[i] = 0;
+			if (errors != NULL)
+				errors[i] = INFINITY;
+		}
+		return;
+	}
+	for (int first = 0; first < array->count; first += CHUNK)
+	{
+		int			count = array->count - first < CHUNK ? array->count - first : CHUNK;
+
+		ann_kernels.code_ip_batch((const uint8_t *) array->codes + (size_t) first * array->code_stride,
+								  array->code_stride, count, p->planes, p->nbits, qc->q8, chunk.ip);
+		GatherFactors(array, first, count, errors != NULL, &chunk);
+		EstimateChunk(qc, &formula, &chunk, count, estimates + first,
+					  errors != NULL ? errors + first : NULL);
+	}
+}
