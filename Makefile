@@ -22,6 +22,7 @@ OBJS = \
 	$(KERNEL_SETS:%=src/distance/%.o) \
 	src/page/page.o \
 	src/planner/support.o \
+	src/planner/workers.o \
 	src/quantize/code.o \
 	src/quantize/probe.o \
 	src/quantize/query.o \

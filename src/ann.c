@@ -8,6 +8,7 @@
 
 #include "compat.h"
 #include "distance/distance.h"
+#include "planner/planner.h"
 
 ANN_MODULE_MAGIC;
 
@@ -15,10 +16,11 @@ PGDLLEXPORT void _PG_init(void);
 
 /*
  * Runs once per backend, when the library is loaded: picks the distance
- * kernels for this CPU.
+ * kernels for this CPU and joins the planner.
  */
 void
 _PG_init(void)
 {
 	AnnDistanceInit();
+	AnnWorkersInit();
 }

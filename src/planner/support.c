@@ -27,6 +27,7 @@
 #include "utils/varbit.h"
 
 #include "compat.h"
+#include "planner/planner.h"
 #include "types/types.h"
 
 /* In units of cpu_operator_cost: the call, each cache line, a fetch from TOAST and each of its chunks. */
@@ -45,14 +46,6 @@
 #define DEFAULT_DIM 768
 #define DEFAULT_NNZ 64
 
-typedef enum VectorKind
-{
-	KIND_VECTOR,
-	KIND_HALFVEC,
-	KIND_SPARSEVEC,
-	KIND_BIT
-} VectorKind;
-
 /* An argument of a distance function. */
 typedef struct ArgEstimate
 {
@@ -62,24 +55,26 @@ typedef struct ArgEstimate
 
 PG_FUNCTION_INFO_V1(ann_distance_support);
 
-/* Which of the four kinds a type is.  The types may live in any schema. */
-static VectorKind
-KindOfType(Oid type)
+/* Which kind of vector a type is, by its name: the types may live in any schema. */
+AnnKind
+AnnKindOfType(Oid type)
 {
 	HeapTuple	tuple;
-	VectorKind	kind = KIND_VECTOR;
+	AnnKind		kind = ANN_KIND_NONE;
 
 	if (type == BITOID || type == VARBITOID)
-		return KIND_BIT;
+		return ANN_KIND_BIT;
 	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
 	if (HeapTupleIsValid(tuple))
 	{
 		const char *name = NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname);
 
-		if (strcmp(name, "halfvec") == 0)
-			kind = KIND_HALFVEC;
+		if (strcmp(name, "vector") == 0)
+			kind = ANN_KIND_VECTOR;
+		else if (strcmp(name, "halfvec") == 0)
+			kind = ANN_KIND_HALFVEC;
 		else if (strcmp(name, "sparsevec") == 0)
-			kind = KIND_SPARSEVEC;
+			kind = ANN_KIND_SPARSEVEC;
 		ReleaseSysCache(tuple);
 	}
 	return kind;
@@ -87,17 +82,19 @@ KindOfType(Oid type)
 
 /* Bytes of a value with this many dimensions; of a sparse one, with this many elements. */
 static double
-BytesOfDim(VectorKind kind, int dim)
+BytesOfDim(AnnKind kind, int dim)
 {
 	switch (kind)
 	{
-		case KIND_VECTOR:
+		case ANN_KIND_NONE:
+			break;
+		case ANN_KIND_VECTOR:
 			return AnnVectorSize(dim);
-		case KIND_HALFVEC:
+		case ANN_KIND_HALFVEC:
 			return AnnHalfVectorSize(dim);
-		case KIND_SPARSEVEC:
+		case ANN_KIND_SPARSEVEC:
 			return AnnSparseVectorSize(dim);
-		case KIND_BIT:
+		case ANN_KIND_BIT:
 			return VARBITTOTALLEN((double) dim);
 	}
 	return 0;
@@ -147,7 +144,12 @@ EstimateColumn(PlannerInfo *root, const Var *var, double bytes)
 		toastable = false;
 
 	if (toastable && width > 0 && bytes > 0)
-		est.toasted = Min(1, Max(0, (bytes - width) / (bytes - TOAST_POINTER_SIZE)));
+	{
+		/* in the row the header may be a short one */
+		double		in_row = bytes - VARHDRSZ + VARHDRSZ_SHORT;
+
+		est.toasted = Min(1, Max(0, (in_row - width) / (in_row - TOAST_POINTER_SIZE)));
+	}
 	else if (toastable && width > 0 && width <= TOAST_POINTER_SIZE)
 		est.toasted = 1;
 	else if (toastable && width <= 0 && bytes > TOAST_TUPLE_TARGET - SizeofHeapTupleHeader)
@@ -158,12 +160,12 @@ EstimateColumn(PlannerInfo *root, const Var *var, double bytes)
 }
 
 static ArgEstimate
-EstimateArg(PlannerInfo *root, Node *arg, VectorKind kind)
+EstimateArg(PlannerInfo *root, Node *arg, AnnKind kind)
 {
 	ArgEstimate est = {0, 0};
 	int32		typmod = exprTypmod(arg);
 
-	if (typmod > 0 && kind != KIND_SPARSEVEC)
+	if (typmod > 0 && kind != ANN_KIND_SPARSEVEC)
 		est.bytes = BytesOfDim(kind, typmod);
 
 	while (IsA(arg, RelabelType))
@@ -184,7 +186,7 @@ EstimateArg(PlannerInfo *root, Node *arg, VectorKind kind)
 static Cost
 DistanceCost(PlannerInfo *root, List *args)
 {
-	VectorKind	kind = KindOfType(exprType(linitial(args)));
+	AnnKind		kind = AnnKindOfType(exprType(linitial(args)));
 	double		bytes = 0;
 	double		toasted = 0;
 	double		ops;
@@ -198,9 +200,9 @@ DistanceCost(PlannerInfo *root, List *args)
 		toasted = Max(toasted, est.toasted);
 	}
 	if (bytes == 0)
-		bytes = BytesOfDim(kind, kind == KIND_SPARSEVEC ? DEFAULT_NNZ : DEFAULT_DIM);
+		bytes = BytesOfDim(kind, kind == ANN_KIND_SPARSEVEC ? DEFAULT_NNZ : DEFAULT_DIM);
 
-	ops = CALL_OPS + bytes / LINE_BYTES * (kind == KIND_SPARSEVEC ? SPARSE_FACTOR : 1);
+	ops = CALL_OPS + bytes / LINE_BYTES * (kind == ANN_KIND_SPARSEVEC ? SPARSE_FACTOR : 1);
 	ops += toasted * (FETCH_OPS + CHUNK_OPS * ceil(bytes / TOAST_MAX_CHUNK_SIZE));
 	return ops * cpu_operator_cost;
 }
