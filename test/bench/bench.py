@@ -16,7 +16,7 @@ from typing import TextIO, TypeVar
 import numpy as np
 import psycopg
 
-from contenders import Contender, Faiss, Hnswlib, IndexKind
+from contenders import Contender, Faiss, Hnswlib, IndexKind, Throughput
 from datasets import K, Dataset, Truth, open_dataset
 from server import CLIENTS, TOAST_THRESHOLD, Inserts, Server
 
@@ -97,6 +97,26 @@ def interleaved(contenders: Sequence[C], measure: Callable[[C, int], T]) -> dict
     return values
 
 
+def with_cpu(c: Contender, work: Callable[[], T]) -> tuple[T, float]:
+    """The result of some work of the contender, and the processor seconds that it took."""
+    before = c.cpu_seconds()
+    result = work()
+    return result, c.cpu_seconds() - before
+
+
+def report_time(report: Report, what: str, c: Contender, work: Callable[[], None]) -> None:
+    """Do some work once and report its elapsed and its processor seconds."""
+
+    def clocked() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    seconds, cpu = with_cpu(c, clocked)
+    report.add(f"{what} (s)", c, seconds, "{:,.2f}")
+    report.add(f"{what}: CPU (s)", c, cpu, "{:,.2f}")
+
+
 def run_exact(data: Dataset, inline: bool, contenders: Sequence[Contender], report: Report) -> None:
     """Rows per second of a full scan that keeps the K nearest."""
     rows = len(data.base)
@@ -106,24 +126,32 @@ def run_exact(data: Dataset, inline: bool, contenders: Sequence[Contender], repo
         if c.prepare_exact(0):
             able.append(c)
     stored = "inline" if inline else "TOASTed"
-    report.begin("exact", f"exact search, {data.name}: {rows:,} x {data.dim}, vectors {stored}: million rows/s", able)
+    report.begin("exact", f"exact search, {data.name}: {rows:,} x {data.dim}, vectors {stored}", able)
     truth = Truth(data, np.arange(rows), EXACT_CHECKED)
 
-    def rate(c: Contender, _turn: int) -> float:
+    def scan(c: Contender) -> tuple[int, float]:
+        """Rows scanned, and seconds."""
         count = 0
         start = time.perf_counter()
         while time.perf_counter() - start < EXACT_SECONDS:
             c.search_one(count % len(data.query))
             count += 1
-        return rows * count / (time.perf_counter() - start) / 1e6
+        return rows * count, time.perf_counter() - start
+
+    def measure(c: Contender, _turn: int) -> tuple[float, float]:
+        """Million rows per second, and nanoseconds of processor time per row."""
+        (scanned, seconds), cpu = with_cpu(c, lambda: scan(c))
+        return scanned / seconds / 1e6, cpu / scanned * 1e9
 
     for workers in EXACT_WORKERS:
         active = [c for c in able if c.prepare_exact(workers)]
         for c in active:
             if truth.recall([c.search_one(query) for query in range(EXACT_CHECKED)]) < 1:
                 raise RuntimeError(f"{c.name}: exact search is not exact")
-        for c, rates in interleaved(active, rate).items():
-            report.add(f"{workers} workers" if workers else "serial", c, rates, "{:.3f}")
+        how = f"{workers} workers" if workers else "serial"
+        for c, measured in interleaved(active, measure).items():
+            report.add(f"{how}: million rows/s", c, [rate for rate, _ in measured], "{:.3f}")
+            report.add(f"{how}: CPU ns/row", c, [cpu for _, cpu in measured])
     report.end()
 
 
@@ -148,10 +176,12 @@ def measure_builds(kind: IndexKind, contenders: Sequence[Contender], report: Rep
     for processes in sorted({1, os.cpu_count() or 1}):
         for c in contenders:
             progress(f"building {kind.name}, {processes} process(es): {c.name}")
-            built = c.build(kind, processes)
-            report.add(f"build, {processes} process(es) (s)", c, built.seconds, "{:,.1f}")
-            if processes > 1 or os.cpu_count() == 1:
-                report.add("index size (MB)", c, built.size / 1e6, "{:,.1f}")
+            report_time(report, f"build, {processes} process(es)", c, lambda c=c: c.build(kind, processes))
+    for c in contenders:
+        report.add("index size (MB)", c, c.index_size() / 1e6, "{:,.1f}")
+        if isinstance(c, Server):
+            c.checkpoint()
+            c.prepare_index()
 
 
 def measure_searches(
@@ -172,11 +202,17 @@ def measure_searches(
         efforts = {c: effort for c, effort in found.items() if effort is not None}
         if target == TARGETS[0]:
             reference |= efforts
-        rates = interleaved(list(efforts), lambda c, _turn: c.throughput(efforts[c]))
-        for c, effort in efforts.items():
-            report.add(f"recall {target}: {kind.setting}", c, effort)
-            report.add(f"recall {target}: measured", c, recall(c, effort), "{:.4f}")
-            report.add(f"recall {target}: queries/s per core", c, rates[c])
+
+        def search(c: Contender, _turn: int) -> tuple[Throughput, float]:
+            return with_cpu(c, lambda: c.throughput(efforts[c]))
+
+        measured = interleaved(list(efforts), search)
+        for c in contenders:
+            report.add(f"recall {target}: {kind.setting}", c, efforts.get(c, kind.max_effort))
+            report.add(f"recall {target}: measured", c, recall(c, efforts.get(c, kind.max_effort)), "{:.4f}")
+        for c, runs in measured.items():
+            report.add(f"recall {target}: queries/s per core", c, [t.per_core for t, _ in runs])
+            report.add(f"recall {target}: CPU us/query", c, [cpu / t.queries * 1e6 for t, cpu in runs])
     for c in contenders:
         report.write({"recall_by_effort": {effort: r for (d, effort), r in memory.items() if d is c}, "contender": c.name})
     return reference
@@ -188,14 +224,16 @@ def measure_inserts(servers: Sequence[Server], per_run: int, report: Report) -> 
         progress(f"inserting, {mode.name}")
         servers[0].set_full_page_writes(mode.full_page_writes)
 
-        def insert(c: Server, turn: int) -> Inserts:
-            return c.insert(c.rows + (number * ROUNDS + turn) * per_run, per_run, mode.synchronous_commit)
+        def insert(c: Server, turn: int) -> tuple[Inserts, float]:
+            first = c.rows + (number * ROUNDS + turn) * per_run
+            return with_cpu(c, lambda: c.insert(first, per_run, mode.synchronous_commit))
 
         for c, runs in interleaved(servers, insert).items():
-            report.add(f"inserts/s, {mode.name}", c, [r.per_second for r in runs])
+            report.add(f"inserts/s, {mode.name}", c, [i.per_second for i, _ in runs])
+            report.add(f"CPU us/insert, {mode.name}", c, [cpu / per_run * 1e6 for _, cpu in runs])
             if mode.wal:
-                report.add(f"WAL bytes per insert, {mode.wal}", c, [r.wal_bytes for r in runs])
-                report.add(f"page images per insert, {mode.wal}", c, [r.wal_images for r in runs], "{:.1f}")
+                report.add(f"WAL bytes/insert, {mode.wal}", c, [i.wal_bytes for i, _ in runs])
+                report.add(f"page images/insert, {mode.wal}", c, [i.wal_images for i, _ in runs], "{:.1f}")
     servers[0].set_full_page_writes(True)
 
 
@@ -217,7 +255,8 @@ def measure_changes(
     for c in servers:
         progress(f"VACUUM: {c.name}")
         c.delete(DELETED)
-        report.add("VACUUM after deleting 20 % (s)", c, c.vacuum(), "{:,.2f}")
+        c.checkpoint()
+        report_time(report, "VACUUM after deleting 20 %", c, c.vacuum)
     report_recall("after VACUUM")
 
 

@@ -30,9 +30,9 @@ class IndexKind:
 
 
 @dataclass(frozen=True)
-class Build:
-    seconds: float
-    size: int  # bytes
+class Throughput:
+    per_core: float  # queries per second and core
+    queries: int  # asked in this measurement
 
 
 class Contender(ABC):
@@ -57,7 +57,11 @@ class Contender(ABC):
     def supports(self, kind: IndexKind) -> bool: ...
 
     @abstractmethod
-    def build(self, kind: IndexKind, processes: int) -> Build: ...
+    def build(self, kind: IndexKind, processes: int) -> None: ...
+
+    @abstractmethod
+    def index_size(self) -> int:
+        """Bytes."""
 
     @abstractmethod
     def set_effort(self, effort: int) -> None:
@@ -68,8 +72,12 @@ class Contender(ABC):
         """Ids found for one of the data set's queries."""
 
     @abstractmethod
-    def throughput(self, effort: int) -> float:
-        """Index searches per second and core."""
+    def throughput(self, effort: int) -> Throughput:
+        """Search the index for a while, as fast as it goes."""
+
+    @abstractmethod
+    def cpu_seconds(self) -> float:
+        """Processor time that this contender has used so far; of a server the sessions', without its clients'."""
 
     def search(self, effort: int) -> Answers:
         """Ids found for every query, one query at a time."""
@@ -92,8 +100,8 @@ class InProcess(Contender):
     @abstractmethod
     def save(self, path: str) -> None: ...
 
-    def size(self) -> int:
-        """Bytes of the index as the library saves it (vectors included)."""
+    def index_size(self) -> int:
+        """The index as the library saves it (vectors included)."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "index"
             self.save(str(path))
@@ -102,14 +110,17 @@ class InProcess(Contender):
     def search_one(self, query: int) -> list[int]:
         return [i for i in self.nearest(self.data.query[query : query + 1]).tolist() if i >= 0]
 
-    def throughput(self, effort: int) -> float:
+    def cpu_seconds(self) -> float:
+        return time.process_time()
+
+    def throughput(self, effort: int) -> Throughput:
         self.set_effort(effort)
         count = 0
         start = time.perf_counter()
         while time.perf_counter() - start < THROUGHPUT_SECONDS:
             self.nearest(self.data.query[count % len(self.data.query)][None])
             count += 1
-        return count / (time.perf_counter() - start)
+        return Throughput(count / (time.perf_counter() - start), count)
 
 
 class Hnswlib(InProcess):
@@ -124,13 +135,11 @@ class Hnswlib(InProcess):
     def supports(self, kind: IndexKind) -> bool:
         return kind.name == "hnsw"
 
-    def build(self, kind: IndexKind, processes: int) -> Build:
-        start = time.perf_counter()
+    def build(self, kind: IndexKind, processes: int) -> None:
         self.index = hnswlib.Index("l2", self.data.dim)
         self.index.init_index(self.rows, M=kind.options["m"], ef_construction=kind.options["ef_construction"])
         self.index.add_items(self.data.base[: self.rows], num_threads=processes)
         self.index.set_num_threads(1)
-        return Build(time.perf_counter() - start, self.size())
 
     def set_effort(self, effort: int) -> None:
         self.index.set_ef(max(effort, K))
@@ -151,9 +160,8 @@ class Faiss(InProcess):
     def supports(self, kind: IndexKind) -> bool:
         return kind.name in ("hnsw", "ivfflat")
 
-    def build(self, kind: IndexKind, processes: int) -> Build:
+    def build(self, kind: IndexKind, processes: int) -> None:
         base = self.data.base[: self.rows]
-        start = time.perf_counter()
         faiss.omp_set_num_threads(processes)
         if kind.name == "hnsw":
             self.index = faiss.IndexHNSWFlat(self.data.dim, kind.options["m"])
@@ -163,7 +171,6 @@ class Faiss(InProcess):
             self.index = faiss.IndexIVFFlat(self.quantizer, self.data.dim, kind.options["lists"])
             self.index.train(base)
         self.index.add(base)
-        return Build(time.perf_counter() - start, self.size())
 
     def prepare_exact(self, workers: int) -> bool:
         if workers > 0:  # it spreads queries over threads, not one query

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 
-from contenders import THROUGHPUT_SECONDS, Build, Contender, IndexKind
+from contenders import THROUGHPUT_SECONDS, Contender, IndexKind, Throughput
 from datasets import K, Dataset, copy_binary
 
 CLIENTS = 2  # with one, an idle virtual CPU's wake-up latency hides the work
@@ -46,8 +46,13 @@ def program(name: str) -> str:
     return str(Path(folder) / name)
 
 
-def pgbench(database: str, script: str, options: list[str], settings: dict[str, str]) -> float:
-    """Run a script from CLIENTS prepared sessions with the given settings; transactions per second."""
+def process_times(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on: state, parent ..."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+
+
+def pgbench(database: str, script: str, options: list[str], settings: dict[str, str]) -> tuple[float, int]:
+    """Run a script from CLIENTS prepared sessions with the given settings; transactions per second, and their number."""
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script)
         file.flush()
@@ -56,9 +61,10 @@ def pgbench(database: str, script: str, options: list[str], settings: dict[str, 
         environment = os.environ | {"PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in settings.items())}
         run = subprocess.run([*command, database], env=environment, capture_output=True, text=True, check=False)
     rate = re.search(r"^tps = ([0-9.]+)", run.stdout, re.MULTILINE)
-    if run.returncode != 0 or rate is None:
+    count = re.search(r"^number of transactions actually processed: (\d+)", run.stdout, re.MULTILINE)
+    if run.returncode != 0 or rate is None or count is None:
         raise RuntimeError(f"pgbench failed in {database}:\n{run.stdout}{run.stderr}")
-    return float(rate.group(1))
+    return float(rate.group(1)), int(count.group(1))
 
 
 class Server(Contender):
@@ -142,26 +148,26 @@ class Server(Contender):
     def search_one(self, query: int) -> list[int]:
         return [i for (i,) in self.connection.execute(KNN.format("%s::int4"), (query,), prepare=True)]
 
-    def build(self, kind: IndexKind, processes: int) -> Build:
+    def build(self, kind: IndexKind, processes: int) -> None:
         options = ", ".join(f"{name} = {value}" for name, value in kind.options.items())
         self.sql("DROP INDEX IF EXISTS items_v_idx")
         self.sql(f"SET max_parallel_maintenance_workers = {processes - 1}")
-        self.sql("CHECKPOINT")
-        start = time.perf_counter()
         with self.progress(f"{self.name} {kind.name} build"):
             self.sql(f"CREATE INDEX items_v_idx ON items USING {kind.name} (v vector_l2_ops) WITH ({options})")
-        seconds = time.perf_counter() - start
         self.kind = kind
+
+    def index_size(self) -> int:
+        return self.value("SELECT pg_relation_size('items_v_idx')")
+
+    def prepare_index(self) -> None:
         self.sql("SET enable_seqscan = off")
         self.require_plan("items_v_idx")
         self.sql("SELECT pg_prewarm('items_v_idx')")
-        return Build(seconds, self.value("SELECT pg_relation_size('items_v_idx')"))
 
     @contextmanager
     def progress(self, what: str) -> Iterator[None]:
         """Print the server's own account of a long command now and then."""
-        query = """SELECT phase, tuples_done, tuples_total FROM pg_stat_progress_create_index
-                   WHERE datname = %s"""
+        query = "SELECT phase, tuples_done FROM pg_stat_progress_create_index WHERE datname = %s"
         done = threading.Event()
 
         def report() -> None:
@@ -171,7 +177,7 @@ class Server(Contender):
                     row = connection.execute(query, (self.database,)).fetchone()
                     if row:
                         elapsed = time.monotonic() - start
-                        print(f"  {what}: {elapsed:.0f} s, {row[0]}, {row[1]} of {row[2]} rows", file=sys.stderr)
+                        print(f"  {what}: {elapsed:.0f} s, {row[0]}, {row[1]:,} rows", file=sys.stderr)
 
         thread = threading.Thread(target=report)
         thread.start()
@@ -184,30 +190,39 @@ class Server(Contender):
     def set_effort(self, effort: int) -> None:
         self.sql(f"SET {self.kind.setting} = {effort}")
 
-    def throughput(self, effort: int) -> float:
+    def cpu_seconds(self) -> float:
+        """This session's time, and that of the sessions and parallel workers of the cluster that have ended."""
+        self.wait_until_alone()
+        pid = self.connection.info.backend_pid
+        own = process_times(pid)
+        postmaster = process_times(int(own[1]))
+        ticks = sum(map(int, own[11:13] + postmaster[13:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def throughput(self, effort: int) -> Throughput:
         script = f"\\set id random(0, {len(self.data.query) - 1})\n{KNN.format(':id')};\n"
         settings = {self.kind.setting: str(effort), "enable_seqscan": "off"}
-        rate = pgbench(self.database, script, ["-T", str(THROUGHPUT_SECONDS)], settings)
-        return rate / min(CLIENTS, os.cpu_count() or 1)
+        rate, count = pgbench(self.database, script, ["-T", str(THROUGHPUT_SECONDS)], settings)
+        return Throughput(rate / min(CLIENTS, os.cpu_count() or 1), count)
 
     def insert(self, first: int, rows: int, synchronous: bool) -> Inserts:
         """Insert the spare rows first .. first + rows - 1 right after a checkpoint, one row a transaction."""
-        self.sql("CHECKPOINT")
+        self.checkpoint()
         wal = "SELECT wal_bytes::float8, wal_fpi FROM pg_stat_wal"
         before = self.connection.execute(wal).fetchone()
         options = ["-t", str(rows // CLIENTS), "-D", "n=-1", "-D", f"first={first}", "-D", f"clients={CLIENTS}"]
         settings = {"synchronous_commit": "on" if synchronous else "off"}
-        rate = pgbench(self.database, INSERT_SCRIPT, options, settings)
+        rate, _ = pgbench(self.database, INSERT_SCRIPT, options, settings)
         self.wait_until_alone()
         after = self.connection.execute(wal).fetchone()
         return Inserts(rate, (after[0] - before[0]) / rows, (after[1] - before[1]) / rows)
 
     def wait_until_alone(self) -> None:
-        """A session's statistics are complete once it has gone."""
-        others = """SELECT count(*) FROM pg_stat_activity
-                    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"""
+        """A session's statistics, and its processor time, are complete once it has gone."""
+        others = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"""
         while self.value(others) > 0:
             time.sleep(0.01)
+        time.sleep(0.05)  # it leaves that view a little before it ends
 
     def set_full_page_writes(self, on: bool) -> None:
         self.sql(f"ALTER SYSTEM SET full_page_writes = {'on' if on else 'off'}")
@@ -217,12 +232,12 @@ class Server(Contender):
     def delete(self, condition: str) -> None:
         self.sql(f"DELETE FROM items WHERE {condition}")
 
-    def vacuum(self) -> float:
-        """Seconds of a VACUUM of the table, its TOAST table and the index, without parallel workers."""
-        self.sql("CHECKPOINT")
-        start = time.perf_counter()
+    def vacuum(self) -> None:
+        """Of the table, its TOAST table and the index, without parallel workers."""
         self.sql("VACUUM (INDEX_CLEANUP ON, PARALLEL 0) items")
-        return time.perf_counter() - start
+
+    def checkpoint(self) -> None:
+        self.sql("CHECKPOINT")
 
     def live_ids(self) -> np.ndarray:
         return np.array([i for (i,) in self.connection.execute("SELECT id FROM items ORDER BY id")])
