@@ -31,17 +31,17 @@ typedef simde_uint8x16_t ixN;
 #define LoadF32(p) simde_vreinterpretq_f32_u8(simde_vld1q_u8((const uint8_t *) (p)))
 #define StoreF32(p, v) simde_vst1q_u8((uint8_t *) (p), simde_vreinterpretq_u8_f32(v))
 
-FORCE_INLINE f32xN
-LoadF16(const void *p)
-{
-	return simde_vcvt_f32_f16(simde_vreinterpret_f16_u16(simde_vreinterpret_u16_u8(simde_vld1_u8(p))));
-}
+/* SIMDe emulates these two on ARM as well, unless half arithmetic is there. */
+#if defined(__aarch64__)
+#define F32FromF16(v) vcvt_f32_f16(vreinterpret_f16_u8(v))
+#define F16FromF32(v) vreinterpret_u8_f16(vcvt_f16_f32(v))
+#else
+#define F32FromF16(v) simde_vcvt_f32_f16(simde_vreinterpret_f16_u16(simde_vreinterpret_u16_u8(v)))
+#define F16FromF32(v) simde_vreinterpret_u8_u16(simde_vreinterpret_u16_f16(simde_vcvt_f16_f32(v)))
+#endif
 
-FORCE_INLINE void
-StoreF16(void *p, f32xN v_f32x4)
-{
-	simde_vst1_u8(p, simde_vreinterpret_u8_u16(simde_vreinterpret_u16_f16(simde_vcvt_f16_f32(v_f32x4))));
-}
+#define LoadF16(p) F32FromF16(simde_vld1_u8((const uint8_t *) (p)))
+#define StoreF16(p, v) simde_vst1_u8((uint8_t *) (p), F16FromF32(v))
 
 FORCE_INLINE f32xN
 LoadU8(const void *p)
