@@ -81,6 +81,8 @@ src/distance/%.o: CFLAGS += $(KERNEL_FLAGS)
 src/quantize/%.o: CFLAGS += -O3 $(KERNEL_FLAGS)
 src/distance/avx2.o: CFLAGS += $(KERNEL_FLAGS_avx2)
 src/distance/avx512.o: CFLAGS += $(KERNEL_FLAGS_avx512)
+# Loops over elements: at -O2 gcc 12 vectorizes only those of known length.
+src/types/vector.o src/types/halfvec.o src/types/agg.o: CFLAGS += -O3
 
 -include $(OBJS:.o=.d)
 

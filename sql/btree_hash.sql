@@ -73,6 +73,11 @@ RESET enable_seqscan;
 RESET enable_bitmapscan;
 SELECT count(*) FILTER (WHERE i % 10 = 3 AND i % 7 = 2 AND i % 3 = 1), count(*) FILTER (WHERE i % 10 = 8) FROM (SELECT i FROM generate_series(1, 2000) i, generate_series(1, 2)) s;
 
+-- statistics of values of several dimensions
+CREATE TEMP TABLE mixed AS SELECT t::vector AS v, t::halfvec AS h, t::vector::sparsevec AS s FROM v, generate_series(1, 10);
+ANALYZE mixed;
+SELECT attname, n_distinct FROM pg_stats WHERE tablename = 'mixed' ORDER BY 1;
+
 -- uniqueness, partitions, set operations
 CREATE TEMP TABLE u (v vector(2) PRIMARY KEY, h halfvec UNIQUE);
 INSERT INTO u VALUES ('[0,1]', '[0]');

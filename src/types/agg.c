@@ -8,7 +8,7 @@
 #include "types/agg.h"
 
 #include "catalog/pg_type.h"
-#include "types/types.h"
+#include "types/shared.h"
 
 PG_FUNCTION_INFO_V1(ann_agg_combine);
 
@@ -32,15 +32,7 @@ AnnAggStateArg(FunctionCallInfo fcinfo, int n)
 ArrayType *
 AnnNewAggState(int dim)
 {
-	Size		size = ARR_OVERHEAD_NONULLS(1) + sizeof(double) * ((Size) dim + 1);
-	ArrayType  *state = palloc0(size);
-
-	SET_VARSIZE(state, size);
-	state->ndim = 1;
-	state->elemtype = FLOAT8OID;
-	ARR_DIMS(state)[0] = dim + 1;
-	ARR_LBOUND(state)[0] = 1;
-	return state;
+	return AnnNewArray(dim + 1, FLOAT8OID, sizeof(double));
 }
 
 /* Combines two states, of vector or of halfvec. */

@@ -53,9 +53,8 @@ DENSE_FUNCTION(from_array)
 DENSE_FUNCTION(from_jsonb)
 {
 	int			dim;
-	float	   *x = AnnJsonbToFloats(PG_GETARG_DATUM(0), DENSE_NAME, &dim);
+	float	   *x = AnnJsonbToFloats(PG_GETARG_DATUM(0), ANN_MAX_DIM, DENSE_NAME, &dim);
 
-	AnnCheckDim(dim, ANN_MAX_DIM, DENSE_NAME);
 	AnnCheckTypmod(PG_GETARG_INT32(1), dim, NULL);
 	PG_RETURN_POINTER(dense_from_floats(x, dim));
 }

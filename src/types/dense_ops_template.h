@@ -96,10 +96,8 @@ dense_norm(const DENSE_VECTOR *v)
 	for (Size i = 0; i < v->dim; i += DENSE_CHUNK)
 	{
 		Size		n = Min(DENSE_CHUNK, v->dim - i);
-		const float *x = DenseLoad(v->x + i, buffer, n);
 
-		for (Size j = 0; j < n; j++)
-			sum += (double) x[j] * (double) x[j];
+		sum += AnnSumOfSquares(DenseLoad(v->x + i, buffer, n), n);
 	}
 	return sqrt(sum);
 }
@@ -155,8 +153,8 @@ dense_arithmetic(const DENSE_VECTOR *a, const DENSE_VECTOR *b, DenseOperator op)
 		Size		n = Min(DENSE_CHUNK, a->dim - i);
 		const float *x = DenseLoad(a->x + i, buffer_a, n);
 		const float *y = DenseLoad(b->x + i, buffer_b, n);
-		bool		overflow = false;
-		bool		underflow = false;
+		int			overflow = 0;
+		int			underflow = 0;
 
 		for (Size j = 0; j < n; j++)
 			buffer_r[j] = op == DENSE_ADD ? x[j] + y[j] :
@@ -167,7 +165,7 @@ dense_arithmetic(const DENSE_VECTOR *a, const DENSE_VECTOR *b, DenseOperator op)
 		{
 			float		r = DenseToFloat(result->x[i + j]);
 
-			overflow |= isinf(r);
+			overflow |= (fabsf(r) > FLT_MAX);
 			if (op == DENSE_MULTIPLY)
 				underflow |= (r == 0) & (x[j] != 0) & (y[j] != 0);
 		}
@@ -233,11 +231,20 @@ DENSE_FUNCTION(binary_quantize)
 	const DENSE_VECTOR *v = DENSE_GETARG(0);
 	int			size = VARBITTOTALLEN(v->dim);
 	VarBit	   *result = palloc0(size);
+	bits8	   *bytes;
 
 	SET_VARSIZE(result, size);
 	VARBITLEN(result) = v->dim;
-	for (int i = 0; i < v->dim; i++)
-		VARBITS(result)[i / 8] |= (DenseToFloat(v->x[i]) > 0) << (7 - i % 8);
+	bytes = VARBITS(result);
+	for (int i = 0; i < v->dim; i += 8)
+	{
+		int			n = Min(8, v->dim - i);
+		int			byte = 0;
+
+		for (int j = 0; j < n; j++)
+			byte |= (DenseCompare(v->x[i + j], 0) > 0) << (7 - j);
+		bytes[i / 8] = (bits8) byte;
+	}
 	PG_RETURN_VARBIT_P(result);
 }
 
@@ -248,6 +255,9 @@ dense_compare(const DENSE_VECTOR *a, const DENSE_VECTOR *b)
 {
 	int			dim = Min(a->dim, b->dim);
 
+	/* Equal bytes are common where rows are grouped or joined, and found fast. */
+	if (a->dim == b->dim && memcmp(a->x, b->x, sizeof(DENSE_ELEMENT) * (Size) dim) == 0)
+		return 0;
 	for (int i = 0; i < dim; i++)
 	{
 		int			order = DenseCompare(a->x[i], b->x[i]);

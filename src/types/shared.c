@@ -9,11 +9,11 @@
 
 #include "catalog/pg_type.h"
 #include "common/shortest_dec.h"
+#include "miscadmin.h"
 #include "types/number.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
-#include "utils/lsyscache.h"
 #include "utils/numeric.h"
 
 const double ann_powers_of_ten[ANN_MAX_POWER_OF_TEN + 1] = {
@@ -205,11 +205,11 @@ AnnArrayToFloats(ArrayType *array, float *dst, const char *type)
 }
 
 /*
- * The numbers of a JSON array, rounded to float4, in palloc'd memory; all are
- * finite.
+ * The numbers of a JSON array of 1 to max_dim elements, rounded to float4, in
+ * palloc'd memory; all are finite.
  */
 float *
-AnnJsonbToFloats(Datum jsonb, const char *type, int *length)
+AnnJsonbToFloats(Datum jsonb, int max_dim, const char *type, int *dim)
 {
 	Jsonb	   *json = DatumGetJsonbP(jsonb);
 	JsonbIterator *iterator;
@@ -224,12 +224,15 @@ AnnJsonbToFloats(Datum jsonb, const char *type, int *length)
 				 errmsg("cannot cast jsonb value to type %s", type),
 				 errdetail("The value is not an array.")));
 
-	dst = palloc(mul_size(sizeof(float), Max(JB_ROOT_COUNT(json), 1)));
+	AnnCheckDim(JB_ROOT_COUNT(json), max_dim, type);
+	dst = palloc(mul_size(sizeof(float), JB_ROOT_COUNT(json)));
 	iterator = JsonbIteratorInit(&json->root);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
-		const char *text;
+		char	   *text;
+		const char *end;
 
+		CHECK_FOR_INTERRUPTS();
 		if (token != WJB_ELEM)
 			continue;
 		if (value.type != jbvNumeric)
@@ -239,17 +242,32 @@ AnnJsonbToFloats(Datum jsonb, const char *type, int *length)
 					 errdetail("Element %d of the array is not a number.", n + 1)));
 
 		/* As from text; numeric_float4 would not let small values become zero. */
-		text = numeric_normalize(value.val.numeric);
-		if (AnnReadFloat(&text, &dst[n]) == ANN_NUMBER_OVERFLOW)
+		end = text = numeric_normalize(value.val.numeric);
+		if (AnnReadFloat(&end, &dst[n]) == ANN_NUMBER_OVERFLOW)
 			ereport(ERROR,
 					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-					 errmsg("\"%s\" is out of range for type %s",
-							numeric_normalize(value.val.numeric), type),
+					 errmsg("\"%s\" is out of range for type %s", text, type),
 					 errdetail("The value is element %d.", n + 1)));
+		pfree(text);
 		n++;
 	}
-	*length = n;
+	*dim = n;
 	return dst;
+}
+
+/* An array of length elements of a type of fixed size without padding, all zero bytes. */
+ArrayType *
+AnnNewArray(int length, Oid element_type, Size element_size)
+{
+	Size		size = add_size(ARR_OVERHEAD_NONULLS(1), mul_size(element_size, length));
+	ArrayType  *array = palloc0(size);
+
+	SET_VARSIZE(array, size);
+	array->ndim = 1;
+	array->elemtype = element_type;
+	ARR_DIMS(array)[0] = length;
+	ARR_LBOUND(array)[0] = 1;
+	return array;
 }
 
 /*
@@ -259,37 +277,40 @@ AnnJsonbToFloats(Datum jsonb, const char *type, int *length)
 ArrayType *
 AnnFloatsToArray(const float *src, int length, Oid element_type)
 {
-	Datum	   *elements = palloc(mul_size(sizeof(Datum), length));
-	int16		typlen;
-	bool		typbyval;
-	char		typalign;
-	char		text[ANN_NUMBER_WIDTH];
+	ArrayType  *array;
+	Datum	   *elements;
 
-	for (int i = 0; i < length; i++)
+	switch (element_type)
 	{
-		Datum		element = Float4GetDatum(src[i]);
+		case FLOAT4OID:
+			array = AnnNewArray(length, element_type, sizeof(float));
+			memcpy(ARR_DATA_PTR(array), src, sizeof(float) * length);
+			return array;
+		case FLOAT8OID:
+			array = AnnNewArray(length, element_type, sizeof(double));
+			for (int i = 0; i < length; i++)
+				((double *) ARR_DATA_PTR(array))[i] = src[i];
+			return array;
+		case INT4OID:
+			array = AnnNewArray(length, element_type, sizeof(int32));
+			for (int i = 0; i < length; i++)
+				((int32 *) ARR_DATA_PTR(array))[i] =
+					DatumGetInt32(DirectFunctionCall1(ftoi4, Float4GetDatum(src[i])));
+			return array;
+		case NUMERICOID:
+			elements = palloc(mul_size(sizeof(Datum), length));
+			for (int i = 0; i < length; i++)
+			{
+				char		text[ANN_NUMBER_WIDTH];
 
-		switch (element_type)
-		{
-			case INT4OID:
-				element = DirectFunctionCall1(ftoi4, element);
-				break;
-			case FLOAT4OID:
-				break;
-			case FLOAT8OID:
-				element = Float8GetDatum(src[i]);
-				break;
-			case NUMERICOID:
 				/* float4_numeric would keep six digits. */
 				float_to_shortest_decimal_buf(src[i], text);
-				element = DirectFunctionCall3(numeric_in, CStringGetDatum(text),
-											  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
-				break;
-			default:
-				elog(ERROR, "unsupported array element type %u", element_type);
-		}
-		elements[i] = element;
+				elements[i] = DirectFunctionCall3(numeric_in, CStringGetDatum(text),
+												  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+			}
+			return construct_array(elements, length, NUMERICOID, -1, false, TYPALIGN_INT);
+		default:
+			elog(ERROR, "unsupported array element type %u", element_type);
 	}
-	get_typlenbyvalalign(element_type, &typlen, &typbyval, &typalign);
-	return construct_array(elements, length, element_type, typlen, typbyval, typalign);
+	return NULL;
 }

@@ -24,7 +24,8 @@ extern void AnnCheckMessage(StringInfo buf, Size header, const char *type);
 
 extern int	AnnArrayLength(ArrayType *array);
 extern void AnnArrayToFloats(ArrayType *array, float *dst, const char *type);
-extern float *AnnJsonbToFloats(Datum jsonb, const char *type, int *length);
+extern float *AnnJsonbToFloats(Datum jsonb, int max_dim, const char *type, int *dim);
+extern ArrayType *AnnNewArray(int length, Oid element_type, Size element_size);
 extern ArrayType *AnnFloatsToArray(const float *src, int length, Oid element_type);
 
 /* Room for one number as the server prints it, with a separator. */
@@ -39,6 +40,23 @@ AnnSphericalDistance(double cosine)
 	else if (cosine < -1)
 		cosine = -1;
 	return acos(cosine) / M_PI;
+}
+
+/* In double precision; several sums, since one would wait for each addition. */
+static inline double
+AnnSumOfSquares(const float *x, Size n)
+{
+	double		sums[4] = {0};
+	Size		i = 0;
+
+	for (; i + 4 <= n; i += 4)
+	{
+		for (int j = 0; j < 4; j++)
+			sums[j] += (double) x[i + j] * (double) x[i + j];
+	}
+	for (; i < n; i++)
+		sums[0] += (double) x[i] * (double) x[i];
+	return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
 /* Bytes of the message that have not been read. */

@@ -83,7 +83,7 @@ Datum
 ann_sparsevec_from_jsonb(PG_FUNCTION_ARGS)
 {
 	int			dim;
-	float	   *x = AnnJsonbToFloats(PG_GETARG_DATUM(0), "sparsevec", &dim);
+	float	   *x = AnnJsonbToFloats(PG_GETARG_DATUM(0), ANN_SPARSE_MAX_DIM, "sparsevec", &dim);
 
 	return sparse_from_floats(x, dim, PG_GETARG_INT32(1));
 }

@@ -244,12 +244,7 @@ ann_sparsevec_dims(PG_FUNCTION_ARGS)
 static double
 sparse_norm(const AnnSparseVector *v)
 {
-	const float *x = AnnSparseValues(v);
-	double		sum = 0;
-
-	for (int i = 0; i < v->nnz; i++)
-		sum += (double) x[i] * (double) x[i];
-	return sqrt(sum);
+	return sqrt(AnnSumOfSquares(AnnSparseValues(v), v->nnz));
 }
 
 PG_FUNCTION_INFO_V1(ann_sparsevec_norm);
