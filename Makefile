@@ -119,7 +119,7 @@ help:
 	@echo "make, make install, make installcheck: as with every PGXS extension (PG_CONFIG=...)"
 
 demo:
-	@$(CHOSEN) QUESTION='$(subst ','\'',$(QUESTION))' KEEP='$(KEEP)' $(top)/test/demo/run
+	@$(CHOSEN) QUESTION='$(subst ','\'',$(value QUESTION))' KEEP='$(KEEP)' $(top)/test/demo/run
 RUN_test = run
 RUN_fuzz = fuzz/run
 test test-asan fuzz test-versions test-fresh:
