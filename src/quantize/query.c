@@ -72,7 +72,7 @@ AnnQueryCodeInit(AnnQueryCode *qc, const AnnCodeParams *p, const float *rq, floa
 		return false;
 
 	max = MaxAbs(rq, p->kept) * to_one;
-	lost = norm;
+	lost = ldexp(sqrt(SumSquares(rq, p->kept, to_one)), exponent);
 	if (max > MIN_CODED)
 	{
 		float		scale = 127 / max;
@@ -166,6 +166,18 @@ MakeFormula(const AnnQueryCode *qc, AnnFactorForm form)
 	return f;
 }
 
+/* sqrt(a^2 + b^2) of non-negative a and b, where the squares may overflow or underflow. */
+static inline float
+Hypotenuse(float a, float b)
+{
+	float		larger = a > b ? a : b;
+	float		smaller = a > b ? b : a;
+	float		ratio = smaller / (larger > FLT_MIN ? larger : FLT_MIN);
+
+	ratio = ratio < 1 ? ratio : 1;	/* of infinities too */
+	return larger * sqrtf(1 + ratio * ratio);
+}
+
 static void
 EstimateChunk(const AnnQueryCode *qc, const Formula *f, const Chunk *chunk, int count,
 			  float *estimates, float *errors)
@@ -188,8 +200,8 @@ EstimateChunk(const AnnQueryCode *qc, const Formula *f, const Chunk *chunk, int 
 		float		from_code = chunk->error[i] * f->error_norm;
 		float		from_query = chunk->mul[i] * f->error_mul;
 
-		errors[i] = sqrtf(from_code * from_code + from_query * from_query) +
-			f->relative * (fabsf(add) + fabsf(inner)) + f->query_relative * fabsf(qc->add) + f->absolute;
+		errors[i] = Hypotenuse(from_code, from_query) + f->relative * (fabsf(add) + fabsf(inner)) +
+			f->query_relative * fabsf(qc->add) + f->absolute;
 	}
 }
 
