@@ -103,14 +103,16 @@ endif
 comma := ,
 top := $(patsubst %/,%,$(dir $(abspath $(firstword $(MAKEFILE_LIST)))))
 
-.PHONY: help demo test test-fresh test-versions test-asan fuzz bench bench-exact check-kernels bench-kernels
+.PHONY: help demo test test-fresh test-versions test-asan fuzz bench bench-exact check-kernels bench-kernels check-quantize bench-quantize
 
 help:
 	@echo "make demo            semantic search over the PostgreSQL manual (QUESTION='...', KEEP=1)"
 	@echo "make test            build, install, run every test, print the counts"
 	@echo "make test-asan       types and kernels under AddressSanitizer and UBSan"
 	@echo "make check-kernels   the distance kernels of this CPU against exact references (SANITIZE=1)"
+	@echo "make check-quantize  rotation, codes and refine forms against their definitions (SANITIZE=1)"
 	@echo "make bench-kernels   ns per call and GB/s of the distance kernels"
+	@echo "make bench-quantize  speed of the quantizer, error of its estimates (VECTORS=file.npy)"
 	@echo "make test-fresh      make test in a fresh minimal Debian (SUITE=bookworm; needs root)"
 	@echo "make test-versions   make test on PostgreSQL 17 (trixie) and 18 (sid), the same way"
 	@echo "make fuzz            long fuzz run of the input functions (FUZZ_SECONDS=600)"
@@ -159,3 +161,22 @@ check-kernels: $(KERNEL_BUILD)/test
 	$(KERNEL_RUN) $<
 bench-kernels: $(KERNEL_BUILD)/bench
 	$(KERNEL_RUN) $<
+
+# Likewise the quantizer, on top of the kernels' objects.
+QUANTIZE_CFLAGS = $(subst -O2,-O3,$(KERNEL_CFLAGS))
+QUANTIZE_OBJS = $(patsubst %,$(KERNEL_BUILD)/quantize_%.o,code probe query refine rotate)
+
+$(KERNEL_BUILD)/quantize_test.o: $(top)/test/quantize/quantize.c | $(KERNEL_BUILD)
+	$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
+$(KERNEL_BUILD)/quantize_bench.o: $(top)/test/bench/quantize.c | $(KERNEL_BUILD)
+	$(CC) $(KERNEL_CFLAGS) -c -o $@ $<
+$(KERNEL_BUILD)/quantize_%.o: $(top)/src/quantize/%.c | $(KERNEL_BUILD)
+	$(CC) $(QUANTIZE_CFLAGS) -c -o $@ $<
+$(KERNEL_BUILD)/quantize_test $(KERNEL_BUILD)/quantize_bench: %: %.o $(QUANTIZE_OBJS) $(KERNEL_OBJS)
+	$(CC) $(KERNEL_CFLAGS) -o $@ $^ -lm
+-include $(wildcard $(KERNEL_BUILD)/quantize_*.d)
+
+check-quantize: $(KERNEL_BUILD)/quantize_test
+	$(KERNEL_RUN) $<
+bench-quantize: $(KERNEL_BUILD)/quantize_bench
+	$(KERNEL_RUN) $< $(VECTORS)
