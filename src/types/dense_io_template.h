@@ -17,10 +17,7 @@ DENSE_FUNCTION(in)
 	DENSE_VECTOR *result;
 
 	if (*p != '[')
-		AnnEreturn(escontext, (Datum) 0,
-				   (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-					errmsg("invalid input syntax for type %s: \"%s\"", DENSE_NAME, literal),
-					errdetail("Vector contents must start with \"[\".")));
+		AnnSyntaxError(escontext, DENSE_NAME, literal, "Vector contents must start with \"[\".");
 	p = AnnSkipSpace(p + 1);
 	if (*p == ']')
 		AnnEreturn(escontext, (Datum) 0,
@@ -40,10 +37,7 @@ DENSE_FUNCTION(in)
 
 		status = AnnReadFloat(&p, &value);
 		if (unlikely(status == ANN_NUMBER_SYNTAX))
-			AnnEreturn(escontext, (Datum) 0,
-					   (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-						errmsg("invalid input syntax for type %s: \"%s\"", DENSE_NAME, literal),
-						errdetail("Element %d is not a number.", dim + 1)));
+			AnnSyntaxError(escontext, DENSE_NAME, literal, "Element %d is not a number.", dim + 1);
 		if (unlikely(status == ANN_NUMBER_OVERFLOW ||
 					 (!DenseFits(value) && !isnan(value) && !isinf(value))))
 			AnnEreturn(escontext, (Datum) 0,
@@ -62,18 +56,12 @@ DENSE_FUNCTION(in)
 		if (*p == ']')
 			break;
 		if (unlikely(*p != ','))
-			AnnEreturn(escontext, (Datum) 0,
-					   (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-						errmsg("invalid input syntax for type %s: \"%s\"", DENSE_NAME, literal),
-						errdetail("Expected \",\" or \"]\" after element %d.", dim)));
+			AnnSyntaxError(escontext, DENSE_NAME, literal, "Expected \",\" or \"]\" after element %d.", dim);
 		p++;
 	}
 	p = AnnSkipSpace(p + 1);
 	if (*p != '\0')
-		AnnEreturn(escontext, (Datum) 0,
-				   (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-					errmsg("invalid input syntax for type %s: \"%s\"", DENSE_NAME, literal),
-					errdetail("Junk after closing bracket.")));
+		AnnSyntaxError(escontext, DENSE_NAME, literal, "Junk after closing bracket.");
 	if (!AnnCheckTypmod(typmod, dim, escontext))
 		return (Datum) 0;
 
@@ -127,22 +115,13 @@ DENSE_FUNCTION(recv)
 	dim = (int16) pq_getmsgint(buf, 2);
 	unused = (int16) pq_getmsgint(buf, 2);
 	if (dim < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
-				 errmsg("invalid binary representation of type %s", DENSE_NAME),
-				 errdetail("The number of dimensions is %d.", dim)));
+		AnnInvalidBinary(DENSE_NAME, "The number of dimensions is %d.", dim);
 	AnnCheckDim(dim, ANN_MAX_DIM, DENSE_NAME);
 	if (unused != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
-				 errmsg("invalid binary representation of type %s", DENSE_NAME),
-				 errdetail("The reserved field is %d, not zero.", unused)));
+		AnnInvalidBinary(DENSE_NAME, "The reserved field is %d, not zero.", unused);
 	if (AnnMessageRest(buf) != sizeof(DENSE_ELEMENT) * dim)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
-				 errmsg("invalid binary representation of type %s", DENSE_NAME),
-				 errdetail("%zu bytes follow the header, not %zu.",
-						   AnnMessageRest(buf), sizeof(DENSE_ELEMENT) * dim)));
+		AnnInvalidBinary(DENSE_NAME, "%zu bytes follow the header, not %zu.",
+						   AnnMessageRest(buf), sizeof(DENSE_ELEMENT) * dim);
 	AnnCheckTypmod(typmod, dim, NULL);
 
 	result = DenseNew(dim);
@@ -154,11 +133,7 @@ DENSE_FUNCTION(recv)
 		DenseSwapBytes(&result->x[i]);
 		value = DenseToFloat(result->x[i]);
 		if (unlikely(isnan(value) || isinf(value)))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
-					 errmsg("invalid binary representation of type %s", DENSE_NAME),
-					 isnan(value) ? errdetail("Element %d is NaN.", i + 1) :
-					 errdetail("Element %d is infinite.", i + 1)));
+			AnnInvalidBinary(DENSE_NAME, "Element %d is %s.", i + 1, isnan(value) ? "NaN" : "infinite");
 	}
 	PG_RETURN_POINTER(result);
 }

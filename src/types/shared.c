@@ -127,10 +127,7 @@ void
 AnnCheckMessage(StringInfo buf, Size header, const char *type)
 {
 	if (AnnMessageRest(buf) < header)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
-				 errmsg("invalid binary representation of type %s", type),
-				 errdetail("The header has %zu bytes, not %zu.", AnnMessageRest(buf), header)));
+		AnnInvalidBinary(type, "The header has %zu bytes, not %zu.", AnnMessageRest(buf), header);
 }
 
 /* Number of elements of an array that can become a vector; raises an error if it cannot. */

@@ -28,6 +28,20 @@ extern float *AnnJsonbToFloats(Datum jsonb, int max_dim, const char *type, int *
 extern ArrayType *AnnNewArray(int length, Oid element_type, Size element_size);
 extern ArrayType *AnnFloatsToArray(const float *src, int length, Oid element_type);
 
+/* Returns from an input function with a syntax error and this detail, soft where escontext allows. */
+#define AnnSyntaxError(escontext, type, literal, ...) \
+	AnnEreturn(escontext, (Datum) 0, \
+			   (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION), \
+				errmsg("invalid input syntax for type %s: \"%s\"", type, literal), \
+				errdetail(__VA_ARGS__)))
+
+/* Raises an error with this detail in a receive function. */
+#define AnnInvalidBinary(type, ...) \
+	ereport(ERROR, \
+			(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION), \
+			 errmsg("invalid binary representation of type %s", type), \
+			 errdetail(__VA_ARGS__)))
+
 /* Room for one number as the server prints it, with a separator. */
 #define ANN_NUMBER_WIDTH 16
 

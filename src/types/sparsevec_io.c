@@ -66,10 +66,7 @@ ann_sparsevec_in(PG_FUNCTION_ARGS)
 	AnnSparseVector *result;
 
 	if (*p != '{')
-		AnnEreturn(escontext, (Datum) 0,
-				   (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-					errmsg("invalid input syntax for type sparsevec: \"%s\"", literal),
-					errdetail("Vector contents must start with \"{\".")));
+		AnnSyntaxError(escontext, "sparsevec", literal, "Vector contents must start with \"{\".");
 	p = AnnSkipSpace(p + 1);
 
 	/* An element takes at least four characters: 1:2, */
@@ -86,25 +83,16 @@ ann_sparsevec_in(PG_FUNCTION_ARGS)
 		position++;
 		p = AnnSkipSpace(p);
 		if (!read_integer(&p, &index))
-			AnnEreturn(escontext, (Datum) 0,
-					   (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-						errmsg("invalid input syntax for type sparsevec: \"%s\"", literal),
-						errdetail("Element %d has no index.", position)));
+			AnnSyntaxError(escontext, "sparsevec", literal, "Element %d has no index.", position);
 		p = AnnSkipSpace(p);
 		if (*p != ':')
-			AnnEreturn(escontext, (Datum) 0,
-					   (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-						errmsg("invalid input syntax for type sparsevec: \"%s\"", literal),
-						errdetail("Expected \":\" after the index of element %d.", position)));
+			AnnSyntaxError(escontext, "sparsevec", literal, "Expected \":\" after the index of element %d.", position);
 		p = AnnSkipSpace(p + 1);
 
 		start = p;
 		status = AnnReadFloat(&p, &value);
 		if (status == ANN_NUMBER_SYNTAX)
-			AnnEreturn(escontext, (Datum) 0,
-					   (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-						errmsg("invalid input syntax for type sparsevec: \"%s\"", literal),
-						errdetail("The value of element %d is not a number.", position)));
+			AnnSyntaxError(escontext, "sparsevec", literal, "The value of element %d is not a number.", position);
 		/* Underflow too: the element would vanish. */
 		if (status != ANN_NUMBER_OK)
 			AnnEreturn(escontext, (Datum) 0,
@@ -132,31 +120,19 @@ ann_sparsevec_in(PG_FUNCTION_ARGS)
 		if (*p == '}')
 			break;
 		if (*p != ',')
-			AnnEreturn(escontext, (Datum) 0,
-					   (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-						errmsg("invalid input syntax for type sparsevec: \"%s\"", literal),
-						errdetail("Expected \",\" or \"}\" after element %d.", position)));
+			AnnSyntaxError(escontext, "sparsevec", literal, "Expected \",\" or \"}\" after element %d.", position);
 		p++;
 	}
 
 	p = AnnSkipSpace(p + 1);
 	if (*p != '/')
-		AnnEreturn(escontext, (Datum) 0,
-				   (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-					errmsg("invalid input syntax for type sparsevec: \"%s\"", literal),
-					errdetail("Expected \"/\" and the number of dimensions after the elements.")));
+		AnnSyntaxError(escontext, "sparsevec", literal, "Expected \"/\" and the number of dimensions after the elements.");
 	p = AnnSkipSpace(p + 1);
 	if (!read_integer(&p, &dim))
-		AnnEreturn(escontext, (Datum) 0,
-				   (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-					errmsg("invalid input syntax for type sparsevec: \"%s\"", literal),
-					errdetail("Expected the number of dimensions after \"/\".")));
+		AnnSyntaxError(escontext, "sparsevec", literal, "Expected the number of dimensions after \"/\".");
 	p = AnnSkipSpace(p);
 	if (*p != '\0')
-		AnnEreturn(escontext, (Datum) 0,
-				   (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-					errmsg("invalid input syntax for type sparsevec: \"%s\"", literal),
-					errdetail("Junk after the number of dimensions.")));
+		AnnSyntaxError(escontext, "sparsevec", literal, "Junk after the number of dimensions.");
 	if (dim < 1)
 		AnnEreturn(escontext, (Datum) 0,
 				   (errcode(ERRCODE_DATA_EXCEPTION),
@@ -227,13 +203,6 @@ ann_sparsevec_typmod_in(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(AnnTypmodIn(PG_GETARG_ARRAYTYPE_P(0), "sparsevec", ANN_SPARSE_MAX_DIM));
 }
 
-/* Raises an error with this detail. */
-#define INVALID_BINARY(...) \
-	ereport(ERROR, \
-			(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION), \
-			 errmsg("invalid binary representation of type sparsevec"), \
-			 errdetail(__VA_ARGS__)))
-
 /*
  * sparsevec_recv(internal, oid, integer): int32 dim, int32 nnz, int32 zero, nnz int32
  * indices, nnz float4 values, all in network byte order.
@@ -256,19 +225,19 @@ ann_sparsevec_recv(PG_FUNCTION_ARGS)
 	nnz = (int32) pq_getmsgint(buf, 4);
 	unused = (int32) pq_getmsgint(buf, 4);
 	if (dim < 1)
-		INVALID_BINARY("The number of dimensions is %d.", dim);
+		AnnInvalidBinary("sparsevec", "The number of dimensions is %d.", dim);
 	AnnCheckDim(dim, ANN_SPARSE_MAX_DIM, "sparsevec");
 	if (nnz < 0 || nnz > dim)
-		INVALID_BINARY("There are %d non-zero elements in %d dimensions.", nnz, dim);
+		AnnInvalidBinary("sparsevec", "There are %d non-zero elements in %d dimensions.", nnz, dim);
 	if (nnz > ANN_SPARSE_MAX_NNZ)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("sparsevec cannot have more than %d non-zero elements", ANN_SPARSE_MAX_NNZ)));
 	if (unused != 0)
-		INVALID_BINARY("The reserved field is %d, not zero.", unused);
+		AnnInvalidBinary("sparsevec", "The reserved field is %d, not zero.", unused);
 	size = (sizeof(int32) + sizeof(float)) * nnz;
 	if (AnnMessageRest(buf) != size)
-		INVALID_BINARY("%zu bytes follow the header, not %zu.", AnnMessageRest(buf), size);
+		AnnInvalidBinary("sparsevec", "%zu bytes follow the header, not %zu.", AnnMessageRest(buf), size);
 	AnnCheckTypmod(typmod, dim, NULL);
 
 	result = AnnNewSparseVector(dim, nnz);
@@ -278,20 +247,20 @@ ann_sparsevec_recv(PG_FUNCTION_ARGS)
 		int32		index = (int32) pq_getmsgint(buf, 4);
 
 		if (index < 0 || index >= dim)
-			INVALID_BINARY("Index %d is not between 0 and %d.", index, dim - 1);
+			AnnInvalidBinary("sparsevec", "Index %d is not between 0 and %d.", index, dim - 1);
 		if (i > 0 && index <= result->indices[i - 1])
-			INVALID_BINARY("Index %d follows index %d.", index, result->indices[i - 1]);
+			AnnInvalidBinary("sparsevec", "Index %d follows index %d.", index, result->indices[i - 1]);
 		result->indices[i] = index;
 	}
 	for (int i = 0; i < nnz; i++)
 	{
 		values[i] = pq_getmsgfloat4(buf);
 		if (isnan(values[i]))
-			INVALID_BINARY("Element %d is NaN.", i + 1);
+			AnnInvalidBinary("sparsevec", "Element %d is NaN.", i + 1);
 		if (isinf(values[i]))
-			INVALID_BINARY("Element %d is infinite.", i + 1);
+			AnnInvalidBinary("sparsevec", "Element %d is infinite.", i + 1);
 		if (values[i] == 0)
-			INVALID_BINARY("Element %d is zero.", i + 1);
+			AnnInvalidBinary("sparsevec", "Element %d is zero.", i + 1);
 	}
 	PG_RETURN_POINTER(result);
 }
