@@ -286,7 +286,7 @@ def index_kind(name: str, rows: int) -> IndexKind:
 
 
 def describe_machine(contenders: Sequence[Contender]) -> dict:
-    """CPU, memory (kB), kernel, versions and the server's settings that are not defaults."""
+    """Commit, CPU, memory (kB), kernel, versions and the server's settings that are not defaults."""
     lscpu = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
     fields = dict(line.split(":", 1) for line in lscpu.splitlines() if ":" in line)
     cpu = {name: fields[name].strip() for name in fields if name == "Model name" or name.endswith("cache")}
@@ -295,8 +295,10 @@ def describe_machine(contenders: Sequence[Contender]) -> dict:
         version = connection.execute("SELECT version()").fetchone()[0]
         query = "SELECT name, current_setting(name) FROM pg_settings WHERE source = 'configuration file'"
         settings = dict(connection.execute(query).fetchall())
+    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip(),
         "cpu": cpu,
         "cpus": os.cpu_count(),
         "memory_kb": int(memory),

@@ -20,8 +20,8 @@ from datasets import K, Dataset, copy_binary
 
 CLIENTS = 2  # with one, an idle virtual CPU's wake-up latency hides the work
 PROGRESS_SECONDS = 10
-TOAST_THRESHOLD = 2000  # bytes of row above which the server moves a vector out of line
-PAD = 600  # bytes of a further column that takes a shorter vector's row above the threshold
+TOAST_THRESHOLD = 2000  # bytes of row above which the server moves a vector out of line, a little less than the real one
+TOASTED_ROW = 2100  # bytes that a row gets, by a further column, if its vector is to be moved out of line but too short
 
 KNN = f"SELECT id FROM items ORDER BY v <-> (SELECT v FROM query WHERE id = {{}}) LIMIT {K}"
 INSERT_SCRIPT = r"""\set n :n + 1
@@ -113,11 +113,14 @@ class Server(Contender):
             self.sql(f"ALTER TABLE {table} ALTER v SET STORAGE PLAIN")
         if not self.inline:
             self.sql("ALTER TABLE items ALTER v SET STORAGE EXTERNAL")
-            if 4 * data.dim < TOAST_THRESHOLD:
-                self.sql(f"ALTER TABLE items ADD pad text DEFAULT repeat('x', {PAD}), ALTER pad SET STORAGE PLAIN")
+            pad = TOASTED_ROW - 4 * data.dim
+            if pad > 0:
+                self.sql(f"ALTER TABLE items ADD pad text DEFAULT repeat('x', {pad}), ALTER pad SET STORAGE PLAIN")
         self.copy("items", np.arange(rows), data.base[:rows])
         self.copy("spare", np.arange(rows, len(data.base)), data.base[rows:])
         self.copy("query", np.arange(len(data.query)), data.query)
+        if (self.value("SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE relname = 'items'") == 0) != self.inline:
+            raise RuntimeError(f"{self.name}: the vectors are not stored as asked for")
         self.sql("ALTER TABLE items SET (parallel_workers = 64)")  # that is, as many as the settings allow
         for table in ("spare", "query"):
             self.sql(f"ALTER TABLE {table} ADD PRIMARY KEY (id)")
