@@ -59,7 +59,12 @@ F32LoadElem(Elem elem, const void *p)
 	return F32Zero();
 }
 
-#ifndef MASKED_TAILS
+#ifdef MASKED_TAILS
+#define SHORT_BYTES 0
+#else
+
+/* Bit strings too short for a vector, which would have to be copied, go by words. */
+#define SHORT_BYTES VECTOR_BYTES
 
 /*
  * The last elements are the upper lanes of the vector that ends where the data
@@ -378,6 +383,9 @@ KERNEL(hamming) (const uint8_t *a, const uint8_t *b, size_t n)
 {
 	ixN			sum_u64xN = IntZero();
 
+	if (n < SHORT_BYTES)
+		return HammingWords(a, b, n);
+
 	for (size_t i = 0; i + VECTOR_BYTES <= n; i += VECTOR_BYTES)
 		sum_u64xN = IntAdd64(sum_u64xN, IntCountOnes64(IntXor(IntLoad(a + i), IntLoad(b + i))));
 	if (n % VECTOR_BYTES != 0)
@@ -391,6 +399,12 @@ KERNEL(jaccard) (const uint8_t *a, const uint8_t *b, size_t n, uint64_t *both, u
 {
 	ixN			both_u64xN = IntZero();
 	ixN			either_u64xN = IntZero();
+
+	if (n < SHORT_BYTES)
+	{
+		JaccardWords(a, b, n, both, either);
+		return;
+	}
 
 #define STEP(x, y) \
 	(both_u64xN = IntAdd64(both_u64xN, IntCountOnes64(IntAnd(x, y))), \

@@ -210,42 +210,16 @@ ann_f32_to_f16_scalar(const float *src, AnnHalf *dst, size_t n)
 	}
 }
 
-/* The 8 bytes at p, or the fewer that are left, followed by zeros. */
-FORCE_INLINE uint64_t
-LoadBits(const uint8_t *p, size_t left)
-{
-	uint64_t	bits = 0;
-
-	if (left >= sizeof(bits))
-		memcpy(&bits, p, sizeof(bits));
-	else
-		memcpy(&bits, p, left);
-	return bits;
-}
-
 static uint64_t
 ann_hamming_scalar(const uint8_t *a, const uint8_t *b, size_t n)
 {
-	uint64_t	ones = 0;
-
-	for (size_t i = 0; i < n; i += sizeof(uint64_t))
-		ones += __builtin_popcountll(LoadBits(a + i, n - i) ^ LoadBits(b + i, n - i));
-	return ones;
+	return HammingWords(a, b, n);
 }
 
 static void
 ann_jaccard_scalar(const uint8_t *a, const uint8_t *b, size_t n, uint64_t *both, uint64_t *either)
 {
-	*both = 0;
-	*either = 0;
-	for (size_t i = 0; i < n; i += sizeof(uint64_t))
-	{
-		uint64_t	x = LoadBits(a + i, n - i);
-		uint64_t	y = LoadBits(b + i, n - i);
-
-		*both += __builtin_popcountll(x & y);
-		*either += __builtin_popcountll(x | y);
-	}
+	JaccardWords(a, b, n, both, either);
 }
 
 static int32_t

@@ -6,6 +6,8 @@
 #ifndef ANN_TABLES_H
 #define ANN_TABLES_H
 
+#include <string.h>
+
 #include "distance/distance.h"
 
 #define FORCE_INLINE static inline __attribute__((always_inline))
@@ -41,6 +43,45 @@ static inline size_t
 ElemSize(Elem elem)
 {
 	return elem == ELEM_F32 ? sizeof(float) : elem == ELEM_F16 ? sizeof(AnnHalf) : sizeof(uint8_t);
+}
+
+/* The 8 bytes at p, or the fewer that are left, followed by zeros. */
+FORCE_INLINE uint64_t
+LoadBits(const uint8_t *p, size_t left)
+{
+	uint64_t	bits = 0;
+
+	if (left >= sizeof(bits))
+		memcpy(&bits, p, sizeof(bits));
+	else
+		memcpy(&bits, p, left);
+	return bits;
+}
+
+/* hamming and jaccard (see AnnKernels) in words of 64 bits. */
+FORCE_INLINE uint64_t
+HammingWords(const uint8_t *a, const uint8_t *b, size_t n)
+{
+	uint64_t	ones = 0;
+
+	for (size_t i = 0; i < n; i += sizeof(uint64_t))
+		ones += __builtin_popcountll(LoadBits(a + i, n - i) ^ LoadBits(b + i, n - i));
+	return ones;
+}
+
+FORCE_INLINE void
+JaccardWords(const uint8_t *a, const uint8_t *b, size_t n, uint64_t *both, uint64_t *either)
+{
+	*both = 0;
+	*either = 0;
+	for (size_t i = 0; i < n; i += sizeof(uint64_t))
+	{
+		uint64_t	x = LoadBits(a + i, n - i);
+		uint64_t	y = LoadBits(b + i, n - i);
+
+		*both += __builtin_popcountll(x & y);
+		*either += __builtin_popcountll(x | y);
+	}
 }
 
 /* Factor that makes the Hadamard transform of n = 2^k values orthonormal. */
