@@ -13,6 +13,7 @@ ANN_TMP=
 ANN_CLUSTER=
 ANN_NEED_APT_UPDATE=
 ANN_EXIT_COMMANDS=()
+ANN_SERVER_ENV=()
 
 ann_say() { printf '==> %s\n' "$*"; }
 ann_die() { printf 'ann: %s\n' "$*" >&2; exit 1; }
@@ -268,10 +269,30 @@ ann_build_install()
 	fi
 }
 
+# ann_build_install_copy: the same, but into a copy of the server in ANN_TMP, which
+# ANN_BINDIR and PATH name from then on: for builds nobody wants in the real one.
+# PostgreSQL finds its files relative to its programs.
+ann_build_install_copy()
+{
+	local d
+	ann_say "building for a copy of $("$PG_CONFIG" --version)"
+	ann_make all || ann_die "the build failed"
+	ann_tmp
+	for d in --bindir --pkglibdir --sharedir; do
+		d=$("$PG_CONFIG" $d)
+		mkdir -p "$ANN_TMP/server$d"
+		cp -a "$d/." "$ANN_TMP/server$d/"
+	done
+	ann_make install DESTDIR="$ANN_TMP/server" || ann_die "the installation failed"
+	PATH=$ANN_TMP/server$ANN_BINDIR:${PATH#"$ANN_BINDIR":}
+	ANN_BINDIR=$ANN_TMP/server$ANN_BINDIR
+}
+
 # --- a throw-away cluster --------------------------------------------------
 
 # ann_start [SETTING=VALUE...]: a fresh cluster, reachable only through a socket
-# in its own folder.  Exports PGHOST PGPORT PGUSER PGDATABASE.
+# in its own folder.  Exports PGHOST PGPORT PGUSER PGDATABASE.  The server's
+# environment gets the assignments in ANN_SERVER_ENV.
 ann_start()
 {
 	local s
@@ -291,7 +312,7 @@ ann_start()
 		done
 	} | ann_run tee -a "$ANN_CLUSTER/data/postgresql.conf" >/dev/null
 	export PGHOST=$ANN_CLUSTER PGPORT=5432 PGUSER=postgres PGDATABASE=postgres ANN_CLUSTER
-	ann_run "$ANN_BINDIR/pg_ctl" -D "$ANN_CLUSTER/data" -l "$ANN_CLUSTER/log" -w -t 120 start >/dev/null ||
+	ann_run env "${ANN_SERVER_ENV[@]}" "$ANN_BINDIR/pg_ctl" -D "$ANN_CLUSTER/data" -l "$ANN_CLUSTER/log" -w -t 120 start >/dev/null ||
 		{ tail -n 30 "$ANN_CLUSTER/log" >&2; ann_die "the server did not start"; }
 }
 
