@@ -2,6 +2,7 @@
 """Compare ann with pgvector on one server and with hnswlib and faiss in this process.  See README; started by `run`."""
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -156,14 +157,25 @@ def run_exact(data: Dataset, inline: bool, contenders: Sequence[Contender], repo
 
 
 def find_effort(target: float, kind: IndexKind, recall: Callable[[int], float]) -> int | None:
-    """The smallest effort, to within 2 %, whose recall reaches the target; recall grows with effort."""
+    """The smallest effort, to within 2 %, whose recall reaches the target; recall grows with effort.
+
+    Doubles until the target is bracketed.  Then interpolates, since the share of misses falls about as a power of the
+    effort, and halves the bracket at every third step in case it does not.
+    """
     low, high = kind.min_effort, kind.min_effort
     while recall(high) < target:
         if high == kind.max_effort:
             return None
         low, high = high, min(2 * high, kind.max_effort)
-    while high - low > max(1, low // 50):
+    step = 0
+    while high - low > (tolerance := max(1, low // 50)):
+        step += 1
         middle = (low + high) // 2
+        if step % 3:
+            misses = [max(1 - r, 1e-4) for r in (recall(low), target, recall(high))]
+            share = math.log(misses[0] / misses[1]) / math.log(misses[0] / misses[2])
+            middle = round(low * (high / low) ** share)
+            middle = min(max(middle, low + tolerance), high - tolerance)
         if recall(middle) < target:
             low = middle
         else:
