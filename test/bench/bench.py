@@ -29,6 +29,7 @@ EXACT_CHECKED = 5  # queries whose exact answers are verified
 DELETED = "id % 5 = 0"
 EXTENSIONS = {"ann": "ann", "pgvector": "vector"}
 TASKS = ("exact", "hnsw", "ivfflat")
+STORAGES = {"inline": "vectors inline", "toast": "vectors TOASTed"}
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def report_time(report: Report, what: str, c: Contender, work: Callable[[], None
     report.add(f"{what}: CPU (s)", c, cpu, "{:,.2f}")
 
 
-def run_exact(data: Dataset, inline: bool, contenders: Sequence[Contender], report: Report) -> None:
+def run_exact(data: Dataset, storage: str, contenders: Sequence[Contender], report: Report) -> None:
     """Rows per second of a full scan that keeps the K nearest."""
     rows = len(data.base)
     able = []
@@ -126,8 +127,7 @@ def run_exact(data: Dataset, inline: bool, contenders: Sequence[Contender], repo
         c.load(data, rows)
         if c.prepare_exact(0):
             able.append(c)
-    stored = "inline" if inline else "TOASTed"
-    report.begin("exact", f"exact search, {data.name}: {rows:,} x {data.dim}, vectors {stored}", able)
+    report.begin("exact", f"exact search, {data.name}: {rows:,} x {data.dim}, {STORAGES[storage]}", able)
     truth = Truth(data, np.arange(rows), EXACT_CHECKED)
 
     def scan(c: Contender) -> tuple[int, float]:
@@ -272,13 +272,16 @@ def measure_changes(
     report_recall("after VACUUM")
 
 
-def run_index(kind: IndexKind, data: Dataset, contenders: Sequence[Contender], report: Report) -> None:
+def run_index(
+    kind: IndexKind, data: Dataset, storage: str, contenders: Sequence[Contender], report: Report
+) -> None:
     """Everything about one kind of index on one data set."""
     contenders = [c for c in contenders if c.supports(kind)]
     per_run = min(1000, len(data.base) // 100) // CLIENTS * CLIENTS
     rows = len(data.base) - len(INSERT_MODES) * ROUNDS * per_run
     options = ", ".join(f"{name} = {value}" for name, value in kind.options.items())
-    report.begin(kind.name, f"{kind.name} ({options}), {data.name}: {rows:,} x {data.dim}", contenders)
+    title = f"{kind.name} ({options}), {data.name}: {rows:,} x {data.dim}, {STORAGES[storage]}"
+    report.begin(kind.name, title, contenders)
     for c in contenders:
         c.load(data, rows)
     measure_builds(kind, contenders, report)
@@ -334,7 +337,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--storage", type=words, default=[], help="inline,toast; default: what the server would do")
     parser.add_argument("--rows", type=int, help="use only so many rows")
     args = parser.parse_args()
-    for given, known in ((args.what, TASKS), (args.storage, ("inline", "toast"))):
+    for given, known in ((args.what, TASKS), (args.storage, STORAGES)):
         if not set(given) <= set(known):
             parser.error(f"{','.join(given)}: choose from {', '.join(known)}")
     return args
@@ -355,9 +358,9 @@ def main() -> None:
                     c.inline = storage == "inline"
                 for task in args.what:
                     if task == "exact":
-                        run_exact(data, storage == "inline", contenders, report)
+                        run_exact(data, storage, contenders, report)
                     else:
-                        run_index(index_kind(task, len(data.base)), data, contenders, report)
+                        run_index(index_kind(task, len(data.base)), data, storage, contenders, report)
     print(f"raw numbers: {args.out}")
 
 
