@@ -60,7 +60,7 @@ F32LoadElem(Elem elem, const void *p)
 }
 
 #ifdef MASKED_TAILS
-#define SHORT_BYTES 0
+#define SHORT_BYTES 1
 #else
 
 /* Bit strings too short for a vector, which would have to be copied, go by words. */
