@@ -6,6 +6,8 @@
  * multiple v = u - (2^planes - 1) / 2 of some step; one bit keeps the sign.  v is
  * the code point: its direction is what counts, its length cancels out.
  */
+#include <simde/x86/sse2.h>
+
 #include "distance/half.h"
 #include "quantize/numeric.h"
 
@@ -86,7 +88,9 @@ typedef struct Fit
 static inline int
 Level(float x, int top)
 {
-	return (int) fminf(fabsf(x), (float) top);
+	float		size = fabsf(x);
+
+	return (int) (size < top ? size : top);
 }
 
 static inline void
@@ -177,23 +181,33 @@ StoreWord(uint8_t *dst, uint64_t word)
 		dst[i] = (uint8_t) (word >> (8 * i));
 }
 
-/* Codes n coordinates (at most WORD) at x into one word of each plane. */
+/* Codes WORD coordinates at x, of which the first n count, into one word of each plane. */
 static inline void
 EncodeWord(const float *x, int n, float scale, int planes, uint8_t *code, size_t plane_bytes)
 {
+	const simde__m128 sign_f32x4 = simde_mm_set1_ps(-0.0f);
 	int			half = 1 << (planes - 1);
 	uint64_t	words[ANN_CODE_MAX_PLANES] = {0};
 
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < WORD; i += 4)
 	{
-		int			level = planes == 1 ? 0 : Level(x[i] * scale, half - 1);
-		unsigned	u = signbit(x[i]) ? half - 1 - level : half + level;
+		simde__m128 x_f32x4 = simde_mm_loadu_ps(x + i);
+		simde__m128i negative_i32x4 = simde_mm_srai_epi32(simde_mm_castps_si128(x_f32x4), 31);
+		simde__m128 size_f32x4 = simde_mm_andnot_ps(sign_f32x4, simde_mm_mul_ps(x_f32x4, simde_mm_set1_ps(scale)));
+		simde__m128i level_i32x4 = simde_mm_cvttps_epi32(simde_mm_min_ps(size_f32x4, simde_mm_set1_ps((float) (half - 1))));
+
+		/* half + level, or half - 1 - level where x is negative: ~level is -1 - level */
+		simde__m128i u_i32x4 = simde_mm_add_epi32(simde_mm_set1_epi32(half), simde_mm_xor_si128(level_i32x4, negative_i32x4));
 
 		for (int plane = 0; plane < planes; plane++)
-			words[plane] |= (uint64_t) (u >> plane & 1) << i;
+		{
+			simde__m128i top_i32x4 = simde_mm_slli_epi32(u_i32x4, 31 - plane);
+
+			words[plane] |= (uint64_t) simde_mm_movemask_ps(simde_mm_castsi128_ps(top_i32x4)) << i;
+		}
 	}
 	for (int plane = 0; plane < planes; plane++)
-		StoreWord(code + plane * plane_bytes, words[plane]);
+		StoreWord(code + plane * plane_bytes, words[plane] & (~UINT64_C(0) >> (WORD - n)));
 }
 
 static void
@@ -204,21 +218,26 @@ EncodeBits(const AnnCodeParams *p, const float *x, float scale, uint8_t *code)
 	for (int i = 0; i < p->kept; i += WORD)
 	{
 		int			n = p->kept - i < WORD ? p->kept - i : WORD;
+		const float *at = x + i;
+		float		padded[WORD] = {0};
+
+		if (n < WORD)
+			at = memcpy(padded, at, sizeof(float) * n);
 
 		/* Constant arguments: the loops over the planes unroll. */
 		switch (p->planes)
 		{
 			case 1:
-				EncodeWord(x + i, n, scale, 1, code + i / 8, plane_bytes);
+				EncodeWord(at, n, scale, 1, code + i / 8, plane_bytes);
 				break;
 			case 2:
-				EncodeWord(x + i, n, scale, 2, code + i / 8, plane_bytes);
+				EncodeWord(at, n, scale, 2, code + i / 8, plane_bytes);
 				break;
 			case 3:
-				EncodeWord(x + i, n, scale, 3, code + i / 8, plane_bytes);
+				EncodeWord(at, n, scale, 3, code + i / 8, plane_bytes);
 				break;
 			default:
-				EncodeWord(x + i, n, scale, 4, code + i / 8, plane_bytes);
+				EncodeWord(at, n, scale, 4, code + i / 8, plane_bytes);
 				break;
 		}
 	}

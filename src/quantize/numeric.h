@@ -29,15 +29,15 @@
 static inline float
 MaxAbs(const float *x, int n)
 {
-	uint32_t	max = 0;
+	int32_t		max = 0;
 	float		result;
 
 	for (int i = 0; i < n; i++)
 	{
-		uint32_t	bits;
+		int32_t		bits;
 
 		memcpy(&bits, x + i, sizeof(bits));
-		bits &= UINT32_C(0x7fffffff);
+		bits &= 0x7fffffff;
 		max = bits > max ? bits : max;
 	}
 	memcpy(&result, &max, sizeof(result));

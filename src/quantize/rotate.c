@@ -5,11 +5,14 @@
  * What P is belongs to the on-disk format: neither the seed, nor the number of
  * rounds, nor the order of the steps may ever change.
  */
+#include <simde/x86/sse2.h>
+
 #include "quantize/numeric.h"
 
 #define ROUNDS 3
 #define SIGN_SEED UINT64_C(0x616e6e2d726f7431)	/* "ann-rot1" */
-#define SIGN_WORDS 256			/* per step: 64 signs each, for up to 16384 dimensions */
+#define WORD 64					/* signs of one number of the generator */
+#define SIGN_WORDS 256			/* per step, for up to 16384 dimensions */
 #define SQRT_HALF 0x1.6a09e6p-1f	/* sqrt(1/2) rounded to float */
 
 /* From this size on a transform may overflow on the way. */
@@ -38,41 +41,30 @@ BlockSize(int dim)
 	return n;
 }
 
-/* Negates the n <= 32 floats at in whose bit of `bits` is set, into out. */
-static inline void
-NegateWord(const float *in, float *out, int n, uint32_t bits)
-{
-	for (int i = 0; i < n; i++)
-	{
-		uint32_t	x;
-
-		memcpy(&x, in + i, sizeof(x));
-		x ^= (bits & (UINT32_C(1) << i)) ? UINT32_C(0x80000000) : 0;
-		memcpy(out + i, &x, sizeof(x));
-	}
-}
-
 /* The signs of step `step` of the rotation, two steps to a round. */
 static void
 NegateSome(const float *in, float *out, int dim, int step)
 {
+	const simde__m128i lane_bits_i32x4 = simde_mm_setr_epi32(1, 2, 4, 8);
+	const simde__m128 sign_f32x4 = simde_mm_set1_ps(-0.0f);
 	int			i = 0;
 
-	for (; i + 64 <= dim; i += 64)
+	for (; i < dim; i += WORD)
 	{
-		uint64_t	bits = SignWord(step * SIGN_WORDS + i / 64);
+		uint64_t	word = SignWord(step * SIGN_WORDS + i / WORD);
+		int			n = dim - i < WORD ? dim - i : WORD;
+		int			j = 0;
 
-		NegateWord(in + i, out + i, 32, (uint32_t) bits);
-		NegateWord(in + i + 32, out + i + 32, 32, (uint32_t) (bits >> 32));
-	}
-	if (i < dim)
-	{
-		uint64_t	bits = SignWord(step * SIGN_WORDS + i / 64);
-		int			n = dim - i;
+		for (; j + 4 <= n; j += 4, word >>= 4)
+		{
+			simde__m128i bits_i32x4 = simde_mm_and_si128(simde_mm_set1_epi32((int32_t) (word & 15)), lane_bits_i32x4);
+			simde__m128i set_i32x4 = simde_mm_cmpeq_epi32(bits_i32x4, lane_bits_i32x4);
+			simde__m128 flip_f32x4 = simde_mm_and_ps(simde_mm_castsi128_ps(set_i32x4), sign_f32x4);
 
-		NegateWord(in + i, out + i, n < 32 ? n : 32, (uint32_t) bits);
-		if (n > 32)
-			NegateWord(in + i + 32, out + i + 32, n - 32, (uint32_t) (bits >> 32));
+			simde_mm_storeu_ps(out + i + j, simde_mm_xor_ps(simde_mm_loadu_ps(in + i + j), flip_f32x4));
+		}
+		for (; j < n; j++, word >>= 1)
+			out[i + j] = word & 1 ? -in[i + j] : in[i + j];
 	}
 }
 

@@ -2,9 +2,9 @@
  * quantize.c
  *	  Speed of the quantizer, and the error of its estimates.
  *
- * quantize			ns per operation, at several dimensions
+ * quantize			ns of CPU time per operation, at several dimensions
  * quantize FILE	also the error on real vectors: a .npy file of float4 rows,
- *					the last 100 of which are queries
+ *					the first 10,000 against the next 100 as queries
  */
 #define _POSIX_C_SOURCE 199309L
 
@@ -36,7 +36,7 @@ Nanoseconds(void)
 {
 	struct timespec t;
 
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
 	return t.tv_sec * 1e9 + t.tv_nsec;
 }
 
@@ -80,7 +80,7 @@ Slots(const AnnCodeParams *p, const char *slots, int count)
 
 static double sink;				/* keeps results alive */
 
-/* Runs the statement for about 20 ms and gives the ns of one run; `turn` counts them. */
+/* Runs the statement for about 20 ms of CPU time and gives the ns of one run; `turn` counts them. */
 #define TIME(statement) __extension__ ({ \
 	double		time_best = INFINITY; \
 	for (int time_round = 0; time_round < 5; time_round++) \
@@ -90,7 +90,7 @@ static double sink;				/* keeps results alive */
 		long		turn = 0; \
 		do \
 		{ \
-			for (int time_i = 0; time_i < 16; time_i++, turn++) \
+			for (int time_i = 0; time_i < 256; time_i++, turn++) \
 				statement; \
 			time_now = Nanoseconds(); \
 		} while (time_now - time_start < 4e6); \
@@ -222,8 +222,8 @@ bad:
 }
 
 /*
- * Error of estimated squared distances over the true ones, from `queries` to
- * `rows` others, centred on the mean.
+ * Error of estimated squared distances in units of the mean one, from the last
+ * `queries` rows to the others, centred on the mean.
  */
 static void
 Error(const float *data, int rows, int queries, int dim, int planes, int kept)
@@ -237,6 +237,8 @@ Error(const float *data, int rows, int queries, int dim, int planes, int kept)
 	AnnQueryCode *query;
 	float	   *estimates = Allocate(sizeof(float) * (size_t) base);
 	float	   *errors = Allocate(sizeof(float) * (size_t) base);
+	double		total = 0;
+	double		pair_total = 0;
 	double		square = 0;
 	double		bias = 0;
 	double		stated = 0;
@@ -273,25 +275,22 @@ Error(const float *data, int rows, int queries, int dim, int planes, int kept)
 			int			other = (int) (((long) j * 7919 + i) % base);
 			double		pair2 = ann_kernels.l2sq_f32(data + (size_t) other * dim, data + (size_t) j * dim, dim);
 
-			if (true2 == 0)
-				continue;
-			square += error / true2 * (error / true2) / count;
-			bias += error / true2 / count;
-			stated += errors[j] / true2 / count;
+			total += true2;
+			square += error * error;
+			bias += error;
+			stated += errors[j];
 			inside[0] += fabs(error) <= errors[j];
 			inside[1] += error <= 3 * errors[j];
-			if (pair2 > 0)
-			{
-				error = AnnCodeDistance2(&p, codes + AnnCodeBytes(&p) * j, factors[j].add,
-										 codes + AnnCodeBytes(&p) * other, factors[other].add) - pair2;
-				pair_square += error / pair2 * (error / pair2) / count;
-			}
+			error = AnnCodeDistance2(&p, codes + AnnCodeBytes(&p) * j, factors[j].add,
+									 codes + AnnCodeBytes(&p) * other, factors[other].add) - pair2;
+			pair_total += pair2;
+			pair_square += error * error;
 		}
 	}
-	printf("%5d dims %5d kept %d bit: rmse %.2f %% of the squared distance, bias %+.3f %%, stated %.2f %%, "
+	printf("%5d dims %5d kept %d bit: rmse %.2f %% of the mean squared distance, bias %+.3f %%, stated %.2f %%, "
 		   "inside 1 sigma %.2f %%, above the lower bound %.4f %%; code-code rmse %.2f %%\n",
-		   dim, kept, planes, 100 * sqrt(square), 100 * bias, 100 * stated,
-		   100 * inside[0] / count, 100 * inside[1] / count, 100 * sqrt(pair_square));
+		   dim, kept, planes, 100 * sqrt(square * count) / total, 100 * bias / total, 100 * stated / total,
+		   100 * inside[0] / count, 100 * inside[1] / count, 100 * sqrt(pair_square * count) / pair_total);
 	free(mean);
 	free(r);
 	free(codes);
