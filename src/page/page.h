@@ -72,7 +72,7 @@ extern void AnnPageEditAbort(AnnPageEdit *edit);
 extern void AnnPageInit(Page page, uint16 page_id, uint16 kind);
 extern void AnnPageSetRawSize(Page page, Size size);
 extern Page AnnPageGet(Relation index, Buffer buffer, uint16 page_id, uint16 kind);
-extern void AnnPageCorrupted(Relation index, BlockNumber block, const char *what) pg_attribute_noreturn();
+extern _Noreturn void AnnPageCorrupted(Relation index, BlockNumber block, const char *what);
 
 static inline AnnPageOpaqueData *
 AnnPageOpaque(Page page)
