@@ -5,7 +5,7 @@ MODULE_big = ann
 DATA = sql/ann--1.0.sql
 
 # Distance kernels: one object for each instruction set of the CPU family that the compiler builds for.
-CPU_FAMILY := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+CPU_FAMILY := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null)))
 KERNEL_SETS_x86_64 = sse2 avx2 avx512
 KERNEL_SETS_aarch64 = neon
 KERNEL_SETS_arm64 = neon
@@ -103,7 +103,7 @@ endif
 comma := ,
 top := $(patsubst %/,%,$(dir $(abspath $(firstword $(MAKEFILE_LIST)))))
 
-.PHONY: help demo test test-fresh test-versions test-asan fuzz bench bench-exact check-kernels bench-kernels check-quantize bench-quantize
+.PHONY: help deb demo test test-fresh test-versions test-asan fuzz bench bench-exact check-kernels bench-kernels check-quantize bench-quantize
 
 help:
 	@echo "make demo            semantic search over the PostgreSQL manual (QUESTION='...', KEEP=1)"
@@ -115,6 +115,7 @@ help:
 	@echo "make bench-quantize  speed of the quantizer, error of its estimates (VECTORS=file.npy)"
 	@echo "make test-fresh      make test in a fresh minimal Debian (SUITE=bookworm; needs root)"
 	@echo "make test-versions   make test on PostgreSQL 17 (trixie) and 18 (sid), the same way"
+	@echo "make deb             the Debian packages, in build/deb"
 	@echo "make fuzz            long fuzz run of the input functions (FUZZ_SECONDS=600)"
 	@echo "make bench           compare with pgvector, hnswlib and faiss (DATASET=... WHAT=... ROWS=... STORAGE=...)"
 	@echo "make bench-exact     the same for exact search, over dimensions and storage"
@@ -124,7 +125,7 @@ demo:
 	@$(CHOSEN) QUESTION='$(subst ','\'',$(value QUESTION))' KEEP='$(KEEP)' $(top)/test/demo/run
 RUN_test = run
 RUN_fuzz = fuzz/run
-test test-asan fuzz test-versions test-fresh:
+test test-asan fuzz test-versions test-fresh deb:
 	@$(CHOSEN) $(top)/test/$(or $(RUN_$@),$@)
 bench:
 	@$(CHOSEN) DATASET='$(DATASET)' WHAT='$(WHAT)' ROWS='$(ROWS)' STORAGE='$(STORAGE)' $(top)/test/bench/run
