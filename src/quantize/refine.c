@@ -81,14 +81,11 @@ TakeApart(const AnnRefineSpec *spec, const void *stored)
 	return s;
 }
 
-/*
- * Roundings on the way of one term into the sum of a kernel, for the kernel
- * with the fewest lanes (scalar.c has 8), and for the terms' own arithmetic.
- */
+/* Relative error of a kernel's sum, in unit roundoffs (src/distance/README). */
 static inline double
 SumRoundings(int dim)
 {
-	return dim / 8 + 12;
+	return dim / 8 + 16;
 }
 
 /* Bound of what underflow takes from a sum of dim products, twice over. */
