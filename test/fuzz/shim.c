@@ -288,8 +288,15 @@ ShimCall(PGFunction function, Datum *result, Node *escontext, Datum a, Datum b, 
 
 /* --- messages, as src/backend/libpq/pqformat.c documents them --- */
 
+/*
+ * Two functions whose declarations differ between server versions (char * or
+ * void *) are defined under other names for the compiler.
+ */
+extern void copymsgbytes(StringInfo msg, void *buf, int datalen) __asm__("pq_copymsgbytes");
+extern void sendbytes(StringInfo buf, const void *data, int datalen) __asm__("pq_sendbytes");
+
 void
-pq_copymsgbytes(StringInfo msg, char *buf, int datalen)
+copymsgbytes(StringInfo msg, void *buf, int datalen)
 {
 	if (datalen < 0 || datalen > msg->len - msg->cursor)
 		ereport(ERROR,
@@ -321,7 +328,7 @@ pq_getmsgint(StringInfo msg, int b)
 
 	if (b != 1 && b != 2 && b != 4)
 		elog(ERROR, "unsupported integer size %d", b);
-	pq_copymsgbytes(msg, (char *) bytes, b);
+	copymsgbytes(msg, bytes, b);
 	for (int i = 0; i < b; i++)
 		result = result << 8 | bytes[i];
 	return result;
@@ -352,9 +359,6 @@ pq_begintypsend(StringInfo buf)
 	initStringInfo(buf);
 	appendBinaryStringInfo(buf, "\0\0\0\0", 4);
 }
-
-/* Its second argument is const char * up to PostgreSQL 15 and const void * from 16 on. */
-extern void sendbytes(StringInfo buf, const void *data, int datalen) __asm__("pq_sendbytes");
 
 void
 sendbytes(StringInfo buf, const void *data, int datalen)
