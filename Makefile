@@ -22,6 +22,18 @@ OBJS = \
 	src/ann.o \
 	src/distance/dispatch.o \
 	$(KERNEL_SETS:%=src/distance/%.o) \
+	src/hnsw/hnsw_build.o \
+	src/hnsw/hnsw_graph.o \
+	src/hnsw/hnsw_handler.o \
+	src/hnsw/hnsw_insert.o \
+	src/hnsw/hnsw_options.o \
+	src/hnsw/hnsw_page.o \
+	src/hnsw/hnsw_prune.o \
+	src/hnsw/hnsw_repair.o \
+	src/hnsw/hnsw_scan.o \
+	src/hnsw/hnsw_search.o \
+	src/hnsw/hnsw_space.o \
+	src/hnsw/hnsw_vacuum.o \
 	src/page/page.o \
 	src/planner/support.o \
 	src/planner/workers.o \

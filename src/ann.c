@@ -8,6 +8,7 @@
 
 #include "compat.h"
 #include "distance/distance.h"
+#include "hnsw/hnsw_options.h"
 #include "planner/planner.h"
 
 ANN_MODULE_MAGIC;
@@ -16,11 +17,12 @@ PGDLLEXPORT void _PG_init(void);
 
 /*
  * Runs once per backend, when the library is loaded: picks the distance
- * kernels for this CPU and joins the planner.
+ * kernels for this CPU, registers options and settings, joins the planner.
  */
 void
 _PG_init(void)
 {
 	AnnDistanceInit();
+	AnnHnswInit();
 	AnnWorkersInit();
 }

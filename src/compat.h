@@ -57,6 +57,8 @@
 #define AnnExtendRelation(rel) \
 	ExtendBufferedRel(BMR_REL(rel), MAIN_FORKNUM, NULL, EB_LOCK_FIRST)
 #define AnnRelationLocator(rel) ((rel)->rd_locator)
+typedef RelFileLocator AnnRelationLocatorData;
+#define AnnLocatorEquals(a, b) RelFileLocatorEquals(a, b)
 #else
 #include "storage/lmgr.h"
 static inline Buffer
@@ -71,6 +73,76 @@ AnnExtendRelation(Relation rel)
 	return buffer;
 }
 #define AnnRelationLocator(rel) ((rel)->rd_node)
+typedef RelFileNode AnnRelationLocatorData;
+#define AnnLocatorEquals(a, b) RelFileNodeEquals(a, b)
+#endif
+
+/* Counts one search of an index for the statistics and, since 18, EXPLAIN. */
+#if PG_VERSION_NUM >= 180000
+#define AnnCountIndexScan(scan) \
+	do { \
+		pgstat_count_index_scan((scan)->indexRelation); \
+		if ((scan)->instrument) \
+			(scan)->instrument->nsearches++; \
+	} while (0)
+#else
+#define AnnCountIndexScan(scan) pgstat_count_index_scan((scan)->indexRelation)
+#endif
+
+/* Prices a path out of existence; since 18 the count of disabled nodes decides before costs do. */
+#if PG_VERSION_NUM >= 180000
+#define AnnDisablePath(path) ((path)->disabled_nodes = 2)
+#else
+#define AnnDisablePath(path) ((void) (path))
+#endif
+
+/* Memory of a setting's check hook, which the server frees. */
+#if PG_VERSION_NUM >= 160000
+#define AnnGucMalloc(size) guc_malloc(LOG, size)
+#else
+#define AnnGucMalloc(size) malloc(size)
+#endif
+
+/* True if a library has defined this setting (a placeholder of SET does not count). */
+#include "utils/guc_tables.h"
+static inline bool
+AnnGucIsDefined(const char *name)
+{
+#if PG_VERSION_NUM >= 160000
+	struct config_generic *variable = find_option(name, false, true, ERROR);
+
+	return variable != NULL && !(variable->flags & GUC_CUSTOM_PLACEHOLDER);
+#else
+	struct config_generic **variables = get_guc_variables();
+
+	for (int i = 0; i < GetNumConfigOptions(); i++)
+		if (pg_strcasecmp(variables[i]->name, name) == 0)
+			return !(variables[i]->flags & GUC_CUSTOM_PLACEHOLDER);
+	return false;
+#endif
+}
+
+/* Callbacks that an access method has since 16, 17 and 18. */
+#if PG_VERSION_NUM >= 180000
+#define ANN_AM_ROUTINE_EXTRA \
+	.amsummarizing = false, .amcanbuildparallel = true, .aminsertcleanup = NULL, \
+	.amcanhash = false, .amconsistentequality = false, .amconsistentordering = false, \
+	.amgettreeheight = NULL, .amtranslatestrategy = NULL, .amtranslatecmptype = NULL
+#elif PG_VERSION_NUM >= 170000
+#define ANN_AM_ROUTINE_EXTRA \
+	.amsummarizing = false, .amcanbuildparallel = true, .aminsertcleanup = NULL
+#elif PG_VERSION_NUM >= 160000
+#define ANN_AM_ROUTINE_EXTRA .amsummarizing = false
+#else
+#define ANN_AM_ROUTINE_EXTRA .amoptsprocnum = 0
+#endif
+
+/* Workers for a parallel build: since 17 the server asks the planner for access methods that say amcanbuildparallel. */
+#if PG_VERSION_NUM >= 170000
+#define AnnBuildWorkers(heap, index, info) ((info)->ii_ParallelWorkers)
+#else
+#define AnnBuildWorkers(heap, index, info) \
+	plan_create_index_workers(RelationGetRelid(heap), RelationGetRelid(index))
 #endif
 
 #endif							/* ANN_COMPAT_H */

@@ -30,6 +30,8 @@
 #define ANN_HNSW_DEFAULT_EF_SEARCH 40
 #define ANN_HNSW_MAX_EF_SEARCH 100000
 
+#define ANN_BIT_MAX_INDEX_DIM 64000
+
 #define ANN_HNSW_META_BLOCK 0
 #define ANN_HNSW_BACKLINKS 16
 
@@ -117,7 +119,10 @@ typedef struct AnnHnswMetaPageData
 	uint32		ef_search;		/* calibrated by the build; 0: not calibrated */
 	double		rows;			/* rows at the build plus inserts since, an estimate */
 	BlockNumber null_tids;		/* first TIDLIST page of NULL vectors, or invalid */
-	BlockNumber zero_tids;		/* first TIDLIST page of zero vectors (cosine), or invalid */
+	BlockNumber zero_tids;		/* first TIDLIST page of vectors without a place (cosine), or invalid */
+	BlockNumber row_page;		/* the ROW page that inserts fill, or invalid */
+	BlockNumber free_row_pages; /* list of ROW pages with free rows, or invalid */
+	BlockNumber node_pages;		/* list of NODE pages with free nodes, or invalid */
 } AnnHnswMetaPageData;
 
 /* Header of a row: layout and meaning in README, section Row layout. */
@@ -145,7 +150,15 @@ typedef enum AnnHnswRowState
 #define ANN_HNSW_INLINE_TIDS 3
 #define ANN_HNSW_NODE_TIDS 10
 
-/* A TID node; a NODE page is an array of them. */
+/* Raw area of a NODE page: this header, then nodes. */
+typedef struct AnnHnswNodePage
+{
+	uint16		nfree;
+	uint16		listed;			/* 1: in the list that starts at node_pages */
+	uint32		reserved;
+} AnnHnswNodePage;
+
+/* A TID node. */
 typedef struct AnnHnswNode
 {
 	AnnRowId	owner;			/* ANN_HNSW_NO_ROW: the node is free */
@@ -157,12 +170,26 @@ typedef struct AnnHnswNode
 
 StaticAssertDecl(sizeof(AnnHnswNode) == 72, "on-disk format");
 
-#define ANN_HNSW_NODES_PER_PAGE ((int) (ANN_PAGE_USABLE / sizeof(AnnHnswNode)))
+#define ANN_HNSW_NODES_PER_PAGE \
+	((int) ((ANN_PAGE_USABLE - sizeof(AnnHnswNodePage)) / sizeof(AnnHnswNode)))
 
-/* TIDLIST page: an array of heap TIDs behind this header. */
+static inline AnnHnswNode *
+AnnHnswNodeOnPage(Page page, uint32 node)
+{
+	return (AnnHnswNode *) (AnnPageRaw(page) + sizeof(AnnHnswNodePage)) + node % ANN_HNSW_NODES_PER_PAGE;
+}
+
+/*
+ * TIDLIST page: an array of heap TIDs behind this header.  `room` links pages
+ * that VACUUM has made room in: in the first page of a chain it names the first such
+ * page, in these the next one, or itself in the last; 0: none, or not linked.
+ */
 typedef struct AnnHnswTidList
 {
 	uint32		ntids;
+	uint16		zero;			/* 1: of zero vectors, 0: of NULLs */
+	uint16		reserved;
+	BlockNumber room;
 	ItemPointerData tids[FLEXIBLE_ARRAY_MEMBER];
 } AnnHnswTidList;
 
@@ -176,7 +203,7 @@ typedef struct AnnHnswTidList
 typedef struct AnnHnswVectorItem
 {
 	ItemPointerData next;
-	uint16		reserved;
+	uint16		first;			/* 1: the piece that a row names */
 	uint32		total;			/* bytes of the whole vector from this piece on */
 	char		data[FLEXIBLE_ARRAY_MEMBER];
 } AnnHnswVectorItem;
@@ -344,9 +371,10 @@ extern AnnMetric AnnHnswIndexMetric(Relation index);
 extern AnnElement AnnHnswIndexElement(Relation index);
 extern void AnnHnswFormPoint(const AnnHnswSpace *space, Datum value, AnnHnswPoint *point);
 extern AnnHnswQuery *AnnHnswQueryCreate(const AnnHnswSpace *space, Datum value);
-extern AnnHnswQuery *AnnHnswQueryFromPoint(const AnnHnswSpace *space, const AnnHnswPoint *point);
+extern AnnHnswQuery *AnnHnswQueryFromStored(const AnnHnswSpace *space, const char *stored);
 extern float AnnHnswScore(const AnnHnswQuery *query, const char *stored);
 extern AnnInterval AnnHnswInterval(const AnnHnswQuery *query, const char *stored, float score);
+extern Size AnnHnswStoredSize(const AnnHnswSpace *space, const char *stored);
 extern void AnnHnswDecode(const AnnHnswSpace *space, const char *stored, float *dense);
 extern float AnnHnswPairLength(const AnnHnswSpace *space, const float *dense_a, const char *stored_a,
 							   const float *dense_b, const char *stored_b);
@@ -356,12 +384,100 @@ extern void AnnHnswEncode(const AnnHnswSpace *space, const float *dense, uint8 *
 /* ---- hnsw_page.c: meta page, rows, TIDs, the per-backend cache ---- */
 
 /*
- * What a backend remembers of an index: its meta page as of entry_version, the
- * centre, the entry table, and which buffer a block was last seen in.  Lives
- * until the relation's file changes; get it anew at the start of every scan or
- * insert, and keep no pointer beyond the end of that.
+ * What a backend remembers of an index between calls: its meta page and entry
+ * table as of the last AnnHnswCacheRefresh, and in which buffer it last saw a
+ * block.  Hints, but for what AnnHnswCacheRefresh has just read.  Get it anew
+ * in every access method call and keep no pointer into it beyond that.
  */
-typedef struct AnnHnswCache AnnHnswCache;
+typedef struct AnnHnswBufferHint
+{
+	BlockNumber block;
+	Buffer		buffer;
+} AnnHnswBufferHint;
 
-extern Buffer AnnHnswReadRowPage(Relation index, AnnRowId row, int lockmode, const AnnHnswLayout *layout,
-								 AnnHnswRowHeader **header);
+typedef struct AnnHnswCache
+{
+	Oid			relid;			/* hash key */
+	AnnRelationLocatorData locator;	/* the file that the rest is about */
+	bool		loaded;
+	MemoryContext context;
+	AnnHnswMetaPageData meta;
+	float	   *center;			/* float[dim], or NULL */
+	Size		entry_size;
+	char	   *entries;		/* meta.nentries items of entry_size */
+	uint32		nhints;			/* power of two */
+	AnnHnswBufferHint *hints;
+	uint32		reads;
+} AnnHnswCache;
+
+extern AnnHnswCache *AnnHnswCacheGet(Relation index);
+extern void AnnHnswCacheRefresh(Relation index, AnnHnswCache *cache);
+extern void AnnHnswCacheRefreshHints(Relation index, AnnHnswCache *cache);
+
+extern void AnnHnswReadMeta(Relation index, AnnHnswMetaPageData *meta);
+extern void AnnHnswCheckMeta(Relation index, const AnnHnswMetaPageData *meta);
+extern AnnHnswMetaPageData *AnnHnswMetaOnPage(Page page);
+extern void AnnHnswCreateMeta(Relation index, ForkNumber fork, AnnHnswMetaPageData *meta);
+extern float *AnnHnswReadCenter(Relation index, const AnnHnswMetaPageData *meta);
+extern BlockNumber AnnHnswWriteCenter(Relation index, AnnWriteMode mode, const float *center, int dim);
+
+extern Size AnnHnswEntrySize(const AnnHnswLayout *layout);
+extern int	AnnHnswEntriesPerPage(const AnnHnswLayout *layout);
+extern uint32 AnnHnswEntryCapacity(const AnnHnswLayout *layout, double rows);
+extern BlockNumber AnnHnswEntryBlock(const AnnHnswMetaPageData *meta, const AnnHnswLayout *layout, uint32 entry);
+extern void AnnHnswFormEntry(const AnnHnswSpace *space, AnnRowId row, const float *dense, const char *stored,
+							 AnnHnswEntry *entry, float *scratch);
+extern void AnnHnswPutEntry(Relation index, AnnWriteMode mode, uint32 entry, const AnnHnswEntry *data);
+
+extern void AnnHnswRemoveEntry(Relation index, uint32 entry, AnnRowId row);
+extern void AnnHnswCountRows(Relation index, AnnWriteMode mode, double rows);
+
+extern Buffer AnnHnswReadBuffer(Relation index, AnnHnswCache *cache, BlockNumber block);
+extern Buffer AnnHnswLockRow(Relation index, AnnHnswCache *cache, const AnnHnswLayout *layout,
+							 AnnRowId row, int lockmode, AnnHnswRowHeader **header);
+extern void AnnHnswInitRowPage(Page page, const AnnHnswLayout *layout);
+extern Buffer AnnHnswAllocRow(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, AnnRowId *row);
+extern void AnnHnswListRowPage(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, BlockNumber block);
+extern void AnnHnswSetSlot(const AnnHnswSpace *space, AnnHnswRowHeader *row, int i, AnnRowId neighbour,
+						   float length, const ItemPointerData *hint, const AnnHalf *halves,
+						   const uint8 *code);
+
+extern bool AnnHnswAddTid(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, AnnRowId row,
+						  uint32 hash, const char *stored, Size stored_size, ItemPointer tid);
+extern void AnnHnswReadNodes(Relation index, const AnnHnswLayout *layout, AnnRowId owner, uint32 node,
+							 ItemPointerData **tids, int *ntids, int *capacity);
+extern void AnnHnswDropEmptyNodes(Relation index, const AnnHnswLayout *layout, AnnRowId row);
+extern void AnnHnswAddToTidList(Relation index, AnnWriteMode mode, bool zero, ItemPointer tid);
+extern void AnnHnswListTidPage(Relation index, bool zero, BlockNumber block);
+
+extern ItemPointerData AnnHnswWriteVector(Relation index, AnnWriteMode mode, const char *data, Size size);
+extern Size AnnHnswReadVector(Relation index, ItemPointerData item, char *data, Size capacity);
+extern void AnnHnswDeleteVector(Relation index, ItemPointerData item);
+
+/* ---- hnsw_build.c ---- */
+
+extern IndexBuildResult *ann_hnsw_build(Relation heap, Relation index, IndexInfo *info);
+extern void ann_hnsw_buildempty(Relation index);
+extern char *AnnHnswBuildPhaseName(int64 phase);
+
+/* ---- hnsw_insert.c ---- */
+
+extern void AnnHnswInsertValue(Relation index, AnnWriteMode mode, Datum value, bool isnull, ItemPointer tid);
+extern void AnnHnswRelinkRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row);
+extern bool ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
+							IndexUniqueCheck check_unique, bool index_unchanged, IndexInfo *info);
+
+/* ---- hnsw_scan.c ---- */
+
+extern IndexScanDesc ann_hnsw_beginscan(Relation index, int nkeys, int norderbys);
+extern void ann_hnsw_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys, int norderbys);
+extern bool ann_hnsw_gettuple(IndexScanDesc scan, ScanDirection direction);
+extern void ann_hnsw_endscan(IndexScanDesc scan);
+
+/* ---- hnsw_vacuum.c ---- */
+
+extern IndexBulkDeleteResult *ann_hnsw_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats,
+												  IndexBulkDeleteCallback callback, void *callback_state);
+extern IndexBulkDeleteResult *ann_hnsw_vacuumcleanup(IndexVacuumInfo *info, IndexBulkDeleteResult *stats);
+
+#endif							/* ANN_HNSW_H */

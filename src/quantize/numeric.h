@@ -54,6 +54,17 @@ ScaleExponent(float max)
 	return exponent < -100 ? -100 : exponent;
 }
 
+/* 2 to the exponent, which is that of a normal float; ldexpf is a call. */
+static inline float
+PowerOfTwo(int exponent)
+{
+	uint32_t	bits = (uint32_t) (exponent + 127) << 23;
+	float		result;
+
+	memcpy(&result, &bits, sizeof(result));
+	return result;
+}
+
 /* Sums run in this many independent lanes. */
 #define LANES 16
 

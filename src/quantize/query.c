@@ -151,18 +151,19 @@ MakeFormula(const AnnQueryCode *qc, AnnFactorForm form)
 	const AnnCodeParams *p = &qc->params;
 	bool		ip = p->metric == ANN_METRIC_IP;
 	bool		half = form != ANN_FACTORS_FLOAT3;
-	int			exponent = half ? p->half_exp : 0;
+	float		scale = half ? PowerOfTwo(p->half_exp) : 1;
+	float		scale2 = scale * scale;
 	Formula		f;
 
-	f.square = ip ? 0 : ldexpf(p->metric == ANN_METRIC_L2 ? 1 : 0.5f, 2 * exponent);
-	f.linear = ip ? ldexpf(1, 2 * exponent) : 0;
-	f.query_mul = ldexpf(qc->mul, exponent);
+	f.square = ip ? 0 : (p->metric == ANN_METRIC_L2 ? 1 : 0.5f) * scale2;
+	f.linear = ip ? scale2 : 0;
+	f.query_mul = qc->mul * scale;
 	/* Not zero: an infinite error stays infinite. */
-	f.error_norm = fmaxf(ldexpf(qc->error_norm, exponent), FLT_MIN);
-	f.error_mul = ldexpf(qc->error_mul, exponent);
+	f.error_norm = fmaxf(qc->error_norm * scale, FLT_MIN);
+	f.error_mul = qc->error_mul * scale;
 	f.relative = qc->slack + (half ? 2 * HALF_UNIT : 0);
 	f.query_relative = qc->slack;
-	f.absolute = !half ? 0 : ldexpf(ip ? 0x1p-25f : 0x1p-37f, 2 * exponent);
+	f.absolute = !half ? 0 : (ip ? 0x1p-25f : 0x1p-37f) * scale2;
 	return f;
 }
 

@@ -1,6 +1,6 @@
 /*
  * sparsevec.h
- *	  What the sparsevec_*.c files share.
+ *	  What the sparsevec_*.c files share, and distances for the access methods.
  */
 #ifndef ANN_SPARSEVEC_H
 #define ANN_SPARSEVEC_H
@@ -9,5 +9,9 @@
 
 extern int	AnnDatumDim32(Datum sparse);
 extern int	AnnSparseLowerBound(const AnnSparseVector *v, int from, int32 index);
+extern float AnnSparseL2Squared(const AnnSparseVector *a, const AnnSparseVector *b);
+extern float AnnSparseInnerProduct(const AnnSparseVector *a, const AnnSparseVector *b);
+extern float AnnSparseL1(const AnnSparseVector *a, const AnnSparseVector *b);
+extern double AnnSparseCosineDistance(const AnnSparseVector *a, const AnnSparseVector *b);
 
 #endif							/* ANN_SPARSEVEC_H */

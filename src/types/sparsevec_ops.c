@@ -104,14 +104,22 @@ absolute_difference(float a, float b)
 	return fabsf(a - b);
 }
 
-static float
-l2sq(const AnnSparseVector *a, const AnnSparseVector *b)
+/* The sums below expect vectors of equal dimensions. */
+
+float
+AnnSparseL2Squared(const AnnSparseVector *a, const AnnSparseVector *b)
 {
 	return sum_of_union(a, b, squared_difference);
 }
 
-static float
-inner_product(const AnnSparseVector *a, const AnnSparseVector *b)
+float
+AnnSparseL1(const AnnSparseVector *a, const AnnSparseVector *b)
+{
+	return sum_of_union(a, b, absolute_difference);
+}
+
+float
+AnnSparseInnerProduct(const AnnSparseVector *a, const AnnSparseVector *b)
 {
 	const float *x;
 	const float *y;
@@ -153,6 +161,17 @@ inner_product(const AnnSparseVector *a, const AnnSparseVector *b)
 	return sum;
 }
 
+double
+AnnSparseCosineDistance(const AnnSparseVector *a, const AnnSparseVector *b)
+{
+	AnnCosineSums sums;
+
+	sums.ab = AnnSparseInnerProduct(a, b);
+	sums.aa = ann_kernels.ip_f32(AnnSparseValues(a), AnnSparseValues(a), a->nnz);
+	sums.bb = ann_kernels.ip_f32(AnnSparseValues(b), AnnSparseValues(b), b->nnz);
+	return AnnCosineDistance(sums);
+}
+
 PG_FUNCTION_INFO_V1(ann_sparsevec_l2_distance);
 Datum
 ann_sparsevec_l2_distance(PG_FUNCTION_ARGS)
@@ -161,7 +180,7 @@ ann_sparsevec_l2_distance(PG_FUNCTION_ARGS)
 	const AnnSparseVector *b = AnnGetSparseVectorArg(fcinfo, 1);
 
 	check_same_dim(a, b);
-	PG_RETURN_FLOAT8(sqrt((double) l2sq(a, b)));
+	PG_RETURN_FLOAT8(sqrt((double) AnnSparseL2Squared(a, b)));
 }
 
 PG_FUNCTION_INFO_V1(ann_sparsevec_l2_squared_distance);
@@ -172,7 +191,7 @@ ann_sparsevec_l2_squared_distance(PG_FUNCTION_ARGS)
 	const AnnSparseVector *b = AnnGetSparseVectorArg(fcinfo, 1);
 
 	check_same_dim(a, b);
-	PG_RETURN_FLOAT8((double) l2sq(a, b));
+	PG_RETURN_FLOAT8((double) AnnSparseL2Squared(a, b));
 }
 
 PG_FUNCTION_INFO_V1(ann_sparsevec_inner_product);
@@ -183,7 +202,7 @@ ann_sparsevec_inner_product(PG_FUNCTION_ARGS)
 	const AnnSparseVector *b = AnnGetSparseVectorArg(fcinfo, 1);
 
 	check_same_dim(a, b);
-	PG_RETURN_FLOAT8((double) inner_product(a, b));
+	PG_RETURN_FLOAT8((double) AnnSparseInnerProduct(a, b));
 }
 
 PG_FUNCTION_INFO_V1(ann_sparsevec_negative_inner_product);
@@ -194,7 +213,7 @@ ann_sparsevec_negative_inner_product(PG_FUNCTION_ARGS)
 	const AnnSparseVector *b = AnnGetSparseVectorArg(fcinfo, 1);
 
 	check_same_dim(a, b);
-	PG_RETURN_FLOAT8(-(double) inner_product(a, b));
+	PG_RETURN_FLOAT8(-(double) AnnSparseInnerProduct(a, b));
 }
 
 PG_FUNCTION_INFO_V1(ann_sparsevec_cosine_distance);
@@ -203,13 +222,9 @@ ann_sparsevec_cosine_distance(PG_FUNCTION_ARGS)
 {
 	const AnnSparseVector *a = AnnGetSparseVectorArg(fcinfo, 0);
 	const AnnSparseVector *b = AnnGetSparseVectorArg(fcinfo, 1);
-	AnnCosineSums sums;
 
 	check_same_dim(a, b);
-	sums.ab = inner_product(a, b);
-	sums.aa = ann_kernels.ip_f32(AnnSparseValues(a), AnnSparseValues(a), a->nnz);
-	sums.bb = ann_kernels.ip_f32(AnnSparseValues(b), AnnSparseValues(b), b->nnz);
-	PG_RETURN_FLOAT8(AnnCosineDistance(sums));
+	PG_RETURN_FLOAT8(AnnSparseCosineDistance(a, b));
 }
 
 PG_FUNCTION_INFO_V1(ann_sparsevec_l1_distance);
@@ -220,7 +235,7 @@ ann_sparsevec_l1_distance(PG_FUNCTION_ARGS)
 	const AnnSparseVector *b = AnnGetSparseVectorArg(fcinfo, 1);
 
 	check_same_dim(a, b);
-	PG_RETURN_FLOAT8((double) sum_of_union(a, b, absolute_difference));
+	PG_RETURN_FLOAT8((double) AnnSparseL1(a, b));
 }
 
 PG_FUNCTION_INFO_V1(ann_sparsevec_spherical_distance);
@@ -231,7 +246,7 @@ ann_sparsevec_spherical_distance(PG_FUNCTION_ARGS)
 	const AnnSparseVector *b = AnnGetSparseVectorArg(fcinfo, 1);
 
 	check_same_dim(a, b);
-	PG_RETURN_FLOAT8(AnnSphericalDistance((double) inner_product(a, b)));
+	PG_RETURN_FLOAT8(AnnSphericalDistance((double) AnnSparseInnerProduct(a, b)));
 }
 
 PG_FUNCTION_INFO_V1(ann_sparsevec_dims);

@@ -21,56 +21,62 @@ my $node = ann_node('coexist');
 
 SKIP:
 {
-	skip 'pgvector is not installed on this server', 6 if !-e "$sharedir/extension/vector.control";
+	skip 'pgvector is not installed on this server', 8 if !-e "$sharedir/extension/vector.control";
 
+	# Access methods have no schema, so each extension has a database of its own.
+	$node->safe_psql('postgres', 'CREATE DATABASE other');
+	$node->safe_psql('other', 'CREATE EXTENSION vector');
+	for my $database ('postgres', 'other')
+	{
+		$node->safe_psql(
+			$database, q{
+			CREATE TABLE t (v vector(3), h halfvec(3), s sparsevec(3));
+			CREATE INDEX ON t USING hnsw (v vector_l2_ops)});
+	}
 	$node->safe_psql(
-		'postgres', q{
-		DROP EXTENSION ann;
-		CREATE SCHEMA a; CREATE EXTENSION ann SCHEMA a;
-		CREATE SCHEMA p; CREATE EXTENSION vector SCHEMA p;
-		CREATE TABLE at (v a.vector(3), h a.halfvec(3), s a.sparsevec(3));
-		CREATE TABLE pt (v p.vector(3), h p.halfvec(3), s p.sparsevec(3));
-		INSERT INTO pt VALUES ('[1,2,3]', '[0.5,-2,65504]', '{1:1.5,3:-2}/3'), (NULL, NULL, NULL),
-			('[3.4e38,-1e-45,0]', '[6e-8,0,1]', '{}/3');
-	});
+		'other', q{
+		INSERT INTO t VALUES ('[1,2,3]', '[0.5,-2,65504]', '{1:1.5,3:-2}/3'), (NULL, NULL, NULL),
+			('[3.4e38,-1e-45,0]', '[6e-8,0,1]', '{}/3')});
 
-	# Each library loaded first once; distances differ per row, so that a call that
-	# ended in the wrong library would show.
-	my $both = sub {
-		my ($first, $second) = @_;
-		return $node->safe_psql(
-			'postgres', qq{
-			SELECT $first.l2_distance('[1,2,3]'::$first.vector, '[4,6,3]');
-			SELECT $second.cosine_distance('[1,0]'::$second.vector, '[0,2]');
-			SELECT $first.inner_product('[1,2]'::$first.halfvec, '[3,4]');
-			SELECT $second.l1_distance('{1:1}/2'::$second.sparsevec, '{2:2}/2');
-			SELECT $first.avg(x::$first.vector) FROM (VALUES ('[1,2]'), ('[3,6]')) AS t (x);
-			SELECT $second.avg(x::$second.vector) FROM (VALUES ('[1,2]'), ('[3,6]')) AS t (x);});
-	};
-	my $expected = join("\n", 5, 1, 11, 3, '[2,4]', '[2,4]');
-	is($both->('a', 'p'), $expected, 'ann loaded first');
-	is($both->('p', 'a'), $expected, 'pgvector loaded first');
+	# Both libraries in one backend, pgvector's first: a call that ended in the wrong library, or an
+	# index that did, would show in what only one of them knows.
+	is($node->safe_psql(
+			'postgres', q{
+			LOAD 'vector';
+			SET hnsw.ef_search = 77;
+			CREATE TEMP TABLE i AS SELECT ARRAY[i, 1, 1]::vector(3) AS v FROM generate_series(1, 100) i;
+			CREATE INDEX ON i USING hnsw (v vector_l2_ops) WITH (refine_type = half);
+			SET enable_seqscan = off;
+			SELECT v FROM i ORDER BY v <-> '[42,1,1]' LIMIT 1;
+			SELECT l2_distance('[1,2,3]'::vector, '[4,6,3]'), vector_dims('{1:1}/2'::sparsevec);
+			SELECT avg(x::vector) FROM (VALUES ('[1,2]'), ('[3,6]')) AS t (x);}),
+		join("\n", '[42,1,1]', '5|2', '[2,4]'), 'ann works where pgvector is loaded');
+	is($node->safe_psql('other', q{SELECT l2_distance('[1,2,3]'::vector, '[4,6,3]')}), 5, 'pgvector works beside');
 
 	# A column moves between the two by binary COPY, both ways.
 	my $file = PostgreSQL::Test::Utils::tempdir() . '/rows';
-	my $rows = $node->safe_psql('postgres', 'SELECT * FROM pt');
-	$node->safe_psql('postgres', "COPY pt TO '$file' (FORMAT binary); COPY at FROM '$file' (FORMAT binary)");
-	is($node->safe_psql('postgres', 'SELECT * FROM at'), $rows, 'binary COPY from pgvector');
-	$node->safe_psql('postgres',
-		"COPY at TO '$file' (FORMAT binary); TRUNCATE pt; COPY pt FROM '$file' (FORMAT binary)");
-	is($node->safe_psql('postgres', 'SELECT * FROM pt'), $rows, 'binary COPY to pgvector');
+	my $rows = $node->safe_psql('other', 'SELECT * FROM t');
+	$node->safe_psql('other', "COPY t TO '$file' (FORMAT binary)");
+	$node->safe_psql('postgres', "COPY t FROM '$file' (FORMAT binary)");
+	is($node->safe_psql('postgres', 'SELECT * FROM t'), $rows, 'binary COPY from pgvector');
+	$node->safe_psql('postgres', "COPY t TO '$file' (FORMAT binary)");
+	$node->safe_psql('other', "TRUNCATE t; COPY t FROM '$file' (FORMAT binary)");
+	is($node->safe_psql('other', 'SELECT * FROM t'), $rows, 'binary COPY to pgvector');
 
 	# The stored bytes agree as well: what pg_upgrade-like moves of files rely on.
-	my $bytes = sub {
-		my ($table) = @_;
-		return $node->safe_psql('postgres',
-			"SELECT pg_column_size(v), pg_column_size(h), pg_column_size(s) FROM $table");
-	};
-	is($bytes->('at'), $bytes->('pt'), 'stored sizes agree');
+	my $sizes = 'SELECT pg_column_size(v), pg_column_size(h), pg_column_size(s) FROM t';
+	is($node->safe_psql('postgres', $sizes), $node->safe_psql('other', $sizes), 'stored sizes agree');
 
-	$node->safe_psql('postgres', 'DROP EXTENSION vector CASCADE');
-	is($node->safe_psql('postgres', q{SELECT a.l2_distance('[0,0]'::a.vector, '[3,4]')}),
-		5, 'ann works on after DROP EXTENSION vector');
+	# A dump of pgvector's database restores into one with ann, its hnsw index included.
+	my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump';
+	$node->safe_psql('postgres', 'CREATE DATABASE moved');
+	$node->safe_psql('moved', 'CREATE EXTENSION ann');
+	command_ok([ 'pg_dump', '-Fc', '-f', $dump, $node->connstr('other') ], 'pg_dump of a database with pgvector');
+	my ($list) = run_command([ 'pg_restore', '-l', $dump ]);
+	append_to_file("$dump.list", join("\n", grep { !/EXTENSION/ } split /\n/, $list) . "\n");
+	command_ok([ 'pg_restore', '-L', "$dump.list", '-d', $node->connstr('moved'), $dump ], 'restores into a database with ann');
+	is($node->safe_psql('moved', q{SELECT count(*) FROM t; SELECT amname FROM pg_index i JOIN pg_class c ON c.oid = indexrelid
+		JOIN pg_am a ON a.oid = relam WHERE indrelid = 't'::regclass}), "3\nhnsw", 'rows and index are there');
 }
 
 log_ok($node);

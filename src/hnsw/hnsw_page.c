@@ -1,0 +1,1306 @@
+/*
+ * hnsw_page.c
+ *	  Meta page, entry table, rows, TID nodes, TID lists, vector items, and what a
+ *	  backend remembers of them.  README: Pages, Lock order, Finding space.
+ */
+#include "postgres.h"
+
+#include "access/xloginsert.h"
+#include "miscadmin.h"
+#include "storage/freespace.h"
+#include "storage/lmgr.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "hnsw/hnsw.h"
+
+/* One read in this many goes through ReadBuffer, so that hot pages stay hot. */
+#define PLAIN_READ_EVERY 8
+
+#define MIN_ENTRIES 512
+#define MAX_ENTRIES 2048
+
+/* Without codes an entry holds its whole vector, so there are fewer. */
+#define PLAIN_ENTRY_BYTES (256 * 1024)
+#define MIN_PLAIN_ENTRIES 16
+#define MAX_PLAIN_ENTRIES 128
+
+#define MAX_HINTS (1U << 20)
+
+/* Bytes of a VECTOR page that an item of its own may take. */
+#define VECTOR_ITEM_MAX \
+	(MAXALIGN_DOWN(ANN_PAGE_USABLE - sizeof(ItemIdData)) - offsetof(AnnHnswVectorItem, data))
+
+static HTAB *caches = NULL;
+
+/* ---- meta page ---- */
+
+AnnHnswMetaPageData *
+AnnHnswMetaOnPage(Page page)
+{
+	return (AnnHnswMetaPageData *) AnnPageRaw(page);
+}
+
+/*
+ * Raises ERRCODE_INDEX_CORRUPTED unless *meta is of this version and sane
+ * enough for the arithmetic that rests on it.
+ */
+void
+AnnHnswCheckMeta(Relation index, const AnnHnswMetaPageData *meta)
+{
+	const AnnHnswLayout *layout = &meta->layout;
+
+	if (meta->magic != ANN_HNSW_MAGIC)
+		AnnPageCorrupted(index, ANN_HNSW_META_BLOCK, "it is not an hnsw meta page");
+	if (meta->version != ANN_HNSW_VERSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_INDEX_CORRUPTED),
+				 errmsg("index \"%s\" has version %u of the hnsw format, this library reads version %u",
+						RelationGetRelationName(index), meta->version, ANN_HNSW_VERSION),
+				 errhint("Please REINDEX it.")));
+	if (layout->dim < 1 || layout->rows_per_page < 1 || layout->row_size < sizeof(AnnHnswRowHeader) ||
+		(Size) layout->rows_per_page * layout->row_size > ANN_PAGE_USABLE ||
+		sizeof(AnnHnswRowHeader) + layout->vector_space + (Size) layout->slots * layout->slot_size > layout->row_size ||
+		layout->slots < 1 || layout->slots > 255 ||
+		(AnnHnswHasCodes(layout) &&
+		 (!AnnCodeParamsValid(&meta->code) || meta->code.dim != (int32_t) layout->dim ||
+		  AnnCodeBytes(&meta->code) != layout->code_size)))
+		AnnPageCorrupted(index, ANN_HNSW_META_BLOCK, "its sizes do not fit together");
+}
+
+/*
+ * Reads and checks the meta page.
+ */
+void
+AnnHnswReadMeta(Relation index, AnnHnswMetaPageData *meta)
+{
+	Buffer		buffer = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	memcpy(meta, AnnHnswMetaOnPage(AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_META)), sizeof(*meta));
+	UnlockReleaseBuffer(buffer);
+	AnnHnswCheckMeta(index, meta);
+}
+
+/* Extends a fork of a new index by one page; locked exclusively. */
+static Buffer
+extendFork(Relation index, ForkNumber fork)
+{
+	Buffer		buffer;
+
+	if (fork == MAIN_FORKNUM)
+		return AnnExtendRelation(index);
+	/* Nobody else sees the init fork of an index that is being created. */
+	buffer = ReadBufferExtended(index, fork, P_NEW, RBM_NORMAL, NULL);
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	return buffer;
+}
+
+/*
+ * Writes the meta page and the empty entry table of a new index, unlogged but
+ * for the init fork.  *meta comes with everything that options and column
+ * decide; the rest is filled in.
+ */
+void
+AnnHnswCreateMeta(Relation index, ForkNumber fork, AnnHnswMetaPageData *meta)
+{
+	int			entry_pages;
+
+	meta->magic = ANN_HNSW_MAGIC;
+	meta->version = ANN_HNSW_VERSION;
+	meta->center = InvalidBlockNumber;
+	meta->entries = ANN_HNSW_META_BLOCK + 1;
+	meta->nentries = 0;
+	meta->entry_version = 1;
+	meta->null_tids = InvalidBlockNumber;
+	meta->zero_tids = InvalidBlockNumber;
+	meta->row_page = InvalidBlockNumber;
+	meta->free_row_pages = InvalidBlockNumber;
+	meta->node_pages = InvalidBlockNumber;
+	entry_pages = (meta->entry_capacity + AnnHnswEntriesPerPage(&meta->layout) - 1) /
+		AnnHnswEntriesPerPage(&meta->layout);
+
+	for (int i = 0; i <= entry_pages; i++)
+	{
+		Buffer		buffer = extendFork(index, fork);
+		Page		page = BufferGetPage(buffer);
+
+		START_CRIT_SECTION();
+		AnnPageInit(page, ANN_HNSW_PAGE_ID, i == 0 ? ANN_HNSW_META : ANN_HNSW_ENTRY);
+		if (i == 0)
+		{
+			memcpy(AnnHnswMetaOnPage(page), meta, sizeof(*meta));
+			AnnPageSetRawSize(page, sizeof(*meta));
+		}
+		else
+			AnnPageSetRawSize(page, ANN_PAGE_USABLE);
+		MarkBufferDirty(buffer);
+		if (fork == INIT_FORKNUM)
+			log_newpage_buffer(buffer, true);
+		END_CRIT_SECTION();
+		UnlockReleaseBuffer(buffer);
+	}
+}
+
+/* ---- centre ---- */
+
+/*
+ * Reads the centre into a palloc'd float[dim]; NULL if it is zero.
+ */
+float *
+AnnHnswReadCenter(Relation index, const AnnHnswMetaPageData *meta)
+{
+	Size		left = sizeof(float) * meta->layout.dim;
+	char	   *center;
+	char	   *to;
+	BlockNumber block = meta->center;
+
+	if (!BlockNumberIsValid(block))
+		return NULL;
+	to = center = palloc(left);
+	while (left > 0)
+	{
+		Buffer		buffer;
+		Page		page;
+		Size		n = Min(left, ANN_PAGE_USABLE);
+
+		if (!BlockNumberIsValid(block))
+			AnnPageCorrupted(index, meta->center, "the chain of the centre is too short");
+		buffer = ReadBuffer(index, block);
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_CENTER);
+		memcpy(to, AnnPageRaw(page), n);
+		block = AnnPageOpaque(page)->next;
+		UnlockReleaseBuffer(buffer);
+		to += n;
+		left -= n;
+	}
+	return (float *) center;
+}
+
+/*
+ * Writes the centre into new pages and returns the first one's block.
+ */
+BlockNumber
+AnnHnswWriteCenter(Relation index, AnnWriteMode mode, const float *center, int dim)
+{
+	Size		size = sizeof(float) * (Size) dim;
+	Size		pages = (size + ANN_PAGE_USABLE - 1) / ANN_PAGE_USABLE;
+	BlockNumber next = InvalidBlockNumber;
+
+	/* From the last page to the first, so that each knows the next one. */
+	for (Size i = pages; i-- > 0;)
+	{
+		Size		from = i * ANN_PAGE_USABLE;
+		Buffer		buffer = AnnExtendRelation(index);
+		AnnPageEdit edit = AnnPageEditBegin(index, mode);
+		Page		page = AnnPageEditAdd(&edit, buffer, true);
+
+		AnnPageInit(page, ANN_HNSW_PAGE_ID, ANN_HNSW_CENTER);
+		AnnPageOpaque(page)->next = next;
+		memcpy(AnnPageRaw(page), (const char *) center + from, Min(size - from, ANN_PAGE_USABLE));
+		AnnPageSetRawSize(page, Min(size - from, ANN_PAGE_USABLE));
+		AnnPageEditCommit(&edit);
+		next = BufferGetBlockNumber(buffer);
+		UnlockReleaseBuffer(buffer);
+	}
+	return next;
+}
+
+/* ---- entry table ---- */
+
+Size
+AnnHnswEntrySize(const AnnHnswLayout *layout)
+{
+	Size		payload = 0;
+
+	if (AnnHnswHasCodes(layout))
+		payload = layout->code_size;
+	else if (layout->vector_inline)
+		payload = layout->vector_size;
+	return TYPEALIGN(4, offsetof(AnnHnswEntry, payload) + payload);
+}
+
+int
+AnnHnswEntriesPerPage(const AnnHnswLayout *layout)
+{
+	return (int) (ANN_PAGE_USABLE / AnnHnswEntrySize(layout));
+}
+
+/*
+ * Entries to keep for an index of about `rows` rows (0 if that is not known).
+ */
+uint32
+AnnHnswEntryCapacity(const AnnHnswLayout *layout, double rows)
+{
+	if (!AnnHnswHasCodes(layout))
+	{
+		if (!layout->vector_inline)
+			return MIN_PLAIN_ENTRIES;
+		return Min(MAX_PLAIN_ENTRIES,
+				   Max(MIN_PLAIN_ENTRIES, PLAIN_ENTRY_BYTES / AnnHnswEntrySize(layout)));
+	}
+	return (uint32) Min(MAX_ENTRIES, Max(MIN_ENTRIES, rows / 100));
+}
+
+BlockNumber
+AnnHnswEntryBlock(const AnnHnswMetaPageData *meta, const AnnHnswLayout *layout, uint32 entry)
+{
+	return meta->entries + entry / AnnHnswEntriesPerPage(layout);
+}
+
+/*
+ * Fills *entry (AnnHnswEntrySize bytes) for a row.  dense and scratch (float[dim])
+ * are needed with codes, stored without.
+ */
+void
+AnnHnswFormEntry(const AnnHnswSpace *space, AnnRowId row, const float *dense, const char *stored,
+				 AnnHnswEntry *entry, float *scratch)
+{
+	memset(entry, 0, AnnHnswEntrySize(&space->layout));
+	entry->row = row;
+	if (AnnHnswHasCodes(&space->layout))
+	{
+		AnnCodeFactors factors;
+		AnnHalf		halves[3];
+
+		AnnHnswEncode(space, dense, (uint8 *) entry->payload, &factors, scratch);
+		AnnFactorsToHalf(&space->code, &factors, halves);
+		entry->add = halves[0];
+		entry->mul = halves[1];
+	}
+	else if (space->layout.vector_inline)
+		memcpy(entry->payload, stored, space->layout.vector_size);
+}
+
+/*
+ * Stores entry number `entry` (at most nentries, which grows by one then).
+ * Takes the meta page's lock: the caller holds no buffer lock but possibly a
+ * row page's.
+ */
+void
+AnnHnswPutEntry(Relation index, AnnWriteMode mode, uint32 entry, const AnnHnswEntry *data)
+{
+	Buffer		metabuf = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+	Buffer		buffer;
+	AnnHnswMetaPageData *meta;
+	AnnPageEdit edit;
+	Size		size;
+	int			per_page;
+
+	LockBuffer(metabuf, BUFFER_LOCK_EXCLUSIVE);
+	meta = AnnHnswMetaOnPage(AnnPageGet(index, metabuf, ANN_HNSW_PAGE_ID, ANN_HNSW_META));
+	if (entry > meta->nentries)
+		entry = meta->nentries;
+	if (entry >= meta->entry_capacity)
+	{
+		UnlockReleaseBuffer(metabuf);
+		return;
+	}
+	size = AnnHnswEntrySize(&meta->layout);
+	per_page = AnnHnswEntriesPerPage(&meta->layout);
+	buffer = ReadBuffer(index, AnnHnswEntryBlock(meta, &meta->layout, entry));
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ENTRY);
+
+	edit = AnnPageEditBegin(index, mode);
+	meta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
+	memcpy(AnnPageRaw(AnnPageEditAdd(&edit, buffer, false)) + (entry % per_page) * size, data, size);
+	if (entry == meta->nentries)
+		meta->nentries++;
+	meta->entry_version++;
+	AnnPageEditCommit(&edit);
+	UnlockReleaseBuffer(buffer);
+	UnlockReleaseBuffer(metabuf);
+}
+
+/*
+ * Removes entry number `entry` if it is that of this row; the last entry takes its
+ * place.
+ */
+void
+AnnHnswRemoveEntry(Relation index, uint32 entry, AnnRowId row)
+{
+	Buffer		metabuf = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+	AnnHnswMetaPageData *meta;
+
+	LockBuffer(metabuf, BUFFER_LOCK_EXCLUSIVE);
+	meta = AnnHnswMetaOnPage(AnnPageGet(index, metabuf, ANN_HNSW_PAGE_ID, ANN_HNSW_META));
+	if (entry < meta->nentries)
+	{
+		uint32		last = meta->nentries - 1;
+		Size		size = AnnHnswEntrySize(&meta->layout);
+		int			per_page = AnnHnswEntriesPerPage(&meta->layout);
+		Buffer		buffer = ReadBuffer(index, AnnHnswEntryBlock(meta, &meta->layout, entry));
+		Buffer		lastbuf = ReadBuffer(index, AnnHnswEntryBlock(meta, &meta->layout, last));
+		char	   *data = palloc(size);
+
+		LockBuffer(lastbuf, BUFFER_LOCK_SHARE);
+		memcpy(data, AnnPageRaw(AnnPageGet(index, lastbuf, ANN_HNSW_PAGE_ID, ANN_HNSW_ENTRY)) +
+			   (last % per_page) * size, size);
+		UnlockReleaseBuffer(lastbuf);
+		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+		if (((AnnHnswEntry *) (AnnPageRaw(AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ENTRY)) +
+							   (entry % per_page) * size))->row == row)
+		{
+			AnnPageEdit edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
+
+			meta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
+			memcpy(AnnPageRaw(AnnPageEditAdd(&edit, buffer, false)) + (entry % per_page) * size, data, size);
+			meta->nentries--;
+			meta->entry_version++;
+			AnnPageEditCommit(&edit);
+		}
+		UnlockReleaseBuffer(buffer);
+		pfree(data);
+	}
+	UnlockReleaseBuffer(metabuf);
+}
+
+/*
+ * Adds to the meta page's count of rows.
+ */
+void
+AnnHnswCountRows(Relation index, AnnWriteMode mode, double rows)
+{
+	Buffer		buffer = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+	AnnPageEdit edit;
+
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	edit = AnnPageEditBegin(index, mode);
+	AnnHnswMetaOnPage(AnnPageEditAdd(&edit, buffer, false))->rows += rows;
+	AnnPageEditCommit(&edit);
+	UnlockReleaseBuffer(buffer);
+}
+
+/* ---- per-backend cache ---- */
+
+/*
+ * The backend's cache of this index, valid until the end of the current call.
+ * Its meta and entries may be out of date; see AnnHnswCacheRefresh.
+ */
+AnnHnswCache *
+AnnHnswCacheGet(Relation index)
+{
+	AnnHnswCache *cache;
+	Oid			relid = RelationGetRelid(index);
+	bool		found;
+
+	if (caches == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		ctl.keysize = sizeof(Oid);
+		ctl.entrysize = sizeof(AnnHnswCache);
+		ctl.hcxt = CacheMemoryContext;
+		caches = hash_create("ann hnsw index caches", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	cache = hash_search(caches, &relid, HASH_ENTER, &found);
+	if (!found)
+	{
+		cache->loaded = false;
+		cache->context = NULL;
+	}
+	if (!cache->loaded || !AnnLocatorEquals(cache->locator, AnnRelationLocator(index)))
+	{
+		if (cache->context != NULL)
+			MemoryContextDelete(cache->context);
+		cache->context = NULL;
+		memset((char *) cache + sizeof(Oid), 0, sizeof(*cache) - sizeof(Oid));
+		cache->context = AllocSetContextCreate(CacheMemoryContext, "ann hnsw index cache", ALLOCSET_DEFAULT_SIZES);
+		cache->locator = AnnRelationLocator(index);
+		AnnHnswReadMeta(index, &cache->meta);
+		cache->meta.entry_version = 0;	/* the entries are still to be read */
+		cache->meta.nentries = 0;
+		{
+			MemoryContext old = MemoryContextSwitchTo(cache->context);
+
+			cache->center = AnnHnswReadCenter(index, &cache->meta);
+			cache->entry_size = AnnHnswEntrySize(&cache->meta.layout);
+			cache->entries = palloc(mul_size(cache->entry_size, Max(cache->meta.entry_capacity, 1)));
+			MemoryContextSwitchTo(old);
+		}
+		AnnHnswCacheRefreshHints(index, cache);
+		cache->loaded = true;
+	}
+	return cache;
+}
+
+/*
+ * Sizes the table of buffer hints by the relation's present size.
+ */
+void
+AnnHnswCacheRefreshHints(Relation index, AnnHnswCache *cache)
+{
+	BlockNumber blocks = RelationGetNumberOfBlocks(index);
+	uint32		wanted = 1024;
+
+	while (wanted < blocks && wanted < MAX_HINTS && wanted < (uint32) NBuffers * 2)
+		wanted *= 2;
+	if (wanted <= cache->nhints)
+		return;
+	if (cache->hints != NULL)
+		pfree(cache->hints);
+	cache->nhints = 0;
+	cache->hints = MemoryContextAlloc(cache->context, mul_size(sizeof(AnnHnswBufferHint), wanted));
+	for (uint32 i = 0; i < wanted; i++)
+	{
+		cache->hints[i].block = InvalidBlockNumber;
+		cache->hints[i].buffer = InvalidBuffer;
+	}
+	cache->nhints = wanted;
+}
+
+/*
+ * Brings meta and entries up to date: reads the meta page, and the entry pages
+ * if they have changed.
+ */
+void
+AnnHnswCacheRefresh(Relation index, AnnHnswCache *cache)
+{
+	uint32		version = cache->meta.entry_version;
+	uint32		capacity = cache->meta.entry_capacity;
+	int			per_page = AnnHnswEntriesPerPage(&cache->meta.layout);
+
+	AnnHnswReadMeta(index, &cache->meta);
+	if (cache->meta.entry_capacity != capacity || cache->meta.nentries > capacity)
+		AnnPageCorrupted(index, ANN_HNSW_META_BLOCK, "its entry table has changed its size");
+	if (cache->meta.entry_version == version)
+		return;
+	AnnHnswCacheRefreshHints(index, cache);
+	for (uint32 i = 0; i < cache->meta.nentries; i += per_page)
+	{
+		Buffer		buffer = ReadBuffer(index, AnnHnswEntryBlock(&cache->meta, &cache->meta.layout, i));
+
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		memcpy(cache->entries + i * cache->entry_size,
+			   AnnPageRaw(AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ENTRY)),
+			   Min(per_page, cache->meta.nentries - i) * cache->entry_size);
+		UnlockReleaseBuffer(buffer);
+	}
+}
+
+/*
+ * ReadBuffer through the remembered buffer numbers.
+ */
+Buffer
+AnnHnswReadBuffer(Relation index, AnnHnswCache *cache, BlockNumber block)
+{
+	AnnHnswBufferHint *hint = &cache->hints[block & (cache->nhints - 1)];
+
+	/* ReadRecentBuffer does not raise usage_count: without a plain read now and then hot pages look cold. */
+	if (hint->block == block && ++cache->reads % PLAIN_READ_EVERY != 0 &&
+		ReadRecentBuffer(AnnRelationLocator(index), MAIN_FORKNUM, block, hint->buffer))
+		return hint->buffer;
+	hint->buffer = ReadBuffer(index, block);
+	hint->block = block;
+	return hint->buffer;
+}
+
+/* ---- rows ---- */
+
+/*
+ * Reads and locks the page of a row and points *header to the row.  The caller
+ * looks at its state: a free row is not an error.
+ */
+Buffer
+AnnHnswLockRow(Relation index, AnnHnswCache *cache, const AnnHnswLayout *layout,
+			   AnnRowId row, int lockmode, AnnHnswRowHeader **header)
+{
+	BlockNumber block = AnnHnswRowBlock(layout, row);
+	Buffer		buffer = cache != NULL ? AnnHnswReadBuffer(index, cache, block) : ReadBuffer(index, block);
+	Page		page;
+
+	LockBuffer(buffer, lockmode);
+	page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW);
+	*header = AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, row));
+	if (unlikely((*header)->nedges > layout->slots || (*header)->ntids > ANN_HNSW_INLINE_TIDS))
+		AnnPageCorrupted(index, block, "a row has more edges or TIDs than it can hold");
+	return buffer;
+}
+
+void
+AnnHnswInitRowPage(Page page, const AnnHnswLayout *layout)
+{
+	AnnPageInit(page, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW);
+	AnnPageSetRawSize(page, (Size) layout->rows_per_page * layout->row_size);
+}
+
+/*
+ * Finds a free row and returns its page's buffer, exclusively locked; the
+ * caller fills the row and logs the change.
+ */
+Buffer
+AnnHnswAllocRow(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, AnnRowId *row)
+{
+	for (;;)
+	{
+		AnnHnswMetaPageData meta;
+		AnnHnswMetaPageData *newmeta;
+		Buffer		metabuf;
+		Buffer		buffer;
+		Page		page;
+		AnnPageEdit edit;
+
+		CHECK_FOR_INTERRUPTS();
+		AnnHnswReadMeta(index, &meta);
+		if (BlockNumberIsValid(meta.row_page))
+		{
+			buffer = ReadBuffer(index, meta.row_page);
+			LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+			page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW);
+			for (int i = 0; i < layout->rows_per_page; i++)
+			{
+				if (AnnHnswRowOnPage(layout, page, i)->state == ANN_HNSW_FREE)
+				{
+					*row = meta.row_page * layout->rows_per_page + i;
+					return buffer;
+				}
+			}
+			UnlockReleaseBuffer(buffer);
+		}
+
+		metabuf = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+		LockBuffer(metabuf, BUFFER_LOCK_EXCLUSIVE);
+		if (AnnHnswMetaOnPage(BufferGetPage(metabuf))->row_page != meta.row_page)
+		{
+			UnlockReleaseBuffer(metabuf);
+			continue;
+		}
+		/*
+		 * Row pages come before the meta page in the lock order, so the listed
+		 * page's lock may only be tried here; a new page is known to nobody.
+		 */
+		meta.free_row_pages = AnnHnswMetaOnPage(BufferGetPage(metabuf))->free_row_pages;
+		if (BlockNumberIsValid(meta.free_row_pages))
+		{
+			buffer = ReadBuffer(index, meta.free_row_pages);
+			if (!ConditionalLockBuffer(buffer))
+			{
+				ReleaseBuffer(buffer);
+				buffer = InvalidBuffer;
+			}
+			else
+				AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW);
+		}
+		else
+			buffer = InvalidBuffer;
+
+		if (BufferIsValid(buffer))
+		{
+			edit = AnnPageEditBegin(index, mode);
+			newmeta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
+			page = AnnPageEditAdd(&edit, buffer, false);
+			newmeta->free_row_pages = AnnPageOpaque(page)->next == meta.free_row_pages ?
+				InvalidBlockNumber : AnnPageOpaque(page)->next;
+			AnnPageOpaque(page)->next = InvalidBlockNumber;
+		}
+		else
+		{
+			buffer = AnnExtendRelation(index);
+			edit = AnnPageEditBegin(index, mode);
+			newmeta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
+			page = AnnPageEditAdd(&edit, buffer, true);
+			AnnHnswInitRowPage(page, layout);
+		}
+		newmeta->row_page = BufferGetBlockNumber(buffer);
+		AnnPageEditCommit(&edit);
+		UnlockReleaseBuffer(buffer);
+		UnlockReleaseBuffer(metabuf);
+	}
+}
+
+/*
+ * Puts a page into the list of ROW pages with free rows, unless it is there, or
+ * is the page that inserts fill, or has none.  A page that is all zeroes becomes a
+ * ROW page; the caller knows that nobody is about to use it.
+ */
+void
+AnnHnswListRowPage(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, BlockNumber block)
+{
+	Buffer		buffer = ReadBuffer(index, block);
+	Buffer		metabuf;
+	Page		page;
+	bool		is_new;
+	bool		has_free = false;
+
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	page = BufferGetPage(buffer);
+	is_new = PageIsNew(page);
+	if (!is_new)
+	{
+		AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW);
+		for (int i = 0; i < layout->rows_per_page && !has_free; i++)
+			has_free = AnnHnswRowOnPage(layout, page, i)->state == ANN_HNSW_FREE;
+		if (!has_free || BlockNumberIsValid(AnnPageOpaque(page)->next))
+		{
+			UnlockReleaseBuffer(buffer);
+			return;
+		}
+	}
+	metabuf = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+	LockBuffer(metabuf, BUFFER_LOCK_EXCLUSIVE);
+	if (AnnHnswMetaOnPage(AnnPageGet(index, metabuf, ANN_HNSW_PAGE_ID, ANN_HNSW_META))->row_page != block)
+	{
+		AnnPageEdit edit = AnnPageEditBegin(index, mode);
+		AnnHnswMetaPageData *meta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
+
+		page = AnnPageEditAdd(&edit, buffer, is_new);
+		if (is_new)
+			AnnHnswInitRowPage(page, layout);
+		AnnPageOpaque(page)->next = BlockNumberIsValid(meta->free_row_pages) ? meta->free_row_pages : block;
+		meta->free_row_pages = block;
+		AnnPageEditCommit(&edit);
+	}
+	UnlockReleaseBuffer(metabuf);
+	UnlockReleaseBuffer(buffer);
+}
+
+/*
+ * Writes slot i of a row.  hint may be NULL; halves, the factors {add, mul},
+ * and code are used with codes only.
+ */
+void
+AnnHnswSetSlot(const AnnHnswSpace *space, AnnHnswRowHeader *row, int i, AnnRowId neighbour,
+			   float length, const ItemPointerData *hint, const AnnHalf *halves, const uint8 *code)
+{
+	const AnnHnswLayout *layout = &space->layout;
+
+	if (AnnHnswHasCodes(layout))
+	{
+		AnnHnswSlot *slot = AnnHnswCodedSlot(layout, row, i);
+
+		AnnHnswSlotSetRow(slot, neighbour);
+		ann_kernels.f32_to_f16(&length, &slot->length, 1);
+		slot->add = halves[0];
+		slot->mul = halves[1];
+		if (layout->hint_size > 0)
+		{
+			if (hint != NULL)
+				memcpy(slot + 1, hint, sizeof(ItemPointerData));
+			else
+				ItemPointerSetInvalid((ItemPointer) (slot + 1));
+		}
+		memcpy(AnnHnswSlotCode(layout, slot), code, layout->code_size);
+	}
+	else
+	{
+		AnnHnswPlainSlot *slot = AnnHnswGetPlainSlot(layout, row, i);
+
+		slot->row = neighbour;
+		slot->length = length;
+	}
+}
+
+/* ---- TID nodes ---- */
+
+static Buffer
+lockNode(Relation index, uint32 node, AnnRowId owner, int lockmode, AnnHnswNode **result)
+{
+	BlockNumber block = node / ANN_HNSW_NODES_PER_PAGE;
+	Buffer		buffer = ReadBuffer(index, block);
+
+	LockBuffer(buffer, lockmode);
+	*result = AnnHnswNodeOnPage(AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_NODE), node);
+	if ((*result)->owner == owner && (*result)->ntids > ANN_HNSW_NODE_TIDS)
+		AnnPageCorrupted(index, block, "a TID node has more TIDs than it can hold");
+	return buffer;
+}
+
+/*
+ * Puts tid into a new node in front of the row's chain.  `rowbuf` is the row's
+ * page, exclusively locked; so is it afterwards.
+ */
+static void
+addNode(Relation index, AnnWriteMode mode, Buffer rowbuf, const AnnHnswLayout *layout, AnnRowId row, ItemPointer tid)
+{
+	Buffer		metabuf = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+	Buffer		buffer;
+	AnnHnswMetaPageData *meta;
+	AnnHnswNodePage *head;
+	AnnHnswRowHeader *header;
+	AnnHnswNode *node = NULL;
+	AnnPageEdit edit;
+	Page		page;
+	int			i;
+	bool		extended = false;
+
+	LockBuffer(metabuf, BUFFER_LOCK_EXCLUSIVE);
+	meta = AnnHnswMetaOnPage(AnnPageGet(index, metabuf, ANN_HNSW_PAGE_ID, ANN_HNSW_META));
+	if (BlockNumberIsValid(meta->node_pages))
+	{
+		buffer = ReadBuffer(index, meta->node_pages);
+		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+		page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_NODE);
+		if (((AnnHnswNodePage *) AnnPageRaw(page))->nfree == 0)
+			AnnPageCorrupted(index, meta->node_pages, "a full page of TID nodes is listed as having room");
+	}
+	else
+	{
+		buffer = AnnExtendRelation(index);
+		extended = true;
+	}
+
+	edit = AnnPageEditBegin(index, mode);
+	header = AnnHnswRowOnPage(layout, AnnPageEditAdd(&edit, rowbuf, false), AnnHnswRowSlot(layout, row));
+	meta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
+	page = AnnPageEditAdd(&edit, buffer, extended);
+	head = (AnnHnswNodePage *) AnnPageRaw(page);
+	if (extended)
+	{
+		AnnPageInit(page, ANN_HNSW_PAGE_ID, ANN_HNSW_NODE);
+		AnnPageSetRawSize(page, sizeof(AnnHnswNodePage) + ANN_HNSW_NODES_PER_PAGE * sizeof(AnnHnswNode));
+		head->nfree = ANN_HNSW_NODES_PER_PAGE;
+		head->listed = 1;
+		for (i = 0; i < ANN_HNSW_NODES_PER_PAGE; i++)
+			AnnHnswNodeOnPage(page, i)->owner = ANN_HNSW_NO_ROW;
+		meta->node_pages = BufferGetBlockNumber(buffer);
+	}
+	for (i = 0; i < ANN_HNSW_NODES_PER_PAGE; i++)
+	{
+		node = AnnHnswNodeOnPage(page, i);
+		if (node->owner == ANN_HNSW_NO_ROW)
+			break;
+	}
+	node->owner = row;
+	node->next = header->node;
+	node->ntids = 1;
+	node->tids[0] = *tid;
+	header->node = BufferGetBlockNumber(buffer) * ANN_HNSW_NODES_PER_PAGE + i;
+	if (--head->nfree == 0)
+	{
+		meta->node_pages = AnnPageOpaque(page)->next;
+		AnnPageOpaque(page)->next = InvalidBlockNumber;
+		head->listed = 0;
+	}
+	AnnPageEditCommit(&edit);
+	UnlockReleaseBuffer(buffer);
+	UnlockReleaseBuffer(metabuf);
+}
+
+/*
+ * Adds a heap TID to a row that holds an equal vector.  False, with nothing
+ * done, if the row is not live any more or holds another vector by now.
+ */
+bool
+AnnHnswAddTid(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, AnnRowId row,
+			  uint32 hash, const char *stored, Size stored_size, ItemPointer tid)
+{
+	AnnHnswRowHeader *header;
+	AnnPageEdit edit;
+	Buffer		buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_EXCLUSIVE, &header);
+	bool		done = false;
+
+	if (header->state != ANN_HNSW_LIVE || header->hash != hash ||
+		(layout->vector_inline && memcmp(AnnHnswRowVector(header), stored, stored_size) != 0))
+	{
+		UnlockReleaseBuffer(buffer);
+		return false;
+	}
+	if (header->ntids < ANN_HNSW_INLINE_TIDS)
+	{
+		edit = AnnPageEditBegin(index, mode);
+		header = AnnHnswRowOnPage(layout, AnnPageEditAdd(&edit, buffer, false), AnnHnswRowSlot(layout, row));
+		header->tids[header->ntids++] = *tid;
+		AnnPageEditCommit(&edit);
+		done = true;
+	}
+	else if (header->node != ANN_HNSW_NO_NODE)
+	{
+		AnnHnswNode *node;
+		Buffer		nodebuf = lockNode(index, header->node, row, BUFFER_LOCK_EXCLUSIVE, &node);
+
+		if (node->owner != row)
+			AnnPageCorrupted(index, BufferGetBlockNumber(nodebuf), "a TID node does not belong to the row that names it");
+		if (node->ntids < ANN_HNSW_NODE_TIDS)
+		{
+			edit = AnnPageEditBegin(index, mode);
+			node = AnnHnswNodeOnPage(AnnPageEditAdd(&edit, nodebuf, false), header->node);
+			node->tids[node->ntids++] = *tid;
+			AnnPageEditCommit(&edit);
+			done = true;
+		}
+		UnlockReleaseBuffer(nodebuf);
+	}
+	if (!done)
+		addNode(index, mode, buffer, layout, row, tid);
+	UnlockReleaseBuffer(buffer);
+	return true;
+}
+
+/* A chain cannot have more nodes than there are: raises an error for one that has a cycle. */
+static void
+checkChainLength(Relation index, uint32 node, uint64 length)
+{
+	if (length % 4096 == 0 && length >= (uint64) RelationGetNumberOfBlocks(index) * ANN_HNSW_NODES_PER_PAGE)
+		AnnPageCorrupted(index, node / ANN_HNSW_NODES_PER_PAGE, "a chain of TID nodes has a cycle");
+}
+
+static int
+compareTids(const void *a, const void *b)
+{
+	return ItemPointerCompare((ItemPointer) a, (ItemPointer) b);
+}
+
+/*
+ * Appends the TIDs of a row's chain of nodes, in ascending order and each once,
+ * to a palloc'd array, which grows by repalloc.
+ *
+ * VACUUM takes empty nodes out of chains meanwhile.  Where the reader comes to a
+ * node that has another owner by now it starts again from the row; where an emptied
+ * node has come back as the first one of the same row, it reads TIDs twice,
+ * which the sort removes.  Either way TIDs that a snapshot can see stay on their
+ * nodes, and the nodes in the chain.  If the row was freed meanwhile, the result
+ * may hold TIDs of its successor, whose tuples no snapshot of a scan that saw
+ * the row alive can see.
+ */
+void
+AnnHnswReadNodes(Relation index, const AnnHnswLayout *layout, AnnRowId owner, uint32 node,
+				 ItemPointerData **tids, int *ntids, int *capacity)
+{
+	int			start = *ntids;
+	int			kept = start;
+	uint64		length = 0;
+
+	while (node != ANN_HNSW_NO_NODE)
+	{
+		AnnHnswNode *n;
+		Buffer		buffer = lockNode(index, node, owner, BUFFER_LOCK_SHARE, &n);
+
+		if (n->owner == owner)
+		{
+			if (*ntids + n->ntids > *capacity)
+			{
+				*capacity = Max(*capacity * 2, *ntids + ANN_HNSW_NODE_TIDS);
+				*tids = repalloc_huge(*tids, mul_size(sizeof(ItemPointerData), *capacity));
+			}
+			memcpy(*tids + *ntids, n->tids, sizeof(ItemPointerData) * n->ntids);
+			*ntids += n->ntids;
+			node = n->next;
+			UnlockReleaseBuffer(buffer);
+		}
+		else
+		{
+			AnnHnswRowHeader *header;
+
+			UnlockReleaseBuffer(buffer);
+			*ntids = start;
+			buffer = AnnHnswLockRow(index, NULL, layout, owner, BUFFER_LOCK_SHARE, &header);
+			node = header->state == ANN_HNSW_LIVE ? header->node : ANN_HNSW_NO_NODE;
+			UnlockReleaseBuffer(buffer);
+		}
+		CHECK_FOR_INTERRUPTS();
+		checkChainLength(index, node, ++length);
+	}
+	qsort(*tids + start, *ntids - start, sizeof(ItemPointerData), compareTids);
+	for (int i = start; i < *ntids; i++)
+		if (kept == start || ItemPointerCompare(&(*tids)[kept - 1], &(*tids)[i]) != 0)
+			(*tids)[kept++] = (*tids)[i];
+	*ntids = kept;
+}
+
+/*
+ * Takes `node` out of a row's chain, where it follows `prev` (ANN_HNSW_NO_NODE: it
+ * is the first), and frees it.  False, with nothing done, if it has TIDs or is
+ * somewhere else by now.  VACUUM alone locks two NODE pages at a time.
+ */
+static bool
+unlinkNode(Relation index, const AnnHnswLayout *layout, AnnRowId row, uint32 prev, uint32 node)
+{
+	AnnHnswRowHeader *header;
+	Buffer		rowbuf = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_EXCLUSIVE, &header);
+	Buffer		metabuf = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+	Buffer		prevbuf = InvalidBuffer;
+	Buffer		buffer;
+	AnnHnswNode *n;
+	AnnHnswNode *p = NULL;
+	bool		done = false;
+
+	LockBuffer(metabuf, BUFFER_LOCK_EXCLUSIVE);
+	AnnPageGet(index, metabuf, ANN_HNSW_PAGE_ID, ANN_HNSW_META);
+	buffer = lockNode(index, node, row, BUFFER_LOCK_EXCLUSIVE, &n);
+	if (prev != ANN_HNSW_NO_NODE)
+	{
+		if (prev / ANN_HNSW_NODES_PER_PAGE == node / ANN_HNSW_NODES_PER_PAGE)
+			p = AnnHnswNodeOnPage(BufferGetPage(buffer), prev);
+		else
+			prevbuf = lockNode(index, prev, row, BUFFER_LOCK_EXCLUSIVE, &p);
+	}
+	if (n->owner == row && n->ntids == 0 &&
+		(p == NULL ? header->node == node : p->owner == row && p->next == node))
+	{
+		AnnPageEdit edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
+		Page		page = AnnPageEditAdd(&edit, buffer, false);
+		AnnHnswNodePage *head = (AnnHnswNodePage *) AnnPageRaw(page);
+
+		n = AnnHnswNodeOnPage(page, node);
+		if (prev == ANN_HNSW_NO_NODE)
+			AnnHnswRowOnPage(layout, AnnPageEditAdd(&edit, rowbuf, false), AnnHnswRowSlot(layout, row))->node = n->next;
+		else if (BufferIsValid(prevbuf))
+			AnnHnswNodeOnPage(AnnPageEditAdd(&edit, prevbuf, false), prev)->next = n->next;
+		else
+			AnnHnswNodeOnPage(page, prev)->next = n->next;
+		n->owner = ANN_HNSW_NO_ROW;
+		n->next = ANN_HNSW_NO_NODE;
+		head->nfree++;
+		if (!head->listed)
+		{
+			AnnHnswMetaPageData *meta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
+
+			AnnPageOpaque(page)->next = meta->node_pages;
+			meta->node_pages = BufferGetBlockNumber(buffer);
+			head->listed = 1;
+		}
+		AnnPageEditCommit(&edit);
+		done = true;
+	}
+	if (BufferIsValid(prevbuf))
+		UnlockReleaseBuffer(prevbuf);
+	UnlockReleaseBuffer(buffer);
+	UnlockReleaseBuffer(metabuf);
+	UnlockReleaseBuffer(rowbuf);
+	return done;
+}
+
+/*
+ * Frees the nodes of a live row's chain that have no TIDs.  For VACUUM, which
+ * alone takes nodes out of chains; inserts put new ones in front meanwhile.
+ */
+void
+AnnHnswDropEmptyNodes(Relation index, const AnnHnswLayout *layout, AnnRowId row)
+{
+	AnnHnswRowHeader *header;
+	Buffer		buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_SHARE, &header);
+	uint32		node = header->state == ANN_HNSW_LIVE ? header->node : ANN_HNSW_NO_NODE;
+	uint32		prev = ANN_HNSW_NO_NODE;
+	uint64		length = 0;
+
+	UnlockReleaseBuffer(buffer);
+	while (node != ANN_HNSW_NO_NODE)
+	{
+		AnnHnswNode *n;
+		uint32		next;
+		bool		empty;
+
+		CHECK_FOR_INTERRUPTS();
+		buffer = lockNode(index, node, row, BUFFER_LOCK_SHARE, &n);
+		if (n->owner != row)
+			AnnPageCorrupted(index, BufferGetBlockNumber(buffer), "a TID node does not belong to the row that names it");
+		next = n->next;
+		empty = n->ntids == 0;
+		UnlockReleaseBuffer(buffer);
+		if (!empty || !unlinkNode(index, layout, row, prev, node))
+			prev = node;
+		node = next;
+		checkChainLength(index, node, ++length);
+	}
+}
+
+/* ---- TID lists ---- */
+
+static AnnHnswTidList *
+tidListOnPage(Page page)
+{
+	return (AnnHnswTidList *) AnnPageRaw(page);
+}
+
+static Buffer
+lockTidList(Relation index, BlockNumber block)
+{
+	Buffer		buffer = ReadBuffer(index, block);
+
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_TIDLIST);
+	return buffer;
+}
+
+/*
+ * Adds a heap TID to the list of NULL vectors, or of vectors without a place
+ * in the graph (`zero`): on its first page, or one that VACUUM has made room in,
+ * or a new first page.
+ */
+void
+AnnHnswAddToTidList(Relation index, AnnWriteMode mode, bool zero, ItemPointer tid)
+{
+	Buffer		metabuf = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+	Buffer		headbuf = InvalidBuffer;
+	Buffer		buffer = InvalidBuffer;	/* another page than the first */
+	AnnHnswMetaPageData *meta;
+	AnnHnswTidList *list;
+	AnnPageEdit edit;
+	Page		page;
+	BlockNumber head;
+	BlockNumber room = 0;
+
+	LockBuffer(metabuf, BUFFER_LOCK_EXCLUSIVE);
+	meta = AnnHnswMetaOnPage(AnnPageGet(index, metabuf, ANN_HNSW_PAGE_ID, ANN_HNSW_META));
+	head = zero ? meta->zero_tids : meta->null_tids;
+	if (BlockNumberIsValid(head))
+	{
+		headbuf = lockTidList(index, head);
+		list = tidListOnPage(BufferGetPage(headbuf));
+		room = list->room;
+		if (list->ntids < ANN_HNSW_TIDLIST_CAPACITY)
+		{
+			edit = AnnPageEditBegin(index, mode);
+			list = tidListOnPage(AnnPageEditAdd(&edit, headbuf, false));
+			list->tids[list->ntids++] = *tid;
+			AnnPageEditCommit(&edit);
+			UnlockReleaseBuffer(headbuf);
+			UnlockReleaseBuffer(metabuf);
+			return;
+		}
+	}
+	if (room != 0 && room != head)
+	{
+		buffer = lockTidList(index, room);
+		if (tidListOnPage(BufferGetPage(buffer))->ntids >= ANN_HNSW_TIDLIST_CAPACITY)
+			AnnPageCorrupted(index, room, "a full page of TIDs is listed as having room");
+		edit = AnnPageEditBegin(index, mode);
+		list = tidListOnPage(AnnPageEditAdd(&edit, buffer, false));
+		list->tids[list->ntids++] = *tid;
+		if (list->ntids == ANN_HNSW_TIDLIST_CAPACITY)
+		{
+			tidListOnPage(AnnPageEditAdd(&edit, headbuf, false))->room = list->room == room ? 0 : list->room;
+			list->room = 0;
+		}
+	}
+	else
+	{
+		buffer = AnnExtendRelation(index);
+		edit = AnnPageEditBegin(index, mode);
+		meta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
+		page = AnnPageEditAdd(&edit, buffer, true);
+		AnnPageInit(page, ANN_HNSW_PAGE_ID, ANN_HNSW_TIDLIST);
+		AnnPageSetRawSize(page, ANN_PAGE_USABLE);
+		AnnPageOpaque(page)->next = head;
+		list = tidListOnPage(page);
+		list->zero = zero;
+		list->tids[list->ntids++] = *tid;
+		if (zero)
+			meta->zero_tids = BufferGetBlockNumber(buffer);
+		else
+			meta->null_tids = BufferGetBlockNumber(buffer);
+	}
+	AnnPageEditCommit(&edit);
+	UnlockReleaseBuffer(buffer);
+	if (BufferIsValid(headbuf))
+		UnlockReleaseBuffer(headbuf);
+	UnlockReleaseBuffer(metabuf);
+}
+
+/*
+ * Links a TIDLIST page that has room, unless it is linked or the first one of its
+ * chain.
+ */
+void
+AnnHnswListTidPage(Relation index, bool zero, BlockNumber block)
+{
+	Buffer		metabuf = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+	AnnHnswMetaPageData *meta;
+	BlockNumber head;
+
+	LockBuffer(metabuf, BUFFER_LOCK_EXCLUSIVE);
+	meta = AnnHnswMetaOnPage(AnnPageGet(index, metabuf, ANN_HNSW_PAGE_ID, ANN_HNSW_META));
+	head = zero ? meta->zero_tids : meta->null_tids;
+	if (BlockNumberIsValid(head) && head != block)
+	{
+		Buffer		headbuf = lockTidList(index, head);
+		Buffer		buffer = lockTidList(index, block);
+
+		if (tidListOnPage(BufferGetPage(buffer))->room == 0)
+		{
+			AnnPageEdit edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
+			AnnHnswTidList *first = tidListOnPage(AnnPageEditAdd(&edit, headbuf, false));
+			AnnHnswTidList *list = tidListOnPage(AnnPageEditAdd(&edit, buffer, false));
+
+			list->room = first->room != 0 ? first->room : block;
+			first->room = block;
+			AnnPageEditCommit(&edit);
+		}
+		UnlockReleaseBuffer(buffer);
+		UnlockReleaseBuffer(headbuf);
+	}
+	UnlockReleaseBuffer(metabuf);
+}
+
+/* ---- vector items ---- */
+
+/*
+ * A VECTOR page with room for an item of `need` bytes, exclusively locked;
+ * *is_new if it is still all zeroes.
+ */
+static Buffer
+vectorPage(Relation index, AnnWriteMode mode, Size need, bool *is_new)
+{
+	BlockNumber block;
+	Buffer		buffer;
+
+	*is_new = false;
+	if (mode == ANN_WRITE_BUILD)
+		block = RelationGetTargetBlock(index);
+	else
+	{
+		block = RelationGetTargetBlock(index);
+		if (!BlockNumberIsValid(block))
+			block = GetPageWithFreeSpace(index, need);
+	}
+	while (BlockNumberIsValid(block))
+	{
+		Page		page;
+		Size		room;
+
+		buffer = ReadBuffer(index, block);
+		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+		page = BufferGetPage(buffer);
+		/* The free-space map is a hint: it may name a page of any kind. */
+		if (AnnPageIsOurs(page, ANN_HNSW_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_HNSW_VECTOR)
+		{
+			room = PageGetFreeSpace(page);
+			if (room >= need)
+				return buffer;
+		}
+		else
+			room = 0;
+		UnlockReleaseBuffer(buffer);
+		if (mode == ANN_WRITE_BUILD)
+			break;
+		block = RecordAndGetPageWithFreeSpace(index, block, room, need);
+	}
+	*is_new = true;
+	return AnnExtendRelation(index);
+}
+
+/*
+ * Stores a vector in items of VECTOR pages and returns the first one's place.
+ */
+ItemPointerData
+AnnHnswWriteVector(Relation index, AnnWriteMode mode, const char *data, Size size)
+{
+	ItemPointerData next;
+	Size		left = size;
+
+	ItemPointerSetInvalid(&next);
+	/* From the last piece to the first, so that each knows the next one. */
+	while (left > 0)
+	{
+		Size		piece = left % VECTOR_ITEM_MAX == 0 ? VECTOR_ITEM_MAX : left % VECTOR_ITEM_MAX;
+		Size		need = MAXALIGN(offsetof(AnnHnswVectorItem, data) + piece);
+		AnnHnswVectorItem *item = palloc0(need);
+		bool		is_new;
+		Buffer		buffer = vectorPage(index, mode, need, &is_new);
+		AnnPageEdit edit = AnnPageEditBegin(index, mode);
+		Page		page = AnnPageEditAdd(&edit, buffer, is_new);
+		OffsetNumber offset;
+
+		if (is_new)
+			AnnPageInit(page, ANN_HNSW_PAGE_ID, ANN_HNSW_VECTOR);
+		left -= piece;
+		item->next = next;
+		item->first = left == 0;
+		item->total = (uint32) (size - left);
+		memcpy(item->data, data + left, piece);
+		offset = PageAddItem(page, (Item) item, offsetof(AnnHnswVectorItem, data) + piece, InvalidOffsetNumber, false, false);
+		if (offset == InvalidOffsetNumber)
+			elog(ERROR, "failed to add a vector item to index \"%s\"", RelationGetRelationName(index));
+		ItemPointerSet(&next, BufferGetBlockNumber(buffer), offset);
+		AnnPageEditCommit(&edit);
+		RelationSetTargetBlock(index, BufferGetBlockNumber(buffer));
+		UnlockReleaseBuffer(buffer);
+		pfree(item);
+	}
+	return next;
+}
+
+/*
+ * Reads a vector from its items into data and returns its size.  0 if its row
+ * was freed meanwhile and the items are gone or belong to something else; such
+ * a row is not there any more.
+ */
+Size
+AnnHnswReadVector(Relation index, ItemPointerData item, char *data, Size capacity)
+{
+	Size		done = 0;
+	Size		expected = 0;
+
+	while (ItemPointerIsValid(&item))
+	{
+		BlockNumber block = ItemPointerGetBlockNumber(&item);
+		OffsetNumber offset = ItemPointerGetOffsetNumber(&item);
+		Buffer		buffer = ReadBuffer(index, block);
+		Page		page;
+		AnnHnswVectorItem *piece;
+		Size		length;
+		ItemId		id;
+
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_VECTOR);
+		if (offset > PageGetMaxOffsetNumber(page) ||
+			!ItemIdIsUsed(id = PageGetItemId(page, offset)))
+		{
+			UnlockReleaseBuffer(buffer);
+			return 0;
+		}
+		if (ItemIdGetOffset(id) + ItemIdGetLength(id) > ((PageHeader) page)->pd_special ||
+			ItemIdGetLength(id) <= offsetof(AnnHnswVectorItem, data))
+			AnnPageCorrupted(index, block, "a vector item has a bad size");
+		piece = (AnnHnswVectorItem *) PageGetItem(page, id);
+		length = ItemIdGetLength(id) - offsetof(AnnHnswVectorItem, data);
+		if (piece->total > capacity - done || (done > 0 && piece->total != expected) ||
+			length > piece->total || piece->first != (done == 0))
+		{
+			UnlockReleaseBuffer(buffer);
+			return 0;
+		}
+		memcpy(data + done, piece->data, length);
+		done += length;
+		expected = piece->total - length;
+		item = piece->next;
+		UnlockReleaseBuffer(buffer);
+	}
+	return expected == 0 ? done : 0;
+}
+
+/*
+ * Deletes the items of a vector whose row was freed.  The places of other items
+ * stay as they are.
+ */
+void
+AnnHnswDeleteVector(Relation index, ItemPointerData item)
+{
+	bool		first = true;
+
+	while (ItemPointerIsValid(&item))
+	{
+		BlockNumber block = ItemPointerGetBlockNumber(&item);
+		OffsetNumber offset = ItemPointerGetOffsetNumber(&item);
+		Buffer		buffer = ReadBuffer(index, block);
+		AnnHnswVectorItem *piece;
+		AnnPageEdit edit;
+		ItemId		id;
+		Page		page;
+		Size		room;
+
+		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+		page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_VECTOR);
+		if (offset > PageGetMaxOffsetNumber(page) ||
+			!ItemIdIsUsed(id = PageGetItemId(page, offset)))
+			AnnPageCorrupted(index, block, "a vector item is missing");
+		if (ItemIdGetOffset(id) + ItemIdGetLength(id) > ((PageHeader) page)->pd_special ||
+			ItemIdGetLength(id) <= offsetof(AnnHnswVectorItem, data))
+			AnnPageCorrupted(index, block, "a vector item has a bad size");
+		piece = (AnnHnswVectorItem *) PageGetItem(page, id);
+		if (piece->first != first)
+			AnnPageCorrupted(index, block, "a vector item does not continue the one before");
+		item = piece->next;
+		first = false;
+		edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
+		page = AnnPageEditAdd(&edit, buffer, false);
+		PageIndexTupleDeleteNoCompact(page, offset);
+		PageSetHasFreeLinePointers(page);
+		AnnPageEditCommit(&edit);
+		room = PageGetFreeSpace(BufferGetPage(buffer));
+		UnlockReleaseBuffer(buffer);
+		RecordPageWithFreeSpace(index, block, room);
+	}
+}

@@ -1,0 +1,733 @@
+/*
+ * hnsw_search.c
+ *	  Best-first search of the graph.  README: Scan.
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "port/pg_bitutils.h"
+#include "storage/buf_internals.h"
+#include "utils/memutils.h"
+
+#include "hnsw/hnsw_search.h"
+
+/* Entries that start a search. */
+#define START_ENTRIES 8
+
+/* Pooled arrays above this size are given back at the end of a search. */
+#define POOL_KEEP_BYTES (4 * 1024 * 1024)
+
+#define VISITED_BIT (UINT64CONST(1) << 63)
+
+static AnnHnswSearch *pool = NULL;
+
+/* ---- life of a search ---- */
+
+/* Ties the pooled search to the memory context of whoever uses it. */
+struct SearchOwner
+{
+	MemoryContextCallback callback;
+	AnnHnswSearch *search;		/* NULL once it was released */
+};
+
+typedef struct SearchOwner SearchOwner;
+
+static void
+releaseCallback(void *arg)
+{
+	SearchOwner *owner = (SearchOwner *) arg;
+
+	if (owner->search != NULL)
+		AnnHnswSearchRelease(owner->search);
+}
+
+static AnnHnswSearch *
+createSearch(MemoryContext parent)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "ann hnsw search", ALLOCSET_DEFAULT_SIZES);
+	AnnHnswSearch *search = MemoryContextAllocZero(context, sizeof(AnnHnswSearch));
+
+	search->context = context;
+	return search;
+}
+
+/*
+ * A search whose arrays are the backend's, kept from one scan to the next (a
+ * fresh allocation of this size costs page faults), or its own while another scan
+ * has those.  Ends with AnnHnswSearchRelease or with CurrentMemoryContext.
+ */
+AnnHnswSearch *
+AnnHnswSearchAcquire(void)
+{
+	SearchOwner *owner;
+
+	if (pool == NULL)
+		pool = createSearch(TopMemoryContext);
+	if (pool->owner != NULL)
+		return createSearch(CurrentMemoryContext);
+	owner = palloc(sizeof(SearchOwner));
+	owner->search = pool;
+	owner->callback.func = releaseCallback;
+	owner->callback.arg = owner;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &owner->callback);
+	pool->owner = owner;
+	return pool;
+}
+
+/*
+ * Ends a search; the caller forgets it.
+ */
+void
+AnnHnswSearchRelease(AnnHnswSearch *search)
+{
+	if (search->owner == NULL)
+	{
+		MemoryContextDelete(search->context);
+		return;
+	}
+	search->owner->search = NULL;
+	search->owner = NULL;
+	if (AnnHnswSearchMemory(search) > POOL_KEEP_BYTES)
+	{
+		MemoryContextDelete(search->context);
+		pool = NULL;
+	}
+}
+
+Size
+AnnHnswSearchMemory(const AnnHnswSearch *search)
+{
+	return sizeof(AnnHnswBeamEntry) * (Size) search->beam_capacity +
+		sizeof(AnnHnswCandidate) * (Size) search->frontier_capacity +
+		sizeof(AnnHnswResult) * (Size) search->results_capacity +
+		sizeof(uint64) * (Size) search->seen_capacity + (Size) search->codes_capacity;
+}
+
+/* Makes room for one more element; *array may be NULL at first. */
+static void
+growArray(AnnHnswSearch *search, void **array, int *capacity, Size element, int least)
+{
+	int			wanted;
+
+	if (*capacity >= INT_MAX / 2)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("hnsw scan has seen too many rows")));
+	wanted = Max(*capacity * 2, least);
+	if (*array == NULL)
+		*array = MemoryContextAllocHuge(search->context, mul_size(element, wanted));
+	else
+		*array = repalloc_huge(*array, mul_size(element, wanted));
+	*capacity = wanted;
+}
+
+/*
+ * Starts a search for search->query with a beam of search->ef: nothing seen.
+ */
+void
+AnnHnswSearchBegin(AnnHnswSearch *search)
+{
+	if (search->beam_capacity < search->ef)
+	{
+		if (search->beam != NULL)
+			pfree(search->beam);
+		search->beam = NULL;
+		search->beam_capacity = 0;
+		growArray(search, (void **) &search->beam, &search->beam_capacity, sizeof(AnnHnswBeamEntry),
+				  Max(search->ef, 128));
+	}
+	search->nbeam = 0;
+	search->next = 0;
+	search->nfrontier = 0;
+	search->frontier_is_heap = false;
+	search->nresults = 0;
+	search->nseen = 0;
+	search->nvisited = 0;
+	search->nscored = 0;
+	if (search->seen == NULL)
+	{
+		search->seen_capacity = 4096;
+		search->seen = MemoryContextAllocZero(search->context, sizeof(uint64) * search->seen_capacity);
+		search->generation = 0;
+	}
+	/* Bit 63 of a slot says visited, bits 32 to 62 are its generation. */
+	if (++search->generation >= (1U << 31) - 1)
+	{
+		memset(search->seen, 0, sizeof(uint64) * search->seen_capacity);
+		search->generation = 1;
+	}
+	search->vector = NULL;
+	search->ncodes = 0;
+	search->visiting = NULL;
+}
+
+/* ---- rows seen ---- */
+
+static inline uint64
+seenKey(const AnnHnswSearch *search, AnnRowId row)
+{
+	return (uint64) search->generation << 32 | row;
+}
+
+static uint64 *
+seenSlot(AnnHnswSearch *search, AnnRowId row)
+{
+	uint32		mask = search->seen_capacity - 1;
+	uint64		key = seenKey(search, row);
+	uint32		i = (row * 0x9E3779B1U) >> (32 - pg_ceil_log2_32(search->seen_capacity));
+
+	for (;; i = (i + 1) & mask)
+	{
+		uint64		slot = search->seen[i] & ~VISITED_BIT;
+
+		if (slot == key || (slot >> 32) != search->generation)
+			return &search->seen[i];
+	}
+}
+
+static void
+growSeen(AnnHnswSearch *search)
+{
+	uint32		old_capacity = search->seen_capacity;
+	uint64	   *old = search->seen;
+
+	if (old_capacity >= (1U << 30))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("hnsw scan has seen too many rows")));
+	search->seen = MemoryContextAllocExtended(search->context, mul_size(sizeof(uint64), (Size) old_capacity * 2),
+											  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	search->seen_capacity = old_capacity * 2;
+	for (uint32 i = 0; i < old_capacity; i++)
+		if (((old[i] & ~VISITED_BIT) >> 32) == search->generation)
+			*seenSlot(search, (AnnRowId) old[i]) = old[i];
+	pfree(old);
+}
+
+/* True if the row was not seen before; it is now. */
+static inline bool
+markSeen(AnnHnswSearch *search, AnnRowId row)
+{
+	uint64	   *slot = seenSlot(search, row);
+
+	if ((*slot & ~VISITED_BIT) == seenKey(search, row))
+		return false;
+	*slot = seenKey(search, row);
+	if (++search->nseen * 2 > search->seen_capacity)
+		growSeen(search);
+	return true;
+}
+
+/* True if the row was not visited before; it is now. */
+static bool
+markVisited(AnnHnswSearch *search, AnnRowId row)
+{
+	uint64	   *slot;
+
+	markSeen(search, row);
+	slot = seenSlot(search, row);
+	if (*slot & VISITED_BIT)
+		return false;
+	*slot |= VISITED_BIT;
+	return true;
+}
+
+/* ---- heaps ---- */
+
+static inline bool
+candidateLess(const AnnHnswCandidate *a, const AnnHnswCandidate *b)
+{
+	return a->score < b->score;
+}
+
+static inline bool
+resultLess(const AnnHnswResult *a, const AnnHnswResult *b)
+{
+	return a->lo < b->lo;
+}
+
+#define DEFINE_HEAP(name, type, less) \
+static void \
+name##Down(type *heap, int n, int i) \
+{ \
+	type item = heap[i]; \
+\
+	for (;;) \
+	{ \
+		int child = 2 * i + 1; \
+\
+		if (child >= n) \
+			break; \
+		if (child + 1 < n && less(&heap[child + 1], &heap[child])) \
+			child++; \
+		if (!less(&heap[child], &item)) \
+			break; \
+		heap[i] = heap[child]; \
+		i = child; \
+	} \
+	heap[i] = item; \
+} \
+\
+static void \
+name##Up(type *heap, int i) \
+{ \
+	type item = heap[i]; \
+\
+	while (i > 0 && less(&item, &heap[(i - 1) / 2])) \
+	{ \
+		heap[i] = heap[(i - 1) / 2]; \
+		i = (i - 1) / 2; \
+	} \
+	heap[i] = item; \
+}
+
+DEFINE_HEAP(candidate, AnnHnswCandidate, candidateLess)
+DEFINE_HEAP(result, AnnHnswResult, resultLess)
+
+static void
+addFrontier(AnnHnswSearch *search, AnnRowId row, float score)
+{
+	if (search->nfrontier >= search->frontier_capacity)
+		growArray(search, (void **) &search->frontier, &search->frontier_capacity, sizeof(AnnHnswCandidate), 4096);
+	search->frontier[search->nfrontier].row = row;
+	search->frontier[search->nfrontier].score = score;
+	if (search->frontier_is_heap)
+		candidateUp(search->frontier, search->nfrontier);
+	search->nfrontier++;
+}
+
+static void
+addResult(AnnHnswSearch *search, const AnnHnswResult *result)
+{
+	if (search->nresults >= search->results_capacity)
+		growArray(search, (void **) &search->results, &search->results_capacity, sizeof(AnnHnswResult), 256);
+	search->results[search->nresults] = *result;
+	resultUp(search->results, search->nresults++);
+}
+
+/*
+ * Takes the result with the least lower bound.
+ */
+bool
+AnnHnswPopResult(AnnHnswSearch *search, AnnHnswResult *result)
+{
+	if (search->nresults == 0)
+		return false;
+	*result = search->results[0];
+	search->results[0] = search->results[--search->nresults];
+	if (search->nresults > 0)
+		resultDown(search->results, search->nresults, 0);
+	return true;
+}
+
+/* ---- the beam ---- */
+
+static inline bool
+beamTakes(const AnnHnswSearch *search, float score)
+{
+	return search->nbeam < search->ef || score < search->beam[search->nbeam - 1].score;
+}
+
+static Size
+edgeCodeSize(const AnnHnswSearch *search)
+{
+	return offsetof(AnnHnswEdgeCode, code) + TYPEALIGN(2, search->space->layout.code_size);
+}
+
+/* Keeps a copy of an edge's code; returns its number. */
+static uint32
+keepCode(AnnHnswSearch *search, const void *factors, const void *code)
+{
+	Size		size = edgeCodeSize(search);
+	AnnHnswEdgeCode *copy;
+
+	while ((search->ncodes + 1) * size > search->codes_capacity)
+		growArray(search, (void **) &search->codes, &search->codes_capacity, 1, 64 * 1024);
+	copy = (AnnHnswEdgeCode *) (search->codes + search->ncodes * size);
+	memcpy(copy->factors, factors, sizeof(copy->factors));
+	memcpy(copy->code, code, search->space->layout.code_size);
+	return search->ncodes++;
+}
+
+/* factors and code are those of the edge; NULL without codes. */
+static void
+addToBeam(AnnHnswSearch *search, AnnRowId row, float score, const void *factors, const void *code)
+{
+	AnnHnswBeamEntry *beam = search->beam;
+	int			low = 0;
+	int			high = search->nbeam;
+
+	if (search->nbeam == search->ef)
+	{
+		AnnHnswBeamEntry *last = &beam[search->nbeam - 1];
+
+		if (!last->visited && search->keep_dropped)
+			addFrontier(search, last->row, last->score);
+		search->nbeam--;
+		high--;
+	}
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (beam[middle].score <= score)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	memmove(beam + low + 1, beam + low, sizeof(AnnHnswBeamEntry) * (search->nbeam - low));
+	beam[low].row = row;
+	beam[low].score = score;
+	beam[low].visited = false;
+	beam[low].code = search->hook != NULL && code != NULL ? keepCode(search, factors, code) : 0;
+	search->nbeam++;
+	if (low < search->next)
+		search->next = low;
+}
+
+/* A row was seen with this score: to the beam, or to what the beam dropped. */
+static inline void
+offer(AnnHnswSearch *search, AnnRowId row, float score, const void *factors, const void *code)
+{
+	if (search->frontier_is_heap)
+	{
+		if (markSeen(search, row))
+			addFrontier(search, row, score);
+	}
+	else if (beamTakes(search, score))
+	{
+		if (markSeen(search, row))
+			addToBeam(search, row, score, factors, code);
+	}
+	else if (search->keep_dropped)
+		/* Duplicates are told apart when they are taken out: most never are. */
+		addFrontier(search, row, score);
+}
+
+/* ---- visiting ---- */
+
+/*
+ * Asks the CPU for the row's bytes, if this backend remembers where they are.
+ * Harmless if the buffer holds something else by now.
+ */
+static inline void
+prefetchRow(AnnHnswSearch *search, AnnRowId row)
+{
+	const AnnHnswLayout *layout = &search->space->layout;
+	BlockNumber block = AnnHnswRowBlock(layout, row);
+	AnnHnswBufferHint *hint = &search->cache->hints[block & (search->cache->nhints - 1)];
+
+	if (hint->block == block && hint->buffer > 0)
+	{
+		Page		page = BufferGetPage(hint->buffer);
+		const char *start = (const char *) AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, row));
+
+		__builtin_prefetch(GetBufferDescriptor(hint->buffer - 1));
+		__builtin_prefetch(page);
+		__builtin_prefetch((char *) page + BLCKSZ - sizeof(AnnPageOpaqueData));
+		for (int i = 0; i < layout->row_size; i += 64)
+			__builtin_prefetch(start + i);
+	}
+}
+
+/* The same for the rows that the beam will visit next. */
+static inline void
+prefetchNext(AnnHnswSearch *search, int count)
+{
+	for (int i = search->next; i < search->nbeam && count > 0; i++)
+	{
+		if (!search->beam[i].visited)
+		{
+			prefetchRow(search, search->beam[i].row);
+			count--;
+		}
+	}
+}
+
+/*
+ * The stored vector of a row: in the row, or read into scratch (at least
+ * layout->vector_size bytes).  NULL if the row was freed meanwhile.
+ */
+const char *
+AnnHnswStoredVector(Relation index, const AnnHnswLayout *layout, AnnHnswRowHeader *header, char *scratch)
+{
+	ItemPointerData item;
+
+	if (!AnnHnswVectorIsExternal(layout))
+		return AnnHnswRowVector(header);
+	memcpy(&item, AnnHnswRowVector(header), sizeof(item));
+	return AnnHnswReadVector(index, item, scratch, layout->vector_size) > 0 ? scratch : NULL;
+}
+
+static char *
+vectorScratch(AnnHnswSearch *search)
+{
+	if (search->vector == NULL && AnnHnswVectorIsExternal(&search->space->layout))
+		search->vector = palloc(search->space->layout.vector_size);
+	return search->vector;
+}
+
+/* Takes a live row's vector, score and TIDs into account; its page is share-locked. */
+static void
+scoreRow(AnnHnswSearch *search, AnnRowId row, AnnHnswRowHeader *header, const char *stored, float score)
+{
+	AnnHnswResult result;
+	AnnInterval interval;
+
+	search->nscored++;
+	if (header->state != ANN_HNSW_LIVE)
+		return;
+	if (search->hook != NULL)
+		search->hook(search->hook_arg, row, header, stored, score, search->visiting);
+	if (!search->keep_results || (header->ntids == 0 && header->node == ANN_HNSW_NO_NODE))
+		return;
+	interval = AnnHnswInterval(search->query, stored, score);
+	result.lo = interval.lo;
+	result.hi = interval.hi;
+	result.row = row;
+	result.node = header->node;
+	result.ntids = header->ntids;
+	memcpy(result.tids, header->tids, sizeof(result.tids));
+	addResult(search, &result);
+}
+
+/*
+ * Visits a row of an index with codes: scores it, estimates its neighbours.
+ * External vectors are read under the row page's share lock, VECTOR pages coming
+ * after it in the lock order.
+ */
+static void
+visitCoded(AnnHnswSearch *search, AnnRowId row)
+{
+	const AnnHnswLayout *layout = &search->space->layout;
+	AnnHnswRowHeader *header;
+	float		estimates[256];
+	AnnRowId	neighbours[256];
+	AnnCodeArray array;
+	const char *stored;
+	char	   *slots;
+	int			nedges;
+	Buffer		buffer;
+	char	   *scratch = vectorScratch(search);
+
+	buffer = AnnHnswLockRow(search->index, search->cache, layout, row, BUFFER_LOCK_SHARE, &header);
+	if (header->state == ANN_HNSW_FREE)
+	{
+		UnlockReleaseBuffer(buffer);
+		return;
+	}
+	nedges = header->nedges;
+	slots = AnnHnswRowSlots(layout, header);
+	for (int i = 0; i < nedges; i++)
+		neighbours[i] = AnnHnswSlotRow((AnnHnswSlot *) (slots + (Size) i * layout->slot_size));
+	array.codes = slots + sizeof(AnnHnswSlot) + layout->hint_size;
+	array.code_stride = layout->slot_size;
+	array.factors = slots + offsetof(AnnHnswSlot, add);
+	array.factor_stride = layout->slot_size;
+	array.form = ANN_FACTORS_HALF2;
+	array.count = nedges;
+	AnnEstimateBatch(search->query->code, &array, estimates, NULL);
+	for (int i = 0; i < nedges; i++)
+		offer(search, neighbours[i], estimates[i],
+			  (const char *) array.factors + i * array.factor_stride,
+			  (const char *) array.codes + i * array.code_stride);
+	/* The next rows arrive from memory while this one is scored. */
+	prefetchNext(search, 2);
+
+	stored = AnnHnswStoredVector(search->index, layout, header, scratch);
+	if (stored != NULL)
+		scoreRow(search, row, header, stored, AnnHnswScore(search->query, stored));
+	UnlockReleaseBuffer(buffer);
+}
+
+/* Scores one row of an index without codes and offers it. */
+static void
+scorePlain(AnnHnswSearch *search, AnnRowId row)
+{
+	const AnnHnswLayout *layout = &search->space->layout;
+	AnnHnswRowHeader *header;
+	char	   *scratch = vectorScratch(search);
+	Buffer		buffer = AnnHnswLockRow(search->index, search->cache, layout, row, BUFFER_LOCK_SHARE, &header);
+	const char *stored;
+	float		score;
+
+	if (header->state == ANN_HNSW_FREE ||
+		(stored = AnnHnswStoredVector(search->index, layout, header, scratch)) == NULL)
+	{
+		UnlockReleaseBuffer(buffer);
+		return;
+	}
+	score = AnnHnswScore(search->query, stored);
+	scoreRow(search, row, header, stored, score);
+	UnlockReleaseBuffer(buffer);
+
+	if (search->frontier_is_heap)
+		addFrontier(search, row, score);
+	else if (beamTakes(search, score))
+		addToBeam(search, row, score, NULL, NULL);
+	else if (search->keep_dropped)
+		addFrontier(search, row, score);
+}
+
+/* Visits a row of an index without codes: scores its neighbours. */
+static void
+visitPlain(AnnHnswSearch *search, AnnRowId row)
+{
+	const AnnHnswLayout *layout = &search->space->layout;
+	AnnHnswRowHeader *header;
+	AnnRowId	neighbours[256];
+	int			n = 0;
+	Buffer		buffer = AnnHnswLockRow(search->index, search->cache, layout, row, BUFFER_LOCK_SHARE, &header);
+
+	if (header->state != ANN_HNSW_FREE)
+	{
+		n = header->nedges;
+		for (int i = 0; i < n; i++)
+			neighbours[i] = AnnHnswGetPlainSlot(layout, header, i)->row;
+	}
+	UnlockReleaseBuffer(buffer);
+	for (int i = 0; i < n; i++)
+		if (i < n - 1)
+			prefetchRow(search, neighbours[i + 1]);
+	for (int i = 0; i < n; i++)
+		if (markSeen(search, neighbours[i]))
+			scorePlain(search, neighbours[i]);
+}
+
+static void
+visit(AnnHnswSearch *search, AnnRowId row)
+{
+	CHECK_FOR_INTERRUPTS();
+	search->nvisited++;
+	if (AnnHnswHasCodes(&search->space->layout))
+		visitCoded(search, row);
+	else
+		visitPlain(search, row);
+}
+
+/* Offers the best entries of the entry table. */
+static void
+enterGraph(AnnHnswSearch *search)
+{
+	const AnnHnswLayout *layout = &search->space->layout;
+	AnnHnswCache *cache = search->cache;
+	AnnHnswCandidate best[START_ENTRIES];	/* with the entry's number for a row */
+	int			nbest = 0;
+	int			count = (int) cache->meta.nentries;
+	float	   *scores;
+
+	if (count == 0)
+		return;
+	if (!AnnHnswHasCodes(layout) && !layout->vector_inline)
+	{
+		for (int i = 0; i < count; i++)
+		{
+			AnnRowId	row = ((AnnHnswEntry *) (cache->entries + i * cache->entry_size))->row;
+
+			if (markSeen(search, row))
+				scorePlain(search, row);
+		}
+		return;
+	}
+
+	scores = palloc(sizeof(float) * count);
+	if (AnnHnswHasCodes(layout))
+	{
+		AnnCodeArray array;
+
+		array.codes = cache->entries + offsetof(AnnHnswEntry, payload);
+		array.code_stride = cache->entry_size;
+		array.factors = cache->entries + offsetof(AnnHnswEntry, add);
+		array.factor_stride = cache->entry_size;
+		array.form = ANN_FACTORS_HALF2;
+		array.count = count;
+		AnnEstimateBatch(search->query->code, &array, scores, NULL);
+	}
+	else
+	{
+		for (int i = 0; i < count; i++)
+			scores[i] = AnnHnswScore(search->query,
+									 ((AnnHnswEntry *) (cache->entries + i * cache->entry_size))->payload);
+	}
+	for (int i = 0; i < count; i++)
+	{
+		int			j;
+
+		if (nbest == START_ENTRIES && !(scores[i] < best[nbest - 1].score))
+			continue;
+		if (nbest < START_ENTRIES)
+			nbest++;
+		for (j = nbest - 1; j > 0 && scores[i] < best[j - 1].score; j--)
+			best[j] = best[j - 1];
+		best[j].score = scores[i];
+		best[j].row = i;
+	}
+	pfree(scores);
+	for (int i = 0; i < nbest; i++)
+	{
+		AnnHnswEntry *entry = (AnnHnswEntry *) (cache->entries + best[i].row * cache->entry_size);
+
+		if (!markSeen(search, entry->row))
+			continue;
+		if (!AnnHnswHasCodes(layout))
+			scorePlain(search, entry->row);
+		else if (beamTakes(search, best[i].score))
+			addToBeam(search, entry->row, best[i].score, &entry->add, entry->payload);
+	}
+}
+
+/*
+ * Phase 1: from the entries, visits rows until all of the best ef seen are
+ * visited.
+ */
+void
+AnnHnswSearchBeam(AnnHnswSearch *search)
+{
+	enterGraph(search);
+	for (;;)
+	{
+		AnnHnswBeamEntry *entry;
+
+		while (search->next < search->nbeam && search->beam[search->next].visited)
+			search->next++;
+		if (search->next >= search->nbeam)
+			break;
+		entry = &search->beam[search->next++];
+		entry->visited = true;
+		if (search->ncodes > 0)
+			search->visiting = (const AnnHnswEdgeCode *) (search->codes + entry->code * edgeCodeSize(search));
+		if (search->keep_dropped)
+			markVisited(search, entry->row);
+		visit(search, entry->row);
+	}
+}
+
+/*
+ * Phase 2: visits the best row that was seen and not visited.  False when there
+ * is none.
+ */
+bool
+AnnHnswSearchMore(AnnHnswSearch *search)
+{
+	if (!search->frontier_is_heap)
+	{
+		search->frontier_is_heap = true;
+		for (int i = search->nfrontier / 2 - 1; i >= 0; i--)
+			candidateDown(search->frontier, search->nfrontier, i);
+	}
+	while (search->nfrontier > 0)
+	{
+		AnnRowId	row = search->frontier[0].row;
+
+		search->frontier[0] = search->frontier[--search->nfrontier];
+		if (search->nfrontier > 0)
+			candidateDown(search->frontier, search->nfrontier, 0);
+		if (markVisited(search, row))
+		{
+			visit(search, row);
+			return true;
+		}
+	}
+	return false;
+}

@@ -1,0 +1,110 @@
+/*
+ * hnsw_search.h
+ *	  Best-first search of the graph, for scans and for inserts.
+ */
+#ifndef ANN_HNSW_SEARCH_H
+#define ANN_HNSW_SEARCH_H
+
+#include "hnsw/hnsw.h"
+
+/* A row that was seen, with its score: estimated with codes, true without. */
+typedef struct AnnHnswCandidate
+{
+	float		score;
+	AnnRowId	row;
+} AnnHnswCandidate;
+
+typedef struct AnnHnswBeamEntry
+{
+	float		score;
+	AnnRowId	row;
+	uint32		visited:1;
+	uint32		code:31;		/* place in the search's codes, if it keeps them */
+} AnnHnswBeamEntry;
+
+/* The code of a row as the edge that led to it has it. */
+typedef struct AnnHnswEdgeCode
+{
+	AnnHalf		factors[2];		/* add, mul */
+	uint8		code[FLEXIBLE_ARRAY_MEMBER];
+} AnnHnswEdgeCode;
+
+/* A row whose own vector was scored. */
+typedef struct AnnHnswResult
+{
+	double		lo;				/* bounds of the operator's result */
+	double		hi;
+	AnnRowId	row;
+	uint32		node;
+	uint8		ntids;
+	ItemPointerData tids[ANN_HNSW_INLINE_TIDS];
+} AnnHnswResult;
+
+/*
+ * Called for each live row whose vector is scored, under the share lock of its
+ * page: copy what is needed.  code is NULL without codes.
+ */
+typedef void (*AnnHnswVisitHook) (void *arg, AnnRowId row, const AnnHnswRowHeader *header,
+								  const char *stored, float score, const AnnHnswEdgeCode *code);
+
+typedef struct AnnHnswSearch
+{
+	/* Given by the caller */
+	Relation	index;
+	AnnHnswCache *cache;		/* set anew in every access method call */
+	const AnnHnswSpace *space;
+	const AnnHnswQuery *query;
+	int			ef;
+	bool		keep_dropped;	/* the search may go on after the beam */
+	bool		keep_results;
+	AnnHnswVisitHook hook;
+	void	   *hook_arg;
+
+	/* The beam, ascending by score; entries before `next` are visited */
+	AnnHnswBeamEntry *beam;
+	int			beam_capacity;
+	int			nbeam;
+	int			next;
+
+	/* What the beam dropped: unsorted at first, then a heap */
+	AnnHnswCandidate *frontier;
+	int			nfrontier;
+	int			frontier_capacity;
+	bool		frontier_is_heap;
+
+	/* Heap of results by lo */
+	AnnHnswResult *results;
+	int			nresults;
+	int			results_capacity;
+
+	/* Rows seen: open addressing, a slot is in use if its generation is this one */
+	uint64	   *seen;
+	uint32		seen_capacity;
+	uint32		nseen;
+	uint32		generation;
+
+	/* Codes of the rows that entered the beam, for a hook */
+	char	   *codes;
+	int			ncodes;
+	int			codes_capacity;
+	const AnnHnswEdgeCode *visiting;	/* of the row that is being visited */
+
+	uint64		nvisited;		/* rows expanded */
+	uint64		nscored;		/* vectors scored */
+	char	   *vector;			/* scratch for external vectors */
+
+	MemoryContext context;		/* of the arrays */
+	struct SearchOwner *owner;	/* who has the backend's pooled search; NULL for one of its own */
+} AnnHnswSearch;
+
+extern AnnHnswSearch *AnnHnswSearchAcquire(void);
+extern void AnnHnswSearchRelease(AnnHnswSearch *search);
+extern void AnnHnswSearchBegin(AnnHnswSearch *search);
+extern void AnnHnswSearchBeam(AnnHnswSearch *search);
+extern bool AnnHnswSearchMore(AnnHnswSearch *search);
+extern bool AnnHnswPopResult(AnnHnswSearch *search, AnnHnswResult *result);
+extern Size AnnHnswSearchMemory(const AnnHnswSearch *search);
+extern const char *AnnHnswStoredVector(Relation index, const AnnHnswLayout *layout,
+									   AnnHnswRowHeader *header, char *scratch);
+
+#endif							/* ANN_HNSW_SEARCH_H */
