@@ -16,10 +16,8 @@
 #include "distance/half.h"
 #include "hnsw/hnsw_graph.h"
 
-/* Entries that start a search, and how many there are to choose from. */
+/* Entries that start a search. */
 #define START_ENTRIES 8
-#define CODED_ENTRIES 256
-#define PLAIN_ENTRIES 24
 
 /* Best nodes of the beam whose links are asked for ahead. */
 #define PREFETCH_LINKS 3
@@ -42,6 +40,11 @@
 /* Points are copied in steps of this many bytes. */
 #define GATHER_STEP 32
 
+/* In a point of form CODE. */
+#define CODE_OFFSET (2 * sizeof(AnnHalf))
+
+#define MAX_INT8_ELEMENT 0x1p50f
+
 #define OCCLUDED ((AnnHalf) 0x8000)
 #define EXPANDED ((AnnGraphNode) 0x80000000)
 
@@ -50,8 +53,8 @@ static const float alphas[ANN_GRAPH_ALPHAS] = {1.0f, 1.1f, 1.2f, 1.3f, 1.44f, 1.
 /* A node ready to be compared with others. */
 typedef struct Probe
 {
-	const char *data;			/* code of one plane, AnnCodeProbe, or vector */
-	float		norm;
+	const char *data;			/* code, AnnGraphInt8, or vector */
+	float		norm;			/* CODE only */
 } Probe;
 
 /* A participant's view of the graph, and what it works with. */
@@ -101,9 +104,7 @@ struct AnnGraph
 	int			max_candidates;
 	Probe	   *probes;
 	Probe		own_probe;
-	char	   *unpacked;		/* of probes, more than one plane */
-	Size		unpacked_size;
-	float	   *versine;		/* one plane: 1 - cos by number of bits that differ */
+	float	   *versine;		/* CODE: 1 - cos by number of bits that differ */
 	float		norm_scale;		/* of norms as halves */
 	float		length_scale;	/* of lengths as halves */
 	int		   *chosen;
@@ -113,12 +114,6 @@ struct AnnGraph
 };
 
 /* ---- sizes ---- */
-
-static Size
-codeBytes(const AnnGraphShape *shape)
-{
-	return AnnCodeBytes(&shape->code);
-}
 
 /*
  * meta comes with layout, code and ef_construction; the scale of lengths is set
@@ -134,18 +129,30 @@ AnnGraphShapeInit(AnnGraphShape *shape, const AnnHnswMetaPageData *meta)
 	shape->layout = *layout;
 	shape->slots = layout->slots;
 	shape->ef = Max(meta->ef_construction, 4);
+	shape->form = ANN_GRAPH_VECTOR;
 	if (AnnHnswHasCodes(layout))
 	{
 		const AnnCodeParams *own = &meta->code;
 
 		AnnCodeParamsChoose(&shape->code, ANN_METRIC_L2, (int) layout->dim, ANN_CODE_BUILD, 0);
 		shape->code.half_exp = own->half_exp;
-		shape->own_code = own->planes != shape->code.planes || own->kept > shape->code.kept ||
-			(own->kept < shape->code.kept && (own->planes > 1 || own->kept % 64 != 0));
-		shape->own_factors = shape->own_code || own->kept != shape->code.kept || own->metric == ANN_METRIC_IP;
-		shape->code_offset = 2 * sizeof(AnnHalf);
-		shape->point_size = shape->code_offset + codeBytes(shape);
-		shape->index_code = shape->code_offset;
+		if (shape->code.planes == 1)
+		{
+			shape->form = ANN_GRAPH_CODE;
+			shape->own_code = own->planes != 1 || own->kept > shape->code.kept ||
+				(own->kept < shape->code.kept && own->kept % 64 != 0);
+			shape->own_factors = shape->own_code || own->kept != shape->code.kept || own->metric == ANN_METRIC_IP;
+			shape->compared_size = CODE_OFFSET + AnnCodeBytes(&shape->code);
+			shape->index_code = CODE_OFFSET;
+		}
+		else
+		{
+			shape->form = ANN_GRAPH_INT8;
+			shape->own_code = true;
+			shape->own_factors = true;
+			shape->compared_size = TYPEALIGN(sizeof(uint32), offsetof(AnnGraphInt8, x) + layout->dim);
+		}
+		shape->point_size = shape->compared_size;
 		if (shape->own_factors)
 		{
 			shape->index_factors = shape->point_size;
@@ -164,6 +171,8 @@ AnnGraphShapeInit(AnnGraphShape *shape, const AnnHnswMetaPageData *meta)
 	else
 		shape->point_size = mul_size(sizeof(float), layout->dim);
 	shape->point_size = TYPEALIGN(sizeof(uint32), shape->point_size);
+	if (shape->form == ANN_GRAPH_VECTOR)
+		shape->compared_size = shape->point_size;
 
 	shape->links_size = TYPEALIGN(sizeof(uint32), lengths + sizeof(AnnHalf) * (Size) layout->slots) +
 		sizeof(AnnGraphLinksTail);
@@ -181,17 +190,26 @@ bucketsFor(double rows)
 	return (uint32) Min(Max(rows / BUCKET_ROWS, 64), (double) ANN_GRAPH_MAX_NODES);
 }
 
+/* How many entries there are to choose from. */
 static uint32
 entriesOf(const AnnGraphShape *shape)
 {
-	return AnnHnswHasCodes(&shape->layout) ? CODED_ENTRIES : PLAIN_ENTRIES;
+	switch (shape->form)
+	{
+		case ANN_GRAPH_CODE:
+			return 256;
+		case ANN_GRAPH_INT8:
+			return 128;
+		default:
+			return 24;
+	}
 }
 
 /* Bytes of an entry's copy of its point. */
 static Size
 entryPointSize(const AnnGraphShape *shape)
 {
-	return AnnHnswHasCodes(&shape->layout) ? shape->code_offset + codeBytes(shape) : 0;
+	return shape->form == ANN_GRAPH_CODE ? shape->compared_size : 0;
 }
 
 /*
@@ -212,7 +230,7 @@ AnnGraphSharedSize(const AnnGraphShape *shape, double rows, Size budget)
 Size
 AnnGraphWantedBytes(const AnnGraphShape *shape, double rows)
 {
-	Size		payload = shape->layout.element == ANN_ELEMENT_SPARSE && !AnnHnswHasCodes(&shape->layout) ? 512 : 0;
+	Size		payload = shape->layout.element == ANN_ELEMENT_SPARSE ? 512 : 0;
 
 	return mul_size(shape->node_size + payload, (Size) Max(rows, 1));
 }
@@ -269,7 +287,6 @@ AnnGraphAttach(AnnGraphShared *shared, const AnnHnswSpace *space)
 {
 	AnnGraph   *graph = palloc0(sizeof(AnnGraph));
 	const AnnGraphShape *shape = &shared->shape;
-	bool		coded = AnnHnswHasCodes(&shape->layout);
 
 	graph->shared = shared;
 	graph->shape = *shape;
@@ -286,8 +303,6 @@ AnnGraphAttach(AnnGraphShared *shared, const AnnHnswSpace *space)
 	LWLockRegisterTranche(shared->tranche, "AnnHnswBuild");
 	pg_prng_seed(&graph->random, (uint64) MyProcPid);
 
-	if (coded)
-		graph->query = palloc(AnnQueryCodeSize(&shape->code));
 	graph->point = palloc0(shape->point_size);
 	graph->beam = palloc(sizeof(AnnGraphNear) * (shape->ef + 1));
 	graph->dropped = palloc(sizeof(AnnGraphNear) * shape->ef);
@@ -299,22 +314,15 @@ AnnGraphAttach(AnnGraphShared *shared, const AnnHnswSpace *space)
 	graph->estimates = palloc(sizeof(float) * Max(shape->slots, shared->max_entries));
 	graph->length_scale = ldexpf(1, shape->length_exp);
 	graph->probes = palloc(sizeof(Probe) * graph->max_candidates);
-	if (coded)
+	if (shape->form == ANN_GRAPH_CODE)
 	{
-		graph->gather_stride = TYPEALIGN(GATHER_STEP, entryPointSize(shape));
+		graph->query = palloc(AnnQueryCodeSize(&shape->code));
+		graph->gather_stride = TYPEALIGN(GATHER_STEP, shape->compared_size);
 		graph->gathered = palloc(mul_size(graph->gather_stride, Max(shape->slots, START_ENTRIES)));
 		graph->norm_scale = ldexpf(1, shape->code.half_exp);
-		if (shape->code.planes == 1)
-		{
-			graph->versine = palloc(sizeof(float) * (shape->code.kept + 1));
-			for (int i = 0; i <= shape->code.kept; i++)
-				graph->versine[i] = (float) (1 - cos(M_PI * i / shape->code.kept));
-		}
-		else
-		{
-			graph->unpacked_size = AnnCodeProbeSize(&shape->code);
-			graph->unpacked = palloc(mul_size(graph->unpacked_size, graph->max_candidates + 2));
-		}
+		graph->versine = palloc(sizeof(float) * (shape->code.kept + 1));
+		for (int i = 0; i <= shape->code.kept; i++)
+			graph->versine[i] = (float) (1 - cos(M_PI * i / shape->code.kept));
 	}
 	graph->chosen = palloc(sizeof(int) * graph->max_candidates);
 	graph->occluded = palloc(sizeof(bool) * graph->max_candidates);
@@ -539,10 +547,10 @@ storePayload(AnnGraph *graph, const char *data, Size size, AnnGraphPayload *payl
 	return true;
 }
 
-static inline bool
-isCoded(const AnnGraph *graph)
+static inline AnnGraphForm
+formOf(const AnnGraph *graph)
 {
-	return AnnHnswHasCodes(&graph->shape.layout);
+	return graph->shape.form;
 }
 
 static inline bool
@@ -564,6 +572,17 @@ vectorOf(AnnGraph *graph, AnnGraphNode node)
 		return blockAddress(graph, payload->block) + payload->offset;
 	}
 	return point;
+}
+
+/* Of two residuals as bytes. */
+static inline float
+int8Distance2(const AnnGraph *graph, const char *a, const char *b)
+{
+	const AnnGraphInt8 *x = (const AnnGraphInt8 *) a;
+	const AnnGraphInt8 *y = (const AnnGraphInt8 *) b;
+	float		ip = (float) ann_kernels.ip_i8(x->x, y->x, graph->shape.layout.dim);
+
+	return x->norm * x->norm + y->norm * y->norm - 2 * x->scale * y->scale * ip;
 }
 
 /* Squared length between two vectors without codes. */
@@ -591,6 +610,30 @@ setHalves(char *to, const AnnCodeParams *params, const AnnCodeFactors *factors)
 }
 
 /*
+ * Rounds a residual to bytes.  One that is too long for its square becomes zero,
+ * as with codes: its place in the graph is then that of the centre.
+ */
+static void
+setInt8(AnnGraphInt8 *to, const float *r, int dim)
+{
+	float		max = 0;
+	float		factor;
+
+	for (int i = 0; i < dim; i++)
+		max = Max(max, fabsf(r[i]));
+	if (!(max > 0 && max < MAX_INT8_ELEMENT))
+	{
+		memset(to, 0, offsetof(AnnGraphInt8, x) + dim);
+		return;
+	}
+	to->norm = sqrtf(ann_kernels.ip_f32(r, r, dim));
+	to->scale = max / 127;
+	factor = 127 / max;
+	for (int i = 0; i < dim; i++)
+		to->x[i] = (int8) rintf(r[i] * factor);
+}
+
+/*
  * Gets ready to add this row: the other functions work on it.  dense (vector and
  * halfvec) is of the index space; dense and stored must outlive the next calls.
  */
@@ -603,7 +646,7 @@ AnnGraphPrepare(AnnGraph *graph, const float *dense, const char *stored, Size st
 	graph->dense = dense;
 	graph->stored = stored;
 	graph->stored_size = stored_size;
-	if (isCoded(graph))
+	if (formOf(graph) != ANN_GRAPH_VECTOR)
 	{
 		AnnCodeFactors factors;
 		float	   *r = palloc(sizeof(float) * (Size) dim);
@@ -621,9 +664,14 @@ AnnGraphPrepare(AnnGraph *graph, const float *dense, const char *stored, Size st
 		else
 			for (int i = 0; i < dim; i++)
 				r[i] = dense[i] - graph->space->center[i];
-		AnnEncode(&shape->code, r, 0, (uint8 *) graph->point + shape->code_offset, &factors);
-		setHalves(graph->point, &shape->code, &factors);
-		AnnQueryCodeInit(graph->query, &shape->code, r, 0);
+		if (formOf(graph) == ANN_GRAPH_INT8)
+			setInt8((AnnGraphInt8 *) graph->point, r, dim);
+		else
+		{
+			AnnEncode(&shape->code, r, 0, (uint8 *) graph->point + CODE_OFFSET, &factors);
+			setHalves(graph->point, &shape->code, &factors);
+			AnnQueryCodeInit(graph->query, &shape->code, r, 0);
+		}
 		pfree(r);
 	}
 	else if (shape->layout.element == ANN_ELEMENT_BIT)
@@ -796,40 +844,52 @@ makeRoomForTouched(AnnGraph *graph, int more)
 	}
 }
 
+/* Estimates from codes that lie `stride` bytes apart, each behind its factors. */
+static void
+estimate(const AnnGraph *graph, const char *points, Size stride, int n, float *d2)
+{
+	AnnCodeArray array = {0};
+
+	array.codes = points + CODE_OFFSET;
+	array.code_stride = stride;
+	array.factors = points;
+	array.factor_stride = stride;
+	array.form = ANN_FACTORS_HALF2;
+	array.count = n;
+	AnnEstimateBatch(graph->query, &array, d2, NULL);
+}
+
 /* Distances of the prepared row from nodes. */
 static void
 distancesTo(AnnGraph *graph, const AnnGraphNode *nodes, int n, float *d2)
 {
-	const AnnGraphShape *shape = &graph->shape;
-
-	if (isCoded(graph))
+	switch (formOf(graph))
 	{
-		Size		stride = graph->gather_stride;
-		AnnCodeArray array = {0};
-		char	   *to = graph->gathered;
+		case ANN_GRAPH_CODE:
+			{
+				Size		stride = graph->gather_stride;
+				char	   *to = graph->gathered;
 
-		/* What is copied beyond a point is another one, or links. */
-		for (int i = 0; i < n; i++, to += stride)
-		{
-			const char *from = pointOf(graph, nodes[i]);
+				/* What is copied beyond a point is another one, or links. */
+				for (int i = 0; i < n; i++, to += stride)
+				{
+					const char *from = pointOf(graph, nodes[i]);
 
-			for (Size at = 0; at < stride; at += GATHER_STEP)
-				memcpy(to + at, from + at, GATHER_STEP);
-		}
-		array.codes = graph->gathered + shape->code_offset;
-		array.code_stride = stride;
-		array.factors = graph->gathered;
-		array.factor_stride = stride;
-		array.form = ANN_FACTORS_HALF2;
-		array.count = n;
-		AnnEstimateBatch(graph->query, &array, d2, NULL);
-	}
-	else
-	{
-		const char *own = isSparse(graph) ? graph->stored : graph->point;
-
-		for (int i = 0; i < n; i++)
-			d2[i] = vectorDistance2(graph, own, vectorOf(graph, nodes[i]));
+					for (Size at = 0; at < stride; at += GATHER_STEP)
+						memcpy(to + at, from + at, GATHER_STEP);
+				}
+				estimate(graph, graph->gathered, stride, n, d2);
+				break;
+			}
+		case ANN_GRAPH_INT8:
+			for (int i = 0; i < n; i++)
+				d2[i] = int8Distance2(graph, graph->point, pointOf(graph, nodes[i]));
+			break;
+		case ANN_GRAPH_VECTOR:
+			for (int i = 0; i < n; i++)
+				d2[i] = vectorDistance2(graph, isSparse(graph) ? graph->stored : graph->point,
+										vectorOf(graph, nodes[i]));
+			break;
 	}
 }
 
@@ -845,7 +905,6 @@ addToBeam(AnnGraph *graph, AnnGraphNode node, float d2)
 {
 	AnnGraphNear *beam = graph->beam;
 	int			low = 0;
-	int			high;
 
 	if (graph->nbeam == graph->shape.ef)
 	{
@@ -857,15 +916,13 @@ addToBeam(AnnGraph *graph, AnnGraphNode node, float d2)
 			graph->dropped[graph->ndropped++].node = last->node & ~EXPANDED;
 		}
 	}
-	high = graph->nbeam;
-	while (low < high)
+	/* Without branches: they could not be predicted. */
+	for (int n = graph->nbeam; n > 0;)
 	{
-		int			middle = (low + high) / 2;
+		int			half = (n + 1) / 2;
 
-		if (beam[middle].d2 <= d2)
-			low = middle + 1;
-		else
-			high = middle;
+		low += (int) (beam[low + half - 1].d2 <= d2) * half;
+		n -= half;
 	}
 	memmove(beam + low + 1, beam + low, sizeof(AnnGraphNear) * (graph->nbeam - low));
 	beam[low].d2 = d2;
@@ -884,19 +941,8 @@ startSearch(AnnGraph *graph)
 	int			first;
 
 	pg_read_barrier();
-	if (isCoded(graph))
-	{
-		Size		stride = entryPointSize(&graph->shape);
-		AnnCodeArray array = {0};
-
-		array.codes = graph->entry_points + graph->shape.code_offset;
-		array.code_stride = stride;
-		array.factors = graph->entry_points;
-		array.factor_stride = stride;
-		array.form = ANN_FACTORS_HALF2;
-		array.count = n;
-		AnnEstimateBatch(graph->query, &array, graph->estimates, NULL);
-	}
+	if (formOf(graph) == ANN_GRAPH_CODE)
+		estimate(graph, graph->entry_points, entryPointSize(&graph->shape), n, graph->estimates);
 	else
 		distancesTo(graph, graph->entries, n, graph->estimates);
 	for (int i = 0; i < n; i++)
@@ -937,7 +983,7 @@ static inline void
 prefetchPoint(AnnGraph *graph, AnnGraphNode node)
 {
 	const char *point = pointOf(graph, node);
-	Size		size = Min(graph->shape.point_size, 1024);
+	Size		size = Min(graph->shape.compared_size, 1024);
 
 	for (Size i = 0; i < size; i += 64)
 		__builtin_prefetch(point + i);
@@ -1026,49 +1072,47 @@ searchNearest(AnnGraph *graph, AnnGraphNode self)
 
 /* ---- choice of edges ---- */
 
-/* Makes a point (or, without codes, a vector) ready; room is for AnnCodeProbe. */
 static inline void
-loadProbe(AnnGraph *graph, Probe *probe, const char *point, int room)
+loadProbe(AnnGraph *graph, Probe *probe, const char *point)
 {
 	probe->data = point;
 	probe->norm = 0;
-	if (isCoded(graph))
+	if (formOf(graph) == ANN_GRAPH_CODE)
 	{
 		AnnHalf		norm;
 
 		memcpy(&norm, point, sizeof(norm));
 		probe->norm = AnnHalfToFloat(norm) * graph->norm_scale;
-		probe->data += graph->shape.code_offset;
-		if (graph->shape.code.planes > 1)
-		{
-			AnnCodeProbe *unpacked = (AnnCodeProbe *) (graph->unpacked + room * graph->unpacked_size);
-
-			AnnCodeProbeInit(unpacked, &graph->shape.code, (const uint8 *) probe->data, probe->norm);
-			probe->data = (const char *) unpacked;
-		}
+		probe->data += CODE_OFFSET;
 	}
 }
 
 static inline void
-loadNodeProbe(AnnGraph *graph, Probe *probe, AnnGraphNode node, int room)
+loadNodeProbe(AnnGraph *graph, Probe *probe, AnnGraphNode node)
 {
-	loadProbe(graph, probe, isCoded(graph) ? pointOf(graph, node) : vectorOf(graph, node), room);
+	loadProbe(graph, probe, formOf(graph) == ANN_GRAPH_VECTOR ? vectorOf(graph, node) : pointOf(graph, node));
 }
 
+/* Squared distance of two nodes. */
 static inline float
 probeDistance2(const AnnGraph *graph, const Probe *a, const Probe *b)
 {
-	if (graph->versine != NULL)
+	switch (formOf(graph))
 	{
-		uint64		differ = ann_kernels.hamming((const uint8_t *) a->data, (const uint8_t *) b->data,
-												 graph->shape.code.nbits / 8);
-		float		difference = a->norm - b->norm;
+		case ANN_GRAPH_CODE:
+			{
+				/* As AnnCodeDistance2, with the cosine of the angle (README of quantize) from a table. */
+				uint64		differ = ann_kernels.hamming((const uint8_t *) a->data, (const uint8_t *) b->data,
+														 graph->shape.code.nbits / 8);
+				float		difference = a->norm - b->norm;
 
-		return difference * difference + 2 * a->norm * b->norm * graph->versine[differ];
+				return difference * difference + 2 * a->norm * b->norm * graph->versine[differ];
+			}
+		case ANN_GRAPH_INT8:
+			return int8Distance2(graph, a->data, b->data);
+		default:
+			return vectorDistance2(graph, a->data, b->data);
 	}
-	if (isCoded(graph))
-		return AnnCodeProbeDistance2(&graph->shape.code, (const AnnCodeProbe *) a->data, (const AnnCodeProbe *) b->data);
-	return vectorDistance2(graph, a->data, b->data);
 }
 
 /*
@@ -1088,7 +1132,7 @@ chooseEdges(AnnGraph *graph)
 	int			nchosen = 0;
 
 	for (int i = 0; i < n; i++)
-		loadNodeProbe(graph, &graph->probes[i], graph->candidates[i].node, i);
+		loadNodeProbe(graph, &graph->probes[i], graph->candidates[i].node);
 	for (int i = 0; i < n; i++)
 	{
 		graph->occluded[i] = nkept >= slots;
@@ -1229,7 +1273,7 @@ addBackLink(AnnGraph *graph, AnnGraphNode from, AnnGraphNode node, float d2)
 	for (int i = 0; i < at && !occluded; i++)
 		if (!(lengths[i] & OCCLUDED))
 		{
-			loadNodeProbe(graph, &probe, links[i], graph->max_candidates);
+			loadNodeProbe(graph, &probe, links[i]);
 			occluded = alpha * probeDistance2(graph, &graph->own_probe, &probe) < d2;
 		}
 	if (!occluded)
@@ -1238,7 +1282,7 @@ addBackLink(AnnGraph *graph, AnnGraphNode from, AnnGraphNode node, float d2)
 			{
 				float		l = lengthOf(graph, lengths[i]);
 
-				loadNodeProbe(graph, &probe, links[i], graph->max_candidates);
+				loadNodeProbe(graph, &probe, links[i]);
 				if (alpha * probeDistance2(graph, &graph->own_probe, &probe) < l * l)
 					lengths[i] |= OCCLUDED;
 			}
@@ -1310,7 +1354,7 @@ AnnGraphConnect(AnnGraph *graph, AnnGraphNode node)
 		tuneAlpha(graph);
 	pg_write_barrier();
 
-	loadProbe(graph, &graph->own_probe, isSparse(graph) ? graph->stored : graph->point, graph->max_candidates + 1);
+	loadProbe(graph, &graph->own_probe, isSparse(graph) ? graph->stored : graph->point);
 	for (int i = 0; i < nchosen; i++)
 		addBackLink(graph, graph->candidates[graph->chosen[i]].node, node, graph->candidates[graph->chosen[i]].d2);
 	offerEntry(graph, node);

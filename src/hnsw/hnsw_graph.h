@@ -26,25 +26,34 @@ typedef uint32 AnnGraphNode;
 #define ANN_GRAPH_MAX_SEGMENTS 64
 #define ANN_GRAPH_ALPHAS 8
 
+/* What nodes are compared by. */
+typedef enum AnnGraphForm
+{
+	ANN_GRAPH_CODE,				/* codes of one bit */
+	ANN_GRAPH_INT8,				/* a byte for each coordinate, where a code would need several bits */
+	ANN_GRAPH_VECTOR			/* indexes without codes: the vector */
+} AnnGraphForm;
+
 /*
  * Sizes of the graph's records and of what they are made of; a function of the
  * index, the same in every participant.
  *
  * A node consists of two records:
- *	   point  what other nodes' searches read: with codes, the factors as halves {add, mul}
- *			  and the code for the build, then, where the index needs others,
- *			  its own factors and code; without codes, the vector (float[dim] of the index
- *			  space; the stored form of bit; AnnGraphPayload for sparsevec)
+ *	   point  what other nodes' searches read.  CODE: factors as halves {add, mul}, code.
+ *			  INT8: AnnGraphInt8.  Both: then, where the index needs others, factors and
+ *			  code for its slots.  VECTOR: float[dim] of the index space; the stored form
+ *			  of bit; AnnGraphPayload for sparsevec
  *	   links  uint32 neighbour[slots], AnnHalf length[slots] ascending, its sign bit set if the
  *			  edge is occluded, then AnnGraphLinksTail, then perhaps a heap TID
  */
 typedef struct AnnGraphShape
 {
 	AnnHnswLayout layout;
-	AnnCodeParams code;			/* of the build: metric L2 */
+	AnnGraphForm form;
+	AnnCodeParams code;			/* CODE: metric L2 */
 	bool		own_factors;	/* the index's factors differ from the build's */
 	bool		own_code;		/* the index's code is no prefix of the build's */
-	Size		code_offset;	/* in a point: the build's code */
+	Size		compared_size;	/* leading bytes of a point that comparisons read */
 	Size		index_factors;	/* in a point: factors for the index's slots */
 	Size		index_code;		/* in a point: code for the index's slots */
 	Size		point_size;
@@ -61,6 +70,14 @@ typedef struct AnnGraphLinksTail
 	AnnRowId	row;			/* where the index has it */
 	AnnGraphNode next_value;	/* chain of the table of values */
 } AnnGraphLinksTail;
+
+/* A residual as bytes: coordinate i is scale * x[i]. */
+typedef struct AnnGraphInt8
+{
+	float		norm;
+	float		scale;
+	int8		x[FLEXIBLE_ARRAY_MEMBER];
+} AnnGraphInt8;
 
 /* Where a payload of variable size lies. */
 typedef struct AnnGraphPayload
