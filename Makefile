@@ -28,6 +28,7 @@ OBJS = \
 	src/hnsw/hnsw_insert.o \
 	src/hnsw/hnsw_options.o \
 	src/hnsw/hnsw_page.o \
+	src/hnsw/hnsw_partition.o \
 	src/hnsw/hnsw_prune.o \
 	src/hnsw/hnsw_repair.o \
 	src/hnsw/hnsw_scan.o \

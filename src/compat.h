@@ -145,4 +145,11 @@ AnnGucIsDefined(const char *name)
 	plan_create_index_workers(RelationGetRelid(heap), RelationGetRelid(index))
 #endif
 
+/* The next datum of a sort of pass-by-value datums. */
+#if PG_VERSION_NUM >= 160000
+#define AnnTuplesortGetDatum(sort, value, isnull) tuplesort_getdatum(sort, true, false, value, isnull, NULL)
+#else
+#define AnnTuplesortGetDatum(sort, value, isnull) tuplesort_getdatum(sort, true, value, isnull, NULL)
+#endif
+
 #endif							/* ANN_COMPAT_H */

@@ -452,7 +452,7 @@ extern void AnnHnswListTidPage(Relation index, bool zero, BlockNumber block);
 
 extern ItemPointerData AnnHnswWriteVector(Relation index, AnnWriteMode mode, const char *data, Size size);
 extern Size AnnHnswReadVector(Relation index, ItemPointerData item, char *data, Size capacity);
-extern void AnnHnswDeleteVector(Relation index, ItemPointerData item);
+extern void AnnHnswDeleteVector(Relation index, AnnWriteMode mode, ItemPointerData item);
 
 /* ---- hnsw_build.c ---- */
 

@@ -26,7 +26,7 @@
 #include "utils/sampling.h"
 #include "utils/snapmgr.h"
 
-#include "hnsw/hnsw_graph.h"
+#include "hnsw/hnsw_build.h"
 #include "hnsw/hnsw_options.h"
 
 #define KEY_SHARED			UINT64CONST(0xA400000000000001)
@@ -39,75 +39,10 @@
 #define SAMPLE_BLOCKS 512
 #define SAMPLE_ROWS 2048
 
-#define MAX_BUILD_PARTICIPANTS 64
-
 #define ALPHA_WITHOUT_ROWS 1.2f
 
 /* Nodes that a participant takes at a time to write their edges. */
 #define WRITE_NODES 2048
-
-/* Phases of the build barrier. */
-typedef enum BuildPhase
-{
-	PHASE_SCAN,
-	PHASE_FINISH,
-	PHASE_WRITE,
-	PHASE_DONE
-} BuildPhase;
-
-/* What pg_stat_progress_create_index shows. */
-typedef enum ProgressPhase
-{
-	PROGRESS_SAMPLE = PROGRESS_CREATEIDX_SUBPHASE_INITIALIZE + 1,
-	PROGRESS_GRAPH,
-	PROGRESS_LINK,
-	PROGRESS_WRITE,
-	PROGRESS_LOG
-} ProgressPhase;
-
-/* What the participants of a build share. */
-typedef struct BuildShared
-{
-	Oid			heap;
-	Oid			index;
-	bool		concurrent;
-	AnnHnswMetaPageData meta;
-
-	Barrier		barrier;
-	pg_atomic_uint64 done;		/* rows of the table that were handled */
-	pg_atomic_uint32 next_write;
-
-	slock_t		mutex;			/* what follows */
-	double		heap_tuples;
-	double		index_tuples;
-	double		rows;			/* rows of the index */
-	bool		broken_hot_chain;
-	int			nparticipants;
-	BlockNumber open_page[MAX_BUILD_PARTICIPANTS];	/* ROW pages with room */
-} BuildShared;
-
-/* A participant. */
-typedef struct BuildState
-{
-	Relation	heap;
-	Relation	index;
-	IndexInfo  *info;
-	BuildShared *shared;
-	AnnHnswMetaPageData meta;	/* a copy: layout and code */
-	AnnHnswSpace space;
-	AnnGraph   *graph;
-	bool		parallel;
-	bool		leader;
-	MemoryContext tuple_context;
-
-	Buffer		row_buffer;		/* pinned ROW page with room, or invalid */
-	BlockNumber row_block;
-	int			row_slot;		/* next free one there */
-	ItemPointerData *tids[2];	/* heap TIDs of NULLs, of vectors without a place */
-	int			ntids[2];
-	double		index_tuples;
-	double		rows;
-} BuildState;
 
 PGDLLEXPORT void AnnHnswParallelBuildMain(dsm_segment *seg, shm_toc *toc);
 
@@ -119,15 +54,21 @@ AnnHnswBuildPhaseName(int64 phase)
 	{
 		case PROGRESS_CREATEIDX_SUBPHASE_INITIALIZE:
 			return "initializing";
-		case PROGRESS_SAMPLE:
+		case ANN_BUILD_SAMPLE:
 			return "sampling table";
-		case PROGRESS_GRAPH:
+		case ANN_BUILD_GRAPH:
 			return "building graph";
-		case PROGRESS_LINK:
+		case ANN_BUILD_PARTITION:
+			return "partitioning rows";
+		case ANN_BUILD_CONNECT:
+			return "building graph of a partition";
+		case ANN_BUILD_LINK:
 			return "linking unreachable rows";
-		case PROGRESS_WRITE:
+		case ANN_BUILD_WRITE:
 			return "writing edges";
-		case PROGRESS_LOG:
+		case ANN_BUILD_CALIBRATE:
+			return "calibrating ef_search";
+		case ANN_BUILD_LOG:
 			return "logging pages";
 		default:
 			return NULL;
@@ -135,9 +76,44 @@ AnnHnswBuildPhaseName(int64 phase)
 }
 
 static void
-reportPhase(ProgressPhase phase)
+reportPhase(AnnBuildProgress phase)
 {
 	pgstat_progress_update_param(PROGRESS_CREATEIDX_SUBPHASE, phase);
+}
+
+/* Shows the phase, if this is the leader. */
+void
+AnnBuildReport(const AnnBuild *build, AnnBuildProgress phase)
+{
+	if (build->leader)
+		reportPhase(phase);
+}
+
+/* Waits for all participants. */
+void
+AnnBuildWait(AnnBuild *build)
+{
+	BarrierArriveAndWait(&build->shared->barrier, PG_WAIT_EXTENSION);
+}
+
+/*
+ * Takes the next nodes, *start to *end - 1 of count, of those that nobody has
+ * taken yet; false if there are none.
+ */
+bool
+AnnBuildTakeNodes(AnnBuild *build, uint32 count, uint32 batch, uint32 *start, uint32 *end)
+{
+	CHECK_FOR_INTERRUPTS();
+	/* Participants that find nothing must not make the counter wrap. */
+	if (pg_atomic_read_u32(&build->shared->next) >= count)
+		return false;
+	*start = pg_atomic_fetch_add_u32(&build->shared->next, batch);
+	if (*start >= count)
+		return false;
+	*end = (uint32) Min((uint64) *start + batch, count);
+	if (build->leader)
+		pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, *end);
+	return true;
 }
 
 /* ---- sample ---- */
@@ -151,6 +127,7 @@ typedef struct Sample
 	int			block_rows;		/* in this block */
 	int			block_limit;
 	double		placed;			/* rows with a value, whether looked at or not */
+	double		stored_bytes;
 	double		lengths;		/* sum over pairs */
 	int			pairs;
 	char	   *stored;			/* the row before */
@@ -178,6 +155,7 @@ sampleCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, boo
 	if (!point.unplaced)
 	{
 		sample->rows++;
+		sample->stored_bytes += MAXALIGN(point.stored_size);
 		if (sample->sum != NULL)
 		{
 			for (int i = 0; i < dim; i++)
@@ -212,7 +190,7 @@ sampleCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, boo
  */
 static double
 sampleTable(Relation heap, Relation index, IndexInfo *info, AnnHnswMetaPageData *meta,
-			int *length_exp, float **center)
+			int *length_exp, Size *stored_size, float **center)
 {
 	BlockNumber nblocks = RelationGetNumberOfBlocks(heap);
 	BlockNumber nsample;
@@ -222,6 +200,7 @@ sampleTable(Relation heap, Relation index, IndexInfo *info, AnnHnswMetaPageData 
 
 	*center = NULL;
 	*length_exp = 0;
+	*stored_size = 0;
 	if (nblocks == 0)
 		return 0;
 
@@ -240,6 +219,8 @@ sampleTable(Relation heap, Relation index, IndexInfo *info, AnnHnswMetaPageData 
 									 sampleCallback, &sample, NULL);
 	}
 
+	if (sample.rows > 0)
+		*stored_size = (Size) (sample.stored_bytes / sample.rows);
 	if (sample.pairs > 0)
 		frexp(sample.lengths / sample.pairs, length_exp);
 	if (AnnHnswHasCodes(&meta->layout) && sample.rows > 0)
@@ -273,7 +254,7 @@ sampleTable(Relation heap, Relation index, IndexInfo *info, AnnHnswMetaPageData 
  * Writes the gathered TIDs into a new TIDLIST page at the head of its list.
  */
 static void
-flushTids(BuildState *state, bool zero)
+flushTids(AnnBuild *build, bool zero)
 {
 	Buffer		metabuf;
 	Buffer		buffer;
@@ -282,20 +263,20 @@ flushTids(BuildState *state, bool zero)
 	AnnPageEdit edit;
 	Page		page;
 
-	if (state->ntids[zero] == 0)
+	if (build->ntids[zero] == 0)
 		return;
-	metabuf = ReadBuffer(state->index, ANN_HNSW_META_BLOCK);
+	metabuf = ReadBuffer(build->index, ANN_HNSW_META_BLOCK);
 	LockBuffer(metabuf, BUFFER_LOCK_EXCLUSIVE);
-	buffer = AnnExtendRelation(state->index);
-	edit = AnnPageEditBegin(state->index, ANN_WRITE_BUILD);
+	buffer = AnnExtendRelation(build->index);
+	edit = AnnPageEditBegin(build->index, ANN_WRITE_BUILD);
 	meta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
 	page = AnnPageEditAdd(&edit, buffer, true);
 	AnnPageInit(page, ANN_HNSW_PAGE_ID, ANN_HNSW_TIDLIST);
 	AnnPageSetRawSize(page, ANN_PAGE_USABLE);
 	list = (AnnHnswTidList *) AnnPageRaw(page);
-	list->ntids = state->ntids[zero];
+	list->ntids = build->ntids[zero];
 	list->zero = zero;
-	memcpy(list->tids, state->tids[zero], sizeof(ItemPointerData) * list->ntids);
+	memcpy(list->tids, build->tids[zero], sizeof(ItemPointerData) * list->ntids);
 	AnnPageOpaque(page)->next = zero ? meta->zero_tids : meta->null_tids;
 	if (zero)
 		meta->zero_tids = BufferGetBlockNumber(buffer);
@@ -304,18 +285,18 @@ flushTids(BuildState *state, bool zero)
 	AnnPageEditCommit(&edit);
 	UnlockReleaseBuffer(buffer);
 	UnlockReleaseBuffer(metabuf);
-	state->ntids[zero] = 0;
+	build->ntids[zero] = 0;
 }
 
 static void
-addTidWithoutRow(BuildState *state, bool zero, ItemPointer tid)
+addTidWithoutRow(AnnBuild *build, bool zero, ItemPointer tid)
 {
-	if (state->tids[zero] == NULL)
-		state->tids[zero] = MemoryContextAlloc(GetMemoryChunkContext(state),
+	if (build->tids[zero] == NULL)
+		build->tids[zero] = MemoryContextAlloc(GetMemoryChunkContext(build),
 											   sizeof(ItemPointerData) * ANN_HNSW_TIDLIST_CAPACITY);
-	state->tids[zero][state->ntids[zero]++] = *tid;
-	if (state->ntids[zero] == ANN_HNSW_TIDLIST_CAPACITY)
-		flushTids(state, zero);
+	build->tids[zero][build->ntids[zero]++] = *tid;
+	if (build->ntids[zero] == ANN_HNSW_TIDLIST_CAPACITY)
+		flushTids(build, zero);
 }
 
 /* ---- rows ---- */
@@ -324,31 +305,31 @@ addTidWithoutRow(BuildState *state, bool zero, ItemPointer tid)
  * Writes a row without edges into this participant's ROW page.
  */
 static AnnRowId
-writeRow(BuildState *state, const AnnHnswPoint *point, ItemPointer tid)
+writeRow(AnnBuild *build, const AnnHnswPoint *point, ItemPointer tid)
 {
-	const AnnHnswLayout *layout = &state->meta.layout;
+	const AnnHnswLayout *layout = &build->meta.layout;
 	AnnHnswRowHeader *row;
 	ItemPointerData item;
 	AnnRowId	id;
 
 	if (AnnHnswVectorIsExternal(layout))
-		item = AnnHnswWriteVector(state->index, ANN_WRITE_BUILD, point->stored, point->stored_size);
-	if (!BufferIsValid(state->row_buffer))
+		item = AnnHnswWriteVector(build->index, ANN_WRITE_BUILD, point->stored, point->stored_size);
+	if (!BufferIsValid(build->row_buffer))
 	{
-		state->row_buffer = AnnExtendRelation(state->index);
-		state->row_block = BufferGetBlockNumber(state->row_buffer);
-		state->row_slot = 0;
-		if (state->row_block >= ANN_HNSW_NO_ROW / layout->rows_per_page)
+		build->row_buffer = AnnExtendRelation(build->index);
+		build->row_block = BufferGetBlockNumber(build->row_buffer);
+		build->row_slot = 0;
+		if (build->row_block >= ANN_HNSW_NO_ROW / layout->rows_per_page)
 			ereport(ERROR,
 					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-					 errmsg("index \"%s\" cannot have more rows", RelationGetRelationName(state->index))));
-		AnnHnswInitRowPage(BufferGetPage(state->row_buffer), layout);
+					 errmsg("index \"%s\" cannot have more rows", RelationGetRelationName(build->index))));
+		AnnHnswInitRowPage(BufferGetPage(build->row_buffer), layout);
 	}
 	else
-		LockBuffer(state->row_buffer, BUFFER_LOCK_EXCLUSIVE);
+		LockBuffer(build->row_buffer, BUFFER_LOCK_EXCLUSIVE);
 
-	id = state->row_block * layout->rows_per_page + state->row_slot;
-	row = AnnHnswRowOnPage(layout, BufferGetPage(state->row_buffer), state->row_slot);
+	id = build->row_block * layout->rows_per_page + build->row_slot;
+	row = AnnHnswRowOnPage(layout, BufferGetPage(build->row_buffer), build->row_slot);
 	row->state = ANN_HNSW_LIVE;
 	row->ntids = 1;
 	row->tids[0] = *tid;
@@ -358,99 +339,147 @@ writeRow(BuildState *state, const AnnHnswPoint *point, ItemPointer tid)
 		memcpy(AnnHnswRowVector(row), &item, sizeof(item));
 	else
 		memcpy(AnnHnswRowVector(row), point->stored, point->stored_size);
-	MarkBufferDirty(state->row_buffer);
-	LockBuffer(state->row_buffer, BUFFER_LOCK_UNLOCK);
-	if (++state->row_slot == layout->rows_per_page)
+	MarkBufferDirty(build->row_buffer);
+	LockBuffer(build->row_buffer, BUFFER_LOCK_UNLOCK);
+	if (++build->row_slot == layout->rows_per_page)
 	{
-		ReleaseBuffer(state->row_buffer);
-		state->row_buffer = InvalidBuffer;
+		ReleaseBuffer(build->row_buffer);
+		build->row_buffer = InvalidBuffer;
 	}
 	return id;
 }
 
-/* Whether the row's vector is the point's: AnnHnswAddTid does not look at external ones. */
+/* Whether the row's vector is this one: AnnHnswAddTid does not look at external ones. */
 static bool
-externalVectorEquals(BuildState *state, AnnRowId row, const AnnHnswPoint *point)
+externalVectorEquals(AnnBuild *build, AnnRowId row, const char *stored, Size stored_size)
 {
-	const AnnHnswLayout *layout = &state->meta.layout;
+	const AnnHnswLayout *layout = &build->meta.layout;
 	AnnHnswRowHeader *header;
-	Buffer		buffer = AnnHnswLockRow(state->index, NULL, layout, row, BUFFER_LOCK_SHARE, &header);
+	Buffer		buffer = AnnHnswLockRow(build->index, NULL, layout, row, BUFFER_LOCK_SHARE, &header);
 	ItemPointerData item;
 	char	   *vector;
+	bool		equal;
 
 	memcpy(&item, AnnHnswRowVector(header), sizeof(item));
 	UnlockReleaseBuffer(buffer);
 	vector = palloc(layout->vector_size);
-	return AnnHnswReadVector(state->index, item, vector, layout->vector_size) == point->stored_size &&
-		memcmp(vector, point->stored, point->stored_size) == 0;
+	equal = AnnHnswReadVector(build->index, item, vector, layout->vector_size) == stored_size &&
+		memcmp(vector, stored, stored_size) == 0;
+	pfree(vector);
+	return equal;
 }
 
-/* Adds the TID to the row of an equal vector, if there is one. */
-static bool
-addToEqualRow(BuildState *state, const AnnHnswPoint *point, ItemPointer tid)
+/*
+ * Adds the TIDs to the row of a vector equal to the prepared one, if the graph
+ * knows one.  The caller holds the value's lock.
+ */
+bool
+AnnBuildAddToEqual(AnnBuild *build, uint32 hash, const char *stored, Size stored_size,
+				   const ItemPointerData *tids, int ntids)
 {
-	const AnnHnswLayout *layout = &state->meta.layout;
+	const AnnHnswLayout *layout = &build->meta.layout;
 	AnnGraphNode node = ANN_GRAPH_NO_NODE;
 
-	while ((node = AnnGraphFindEqual(state->graph, point->hash, node)) != ANN_GRAPH_NO_NODE)
+	while ((node = AnnGraphFindEqual(build->graph, hash, node)) != ANN_GRAPH_NO_NODE)
 	{
-		AnnRowId	row = AnnGraphRow(state->graph, node);
+		AnnRowId	row = AnnGraphRow(build->graph, node);
+		int			i = 0;
 
-		if (AnnHnswVectorIsExternal(layout) && !externalVectorEquals(state, row, point))
+		if (AnnHnswVectorIsExternal(layout) && !externalVectorEquals(build, row, stored, stored_size))
 			continue;
-		if (AnnHnswAddTid(state->index, ANN_WRITE_BUILD, layout, row, point->hash, point->stored,
-						  point->stored_size, tid))
+		while (i < ntids)
+		{
+			ItemPointerData tid = tids[i];
+
+			if (!AnnHnswAddTid(build->index, ANN_WRITE_BUILD, layout, row, hash, stored, stored_size, &tid))
+				break;
+			i++;
+		}
+		if (i == ntids)
 			return true;
+		Assert(i == 0);
 	}
 	return false;
 }
 
+/*
+ * Reads a row's vector into stored (layout.vector_size bytes), and all of the row
+ * into image (layout.row_size bytes) unless that is NULL.  Returns the vector's
+ * size.
+ */
+Size
+AnnBuildReadRow(AnnBuild *build, AnnRowId row, char *image, char *stored)
+{
+	const AnnHnswLayout *layout = &build->meta.layout;
+	AnnHnswRowHeader *header;
+	Buffer		buffer = AnnHnswLockRow(build->index, NULL, layout, row, BUFFER_LOCK_SHARE, &header);
+	ItemPointerData item;
+	Size		size;
+
+	if (image != NULL)
+		memcpy(image, header, layout->row_size);
+	if (!AnnHnswVectorIsExternal(layout))
+	{
+		memcpy(stored, AnnHnswRowVector(header), layout->vector_size);
+		UnlockReleaseBuffer(buffer);
+		return layout->vector_size;
+	}
+	memcpy(&item, AnnHnswRowVector(header), sizeof(item));
+	UnlockReleaseBuffer(buffer);
+	size = AnnHnswReadVector(build->index, item, stored, layout->vector_size);
+	if (size == 0)
+		AnnPageCorrupted(build->index, AnnHnswRowBlock(layout, row), "a row has no vector");
+	return size;
+}
+
 static void
-addValue(BuildState *state, Datum value, ItemPointer tid)
+addValue(AnnBuild *build, Datum value, ItemPointer tid)
 {
 	AnnHnswPoint point;
 	AnnGraphNode node = ANN_GRAPH_NO_NODE;
 	LWLock	   *lock;
 
-	AnnHnswFormPoint(&state->space, value, &point);
+	AnnHnswFormPoint(&build->space, value, &point);
 	if (point.unplaced)
 	{
-		addTidWithoutRow(state, true, tid);
+		addTidWithoutRow(build, true, tid);
 		return;
 	}
-	AnnGraphPrepare(state->graph, point.dense, point.stored, point.stored_size);
+	AnnGraphPrepare(build->graph, point.dense, point.stored, point.stored_size);
 
-	lock = AnnGraphValueLock(state->graph, point.hash);
-	if (state->parallel)
+	lock = AnnGraphValueLock(build->graph, point.hash);
+	if (build->parallel)
 		LWLockAcquire(lock, LW_EXCLUSIVE);
-	if (!addToEqualRow(state, &point, tid))
+	if (!AnnBuildAddToEqual(build, point.hash, point.stored, point.stored_size, tid, 1))
 	{
-		node = AnnGraphAdd(state->graph, point.hash, writeRow(state, &point, tid), tid);
-		state->rows++;
+		node = AnnGraphAllot(build->graph, writeRow(build, &point, tid));
+		if (node != ANN_GRAPH_NO_NODE && !AnnGraphFill(build->graph, node, point.hash, tid))
+			node = ANN_GRAPH_NO_NODE;
+		build->rows++;
 	}
-	if (state->parallel)
+	if (build->parallel)
 		LWLockRelease(lock);
-	if (node != ANN_GRAPH_NO_NODE)
-		AnnGraphConnect(state->graph, node);
+	if (node != ANN_GRAPH_NO_NODE && !build->shared->deferred)
+		AnnGraphConnect(build->graph, node);
 }
 
 static void
 buildCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool alive, void *arg)
 {
-	BuildState *state = (BuildState *) arg;
-	MemoryContext old = MemoryContextSwitchTo(state->tuple_context);
+	AnnBuild *build = (AnnBuild *) arg;
+	MemoryContext old = MemoryContextSwitchTo(build->tuple_context);
 	uint64		done;
 
 	if (isnull[0])
-		addTidWithoutRow(state, false, tid);
+		addTidWithoutRow(build, false, tid);
 	else
-		addValue(state, values[0], tid);
-	state->index_tuples++;
+		addValue(build, values[0], tid);
+	build->index_tuples++;
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(state->tuple_context);
+	MemoryContextReset(build->tuple_context);
 
-	done = pg_atomic_add_fetch_u64(&state->shared->done, 1);
-	if (state->leader)
+	done = pg_atomic_add_fetch_u64(&build->shared->done, 1);
+	if (build->leader)
 		pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, done);
 }
 
@@ -458,30 +487,30 @@ buildCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool
 
 /* Reads this participant's share of the table into pages and graph. */
 static void
-scanTable(BuildState *state, TableScanDesc scan)
+scanTable(AnnBuild *build, TableScanDesc scan)
 {
-	BuildShared *shared = state->shared;
-	double		tuples = table_index_build_scan(state->heap, state->index, state->info, true, state->leader,
-												buildCallback, state, scan);
+	AnnBuildShared *shared = build->shared;
+	double		tuples = table_index_build_scan(build->heap, build->index, build->info, true, build->leader,
+												buildCallback, build, scan);
 
-	flushTids(state, false);
-	flushTids(state, true);
+	flushTids(build, false);
+	flushTids(build, true);
 	SpinLockAcquire(&shared->mutex);
 	shared->heap_tuples += tuples;
-	shared->index_tuples += state->index_tuples;
-	shared->rows += state->rows;
-	if (state->info->ii_BrokenHotChain)
+	shared->index_tuples += build->index_tuples;
+	shared->rows += build->rows;
+	if (build->info->ii_BrokenHotChain)
 		shared->broken_hot_chain = true;
-	shared->open_page[shared->nparticipants++] = BufferIsValid(state->row_buffer) ? state->row_block : InvalidBlockNumber;
+	shared->open_page[shared->nparticipants++] = BufferIsValid(build->row_buffer) ? build->row_block : InvalidBlockNumber;
 	SpinLockRelease(&shared->mutex);
-	if (BufferIsValid(state->row_buffer))
-		ReleaseBuffer(state->row_buffer);
-	state->row_buffer = InvalidBuffer;
+	if (BufferIsValid(build->row_buffer))
+		ReleaseBuffer(build->row_buffer);
+	build->row_buffer = InvalidBuffer;
 }
 
-/* A sample of n of the graph's nodes, evenly spread over the order of their insertion. */
-static AnnGraphNode *
-sampleNodes(const AnnGraph *graph, uint32 *n)
+/* A sample of *n of the graph's nodes, evenly spread over the order of their insertion. */
+AnnGraphNode *
+AnnBuildSampleNodes(const AnnGraph *graph, uint32 *n)
 {
 	uint32		count = AnnGraphCount(graph);
 	AnnGraphNode *nodes;
@@ -498,217 +527,212 @@ sampleNodes(const AnnGraph *graph, uint32 *n)
 	return nodes;
 }
 
-/* Writes the entry table and what the meta page says about the whole. */
+/*
+ * Writes the entry table: these rows.
+ */
 static void
-writeEntries(BuildState *state, const AnnGraphNode *nodes, uint32 n)
+writeEntries(AnnBuild *build, const AnnRowId *rows, uint32 n)
 {
-	const AnnHnswLayout *layout = &state->meta.layout;
+	const AnnHnswLayout *layout = &build->meta.layout;
 	Size		size = AnnHnswEntrySize(layout);
 	int			per_page = AnnHnswEntriesPerPage(layout);
-	AnnHnswEntry *entry = palloc(size);
+	char	   *image = palloc(ANN_PAGE_USABLE);
+	char	   *stored = palloc(layout->vector_size);
+	float	   *dense = palloc(sizeof(float) * (Size) layout->dim);
+	float	   *scratch = palloc(sizeof(float) * (Size) layout->dim);
 
 	for (uint32 i = 0; i < n; i += per_page)
 	{
-		Buffer		buffer = ReadBuffer(state->index, AnnHnswEntryBlock(&state->meta, layout, i));
 		AnnPageEdit edit;
-		Page		page;
-		char	   *image = palloc0(ANN_PAGE_USABLE);
+		Buffer		buffer;
 
+		memset(image, 0, ANN_PAGE_USABLE);
 		for (uint32 j = 0; j < per_page && i + j < n; j++)
 		{
-			AnnGraphNode node = nodes[i + j];
+			AnnHnswEntry *entry = (AnnHnswEntry *) (image + j * size);
 
+			AnnBuildReadRow(build, rows[i + j], NULL, stored);
 			if (AnnHnswHasCodes(layout))
-				AnnGraphFormEntry(state->graph, node, entry);
-			else
-			{
-				AnnHnswRowHeader *header;
-				AnnRowId	row = AnnGraphRow(state->graph, node);
-				Buffer		rowbuf = AnnHnswLockRow(state->index, NULL, layout, row, BUFFER_LOCK_SHARE, &header);
-
-				AnnHnswFormEntry(&state->space, row, NULL, AnnHnswRowVector(header), entry, NULL);
-				UnlockReleaseBuffer(rowbuf);
-			}
-			memcpy(image + j * size, entry, size);
+				AnnHnswDecode(&build->space, stored, dense);
+			AnnHnswFormEntry(&build->space, rows[i + j], dense, stored, entry, scratch);
 		}
+		buffer = ReadBuffer(build->index, AnnHnswEntryBlock(&build->meta, layout, i));
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
-		AnnPageGet(state->index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ENTRY);
-		edit = AnnPageEditBegin(state->index, ANN_WRITE_BUILD);
-		page = AnnPageEditAdd(&edit, buffer, false);
-		memcpy(AnnPageRaw(page), image, ANN_PAGE_USABLE);
+		AnnPageGet(build->index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ENTRY);
+		edit = AnnPageEditBegin(build->index, ANN_WRITE_BUILD);
+		memcpy(AnnPageRaw(AnnPageEditAdd(&edit, buffer, false)), image, ANN_PAGE_USABLE);
 		AnnPageEditCommit(&edit);
 		UnlockReleaseBuffer(buffer);
-		pfree(image);
 	}
-	pfree(entry);
+	pfree(image);
+	pfree(stored);
+	pfree(dense);
+	pfree(scratch);
+}
+
+/* Lists every ROW page with a free row but this one. */
+static void
+listFreePages(AnnBuild *build, BlockNumber except)
+{
+	BlockNumber nblocks = RelationGetNumberOfBlocks(build->index);
+
+	for (BlockNumber block = 0; block < nblocks; block++)
+	{
+		Buffer		buffer = ReadBuffer(build->index, block);
+		bool		is_row;
+
+		CHECK_FOR_INTERRUPTS();
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		is_row = AnnPageIsOurs(BufferGetPage(buffer), ANN_HNSW_PAGE_ID) &&
+			AnnPageOpaque(BufferGetPage(buffer))->kind == ANN_HNSW_ROW;
+		UnlockReleaseBuffer(buffer);
+		if (is_row && block != except)
+			AnnHnswListRowPage(build->index, ANN_WRITE_BUILD, &build->meta.layout, block);
+	}
 }
 
 /*
- * Ends the meta page: entries, alpha, rows, and the ROW pages that are not full.
+ * Ends the meta page: entries, alpha, rows, and the ROW pages with room.
  */
 static void
-finishMeta(BuildState *state, uint32 nentries)
+finishMeta(AnnBuild *build, uint32 nentries)
 {
-	BuildShared *shared = state->shared;
+	AnnBuildShared *shared = build->shared;
+	uint32		merged = pg_atomic_read_u32(&shared->merged);
 	BlockNumber row_page = InvalidBlockNumber;
 	AnnHnswMetaPageData *meta;
 	AnnPageEdit edit;
 	Buffer		metabuf;
 
 	for (int i = 0; i < shared->nparticipants; i++)
-	{
-		if (!BlockNumberIsValid(shared->open_page[i]))
-			continue;
-		if (!BlockNumberIsValid(row_page))
+		if (BlockNumberIsValid(shared->open_page[i]))
 		{
-			row_page = shared->open_page[i];
-			continue;
+			if (!BlockNumberIsValid(row_page))
+				row_page = shared->open_page[i];
+			else
+				AnnHnswListRowPage(build->index, ANN_WRITE_BUILD, &build->meta.layout, shared->open_page[i]);
 		}
-		AnnHnswListRowPage(state->index, ANN_WRITE_BUILD, &state->meta.layout, shared->open_page[i]);
-	}
+	if (merged > 0)
+		listFreePages(build, row_page);
 
-	metabuf = ReadBuffer(state->index, ANN_HNSW_META_BLOCK);
+	metabuf = ReadBuffer(build->index, ANN_HNSW_META_BLOCK);
 	LockBuffer(metabuf, BUFFER_LOCK_EXCLUSIVE);
-	edit = AnnPageEditBegin(state->index, ANN_WRITE_BUILD);
+	edit = AnnPageEditBegin(build->index, ANN_WRITE_BUILD);
 	meta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
 	meta->nentries = nentries;
 	meta->entry_version++;
-	meta->alpha = AnnGraphAlpha(state->graph);
-	meta->rows = shared->rows;
+	meta->alpha = AnnGraphAlpha(build->graph);
+	meta->rows = shared->rows - merged;
 	meta->row_page = row_page;
 	AnnPageEditCommit(&edit);
 	UnlockReleaseBuffer(metabuf);
 }
 
-/* What one backend does between scan and write: entries, links of unreachable rows, meta page. */
-static void
-finishGraph(BuildState *state)
+/*
+ * When all rows have their edges, or are about to get them: the entry table, which
+ * leaves out rows that were merged since they were chosen, and the meta page.
+ */
+void
+AnnBuildFinish(AnnBuild *build, AnnRowId *entries, uint32 nentries)
 {
-	uint32		nentries = state->meta.entry_capacity;
-	AnnGraphNode *entries = sampleNodes(state->graph, &nentries);
+	const AnnHnswLayout *layout = &build->meta.layout;
+	uint32		n = 0;
 
-	if (AnnGraphIsFull(state->graph))
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("graph does not fit into maintenance_work_mem")));
-	reportPhase(PROGRESS_LINK);
-	AnnGraphLinkUnreachable(state->graph, entries, nentries);
-	writeEntries(state, entries, nentries);
-	finishMeta(state, nentries);
-	pfree(entries);
+	for (uint32 i = 0; i < nentries; i++)
+	{
+		AnnHnswRowHeader *header;
+		Buffer		buffer = AnnHnswLockRow(build->index, NULL, layout, entries[i], BUFFER_LOCK_SHARE, &header);
+
+		if (header->state == ANN_HNSW_LIVE)
+			entries[n++] = entries[i];
+		UnlockReleaseBuffer(buffer);
+	}
+	writeEntries(build, entries, n);
+	finishMeta(build, n);
+}
+
+/* The whole graph is in memory: entries, links of unreachable rows, meta page. */
+static void
+finishGraph(AnnBuild *build)
+{
+	uint32		n = build->meta.entry_capacity;
+	AnnGraphNode *nodes = AnnBuildSampleNodes(build->graph, &n);
+	AnnRowId   *rows = palloc(sizeof(AnnRowId) * Max(n, 1));
+
+	AnnBuildReport(build, ANN_BUILD_LINK);
+	AnnGraphLinkUnreachable(build->graph, nodes, n);
+	for (uint32 i = 0; i < n; i++)
+		rows[i] = AnnGraphRow(build->graph, nodes[i]);
+	AnnBuildFinish(build, rows, n);
+	pfree(nodes);
+	pfree(rows);
 }
 
 /* Writes edges into rows: each participant takes nodes until none are left. */
 static void
-writeEdges(BuildState *state)
+writeEdges(AnnBuild *build)
 {
-	const AnnHnswLayout *layout = &state->meta.layout;
-	uint32		count = AnnGraphCount(state->graph);
+	const AnnHnswLayout *layout = &build->meta.layout;
+	uint32		count = AnnGraphCount(build->graph);
 	BlockNumber block = InvalidBlockNumber;
 	Buffer		buffer = InvalidBuffer;
+	uint32		start;
+	uint32		end;
 
-	for (;;)
-	{
-		uint32		start = pg_atomic_fetch_add_u32(&state->shared->next_write, WRITE_NODES);
-		uint32		end = (uint32) Min((uint64) start + WRITE_NODES, count);
-
-		if (start >= count)
-			break;
-		CHECK_FOR_INTERRUPTS();
+	while (AnnBuildTakeNodes(build, count, WRITE_NODES, &start, &end))
 		for (AnnGraphNode node = start; node < end; node++)
 		{
-			AnnRowId	row = AnnGraphRow(state->graph, node);
+			AnnRowId	row = AnnGraphRow(build->graph, node);
 
 			if (block != AnnHnswRowBlock(layout, row))
 			{
 				if (BufferIsValid(buffer))
 					ReleaseBuffer(buffer);
 				block = AnnHnswRowBlock(layout, row);
-				buffer = ReadBuffer(state->index, block);
+				buffer = ReadBuffer(build->index, block);
 			}
 			LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
-			AnnGraphWriteSlots(state->graph, node,
+			AnnGraphWriteSlots(build->graph, node,
 							   AnnHnswRowOnPage(layout, BufferGetPage(buffer), AnnHnswRowSlot(layout, row)));
 			MarkBufferDirty(buffer);
 			LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
 		}
-		if (state->leader)
-			pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, end);
-	}
 	if (BufferIsValid(buffer))
 		ReleaseBuffer(buffer);
 }
 
 /*
- * A participant's way through the phases.  One that comes late joins the phase
- * that the others are in.
+ * A participant's way through the build.  A worker that comes when the scan is
+ * over is of no use.
  */
 static void
-takePart(BuildState *state, TableScanDesc scan)
+takePart(AnnBuild *build, TableScanDesc scan)
 {
-	BuildShared *shared = state->shared;
+	AnnBuildShared *shared = build->shared;
 
-	switch ((BuildPhase) BarrierAttach(&shared->barrier))
+	if (BarrierAttach(&shared->barrier) == 0)
 	{
-		case PHASE_SCAN:
-			if (state->leader)
-				reportPhase(PROGRESS_GRAPH);
-			scanTable(state, scan);
-			BarrierArriveAndWait(&shared->barrier, PG_WAIT_EXTENSION);
-			/* FALLTHROUGH */
-		case PHASE_FINISH:
-			if (state->leader)
-				finishGraph(state);
-			BarrierArriveAndWait(&shared->barrier, PG_WAIT_EXTENSION);
-			/* FALLTHROUGH */
-		case PHASE_WRITE:
-			if (state->leader)
-				reportPhase(PROGRESS_WRITE);
-			writeEdges(state);
-			BarrierArriveAndWait(&shared->barrier, PG_WAIT_EXTENSION);
-			/* FALLTHROUGH */
-		case PHASE_DONE:
-			BarrierDetach(&shared->barrier);
+		AnnBuildReport(build, ANN_BUILD_GRAPH);
+		scanTable(build, scan);
+		AnnBuildWait(build);
+		if (shared->deferred || AnnGraphIsFull(build->graph))
+			AnnBuildPartitions(build);
+		else
+		{
+			if (build->leader)
+				finishGraph(build);
+			AnnBuildWait(build);
+			AnnBuildReport(build, ANN_BUILD_WRITE);
+			writeEdges(build);
+			AnnBuildWait(build);
+		}
 	}
+	else if (scan != NULL)
+		table_endscan(scan);
+	BarrierDetach(&shared->barrier);
 }
 
-static BuildState *
-createState(Relation heap, Relation index, IndexInfo *info, BuildShared *shared, AnnGraphShared *graph,
-			const float *center, bool leader)
-{
-	BuildState *state = palloc0(sizeof(BuildState));
-
-	state->heap = heap;
-	state->index = index;
-	state->info = info;
-	state->shared = shared;
-	state->meta = shared->meta;
-	state->leader = leader;
-	state->parallel = graph->parallel;
-	state->row_buffer = InvalidBuffer;
-	state->tuple_context = AllocSetContextCreate(CurrentMemoryContext, "hnsw build row", ALLOCSET_DEFAULT_SIZES);
-	AnnHnswSpaceInit(&state->space, &state->meta, center);
-	state->graph = AnnGraphAttach(graph, &state->space);
-	return state;
-}
-
-static void
-initShared(BuildShared *shared, Relation heap, Relation index, const IndexInfo *info,
-		   const AnnHnswMetaPageData *meta)
-{
-	memset(shared, 0, sizeof(*shared));
-	shared->heap = RelationGetRelid(heap);
-	shared->index = RelationGetRelid(index);
-	shared->concurrent = info->ii_Concurrent;
-	shared->meta = *meta;
-	BarrierInit(&shared->barrier, 0);
-	pg_atomic_init_u64(&shared->done, 0);
-	pg_atomic_init_u32(&shared->next_write, 0);
-	SpinLockInit(&shared->mutex);
-}
-
-/* ---- serial ---- */
-
+/* What a build is to do. */
 typedef struct BuildPlan
 {
 	Relation	heap;
@@ -721,17 +745,55 @@ typedef struct BuildPlan
 	Size		budget;			/* for nodes */
 } BuildPlan;
 
+static AnnBuild *
+createBuild(Relation heap, Relation index, IndexInfo *info, AnnBuildShared *shared, AnnGraphShared *graph,
+			const float *center, bool leader)
+{
+	AnnBuild *build = palloc0(sizeof(AnnBuild));
+
+	build->heap = heap;
+	build->index = index;
+	build->info = info;
+	build->shared = shared;
+	build->meta = shared->meta;
+	build->leader = leader;
+	build->parallel = graph->parallel;
+	build->row_buffer = InvalidBuffer;
+	build->tuple_context = AllocSetContextCreate(CurrentMemoryContext, "hnsw build row", ALLOCSET_DEFAULT_SIZES);
+	AnnHnswSpaceInit(&build->space, &build->meta, center);
+	build->graph = AnnGraphAttach(graph, &build->space);
+	return build;
+}
+
 static void
-buildSerially(const BuildPlan *plan, BuildShared *shared)
+initShared(AnnBuildShared *shared, const BuildPlan *plan)
+{
+	memset(shared, 0, sizeof(*shared));
+	shared->heap = RelationGetRelid(plan->heap);
+	shared->index = RelationGetRelid(plan->index);
+	shared->concurrent = plan->info->ii_Concurrent;
+	shared->deferred = (double) AnnGraphWantedBytes(&plan->shape, plan->rows) > plan->budget;
+	shared->meta = plan->meta;
+	BarrierInit(&shared->barrier, 0);
+	pg_atomic_init_u64(&shared->done, 0);
+	pg_atomic_init_u32(&shared->next, 0);
+	pg_atomic_init_u32(&shared->merged, 0);
+	SpinLockInit(&shared->mutex);
+}
+
+/* ---- serial ---- */
+
+static void
+buildSerially(const BuildPlan *plan, AnnBuildShared *shared)
 {
 	AnnGraphShared *graph = MemoryContextAllocHuge(CurrentMemoryContext,
 												   AnnGraphSharedSize(&plan->shape, plan->rows, plan->budget));
-	BuildState *state;
+	AnnBuild *build;
 
-	initShared(shared, plan->heap, plan->index, plan->info, &plan->meta);
+	initShared(shared, plan);
 	AnnGraphSharedInit(graph, &plan->shape, plan->rows, plan->budget, false);
-	state = createState(plan->heap, plan->index, plan->info, shared, graph, plan->center, true);
-	takePart(state, NULL);
+	build = createBuild(plan->heap, plan->index, plan->info, shared, graph, plan->center, true);
+	takePart(build, NULL);
 }
 
 /* ---- parallel ---- */
@@ -739,12 +801,12 @@ buildSerially(const BuildPlan *plan, BuildShared *shared)
 void
 AnnHnswParallelBuildMain(dsm_segment *seg, shm_toc *toc)
 {
-	BuildShared *shared = shm_toc_lookup(toc, KEY_SHARED, false);
+	AnnBuildShared *shared = shm_toc_lookup(toc, KEY_SHARED, false);
 	AnnGraphShared *graph = shm_toc_lookup(toc, KEY_GRAPH, false);
 	float	   *center = shm_toc_lookup(toc, KEY_CENTER, true);
 	LOCKMODE	heap_lock = shared->concurrent ? ShareUpdateExclusiveLock : ShareLock;
 	LOCKMODE	index_lock = shared->concurrent ? RowExclusiveLock : AccessExclusiveLock;
-	BuildState *state;
+	AnnBuild *build;
 	Relation	heap;
 	Relation	index;
 	IndexInfo  *info;
@@ -756,9 +818,9 @@ AnnHnswParallelBuildMain(dsm_segment *seg, shm_toc *toc)
 	index = index_open(shared->index, index_lock);
 	info = BuildIndexInfo(index);
 	info->ii_Concurrent = shared->concurrent;
-	state = createState(heap, index, info, shared, graph, center, false);
-	takePart(state, table_beginscan_parallel(heap, shm_toc_lookup(toc, KEY_SCAN, false)));
-	AnnGraphDetach(state->graph);
+	build = createBuild(heap, index, info, shared, graph, center, false);
+	takePart(build, table_beginscan_parallel(heap, shm_toc_lookup(toc, KEY_SCAN, false)));
+	AnnGraphDetach(build->graph);
 	index_close(index, index_lock);
 	table_close(heap, heap_lock);
 }
@@ -768,13 +830,13 @@ AnnHnswParallelBuildMain(dsm_segment *seg, shm_toc *toc)
  * had or no shared memory.
  */
 static bool
-buildInParallel(const BuildPlan *plan, int nworkers, BuildShared *result)
+buildInParallel(const BuildPlan *plan, int nworkers, AnnBuildShared *result)
 {
 	ParallelContext *context;
 	Snapshot	snapshot;
-	BuildShared *shared;
+	AnnBuildShared *shared;
 	AnnGraphShared *graph;
-	BuildState *state;
+	AnnBuild *build;
 	ParallelTableScanDesc scan;
 	Size		graph_size = AnnGraphSharedSize(&plan->shape, plan->rows, plan->budget);
 	Size		center_size = plan->center == NULL ? 0 : sizeof(float) * plan->meta.layout.dim;
@@ -783,11 +845,11 @@ buildInParallel(const BuildPlan *plan, int nworkers, BuildShared *result)
 	bool		launched;
 
 	EnterParallelMode();
-	context = CreateParallelContext("ann", "AnnHnswParallelBuildMain", Min(nworkers, MAX_BUILD_PARTICIPANTS - 1));
+	context = CreateParallelContext("ann", "AnnHnswParallelBuildMain", Min(nworkers, ANN_BUILD_MAX_PARTICIPANTS - 1));
 	snapshot = plan->info->ii_Concurrent ? RegisterSnapshot(GetTransactionSnapshot()) : SnapshotAny;
 	scan_size = table_parallelscan_estimate(plan->heap, snapshot);
 
-	shm_toc_estimate_chunk(&context->estimator, sizeof(BuildShared));
+	shm_toc_estimate_chunk(&context->estimator, sizeof(AnnBuildShared));
 	shm_toc_estimate_chunk(&context->estimator, scan_size);
 	shm_toc_estimate_chunk(&context->estimator, graph_size);
 	shm_toc_estimate_chunk(&context->estimator, center_size);
@@ -801,8 +863,8 @@ buildInParallel(const BuildPlan *plan, int nworkers, BuildShared *result)
 		goto done;
 	}
 
-	shared = shm_toc_allocate(context->toc, sizeof(BuildShared));
-	initShared(shared, plan->heap, plan->index, plan->info, &plan->meta);
+	shared = shm_toc_allocate(context->toc, sizeof(AnnBuildShared));
+	initShared(shared, plan);
 	shm_toc_insert(context->toc, KEY_SHARED, shared);
 	scan = shm_toc_allocate(context->toc, scan_size);
 	table_parallelscan_initialize(plan->heap, scan, snapshot);
@@ -824,8 +886,8 @@ buildInParallel(const BuildPlan *plan, int nworkers, BuildShared *result)
 		shm_toc_insert(context->toc, KEY_QUERY_TEXT, text);
 	}
 
-	state = createState(plan->heap, plan->index, plan->info, shared, graph, plan->center, true);
-	launched = AnnGraphReserve(state->graph, plan->rows * 1.05 + 1000);
+	build = createBuild(plan->heap, plan->index, plan->info, shared, graph, plan->center, true);
+	launched = AnnGraphReserve(build->graph, plan->rows * 1.05 + 1000);
 	if (launched)
 	{
 		LaunchParallelWorkers(context);
@@ -833,11 +895,11 @@ buildInParallel(const BuildPlan *plan, int nworkers, BuildShared *result)
 	}
 	if (launched)
 	{
-		takePart(state, table_beginscan_parallel(plan->heap, scan));
+		takePart(build, table_beginscan_parallel(plan->heap, scan));
 		WaitForParallelWorkersToFinish(context);
 		*result = *shared;
 	}
-	AnnGraphDetach(state->graph);
+	AnnGraphDetach(build->graph);
 
 done:
 	if (IsMVCCSnapshot(snapshot))
@@ -871,18 +933,19 @@ ann_hnsw_build(Relation heap, Relation index, IndexInfo *info)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "hnsw build", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	BuildPlan	plan = {.heap = heap, .index = index, .info = info};
-	BuildShared shared;
+	AnnBuildShared shared;
 	Size		memory = (Size) maintenance_work_mem * 1024;
 	Size		fixed;
 	int			length_exp;
+	Size		stored_size;
 	int			nworkers;
 
 	if (RelationGetNumberOfBlocks(index) != 0)
 		elog(ERROR, "index \"%s\" already contains data", RelationGetRelationName(index));
 
-	reportPhase(PROGRESS_SAMPLE);
+	reportPhase(ANN_BUILD_SAMPLE);
 	initMeta(index, &plan.meta);
-	plan.rows = sampleTable(heap, index, info, &plan.meta, &length_exp, &plan.center);
+	plan.rows = sampleTable(heap, index, info, &plan.meta, &length_exp, &stored_size, &plan.center);
 	pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_TOTAL, (int64) plan.rows);
 	plan.meta.entry_capacity = AnnHnswEntryCapacity(&plan.meta.layout, plan.rows);
 	plan.meta.rows = plan.rows;
@@ -902,6 +965,7 @@ ann_hnsw_build(Relation heap, Relation index, IndexInfo *info)
 
 	AnnGraphShapeInit(&plan.shape, &plan.meta);
 	plan.shape.length_exp = length_exp;
+	plan.shape.payload_size = plan.meta.layout.element == ANN_ELEMENT_SPARSE ? stored_size : 0;
 	fixed = AnnGraphSharedSize(&plan.shape, plan.rows, memory);
 	plan.budget = memory > fixed ? memory - fixed : 0;
 
@@ -911,7 +975,7 @@ ann_hnsw_build(Relation heap, Relation index, IndexInfo *info)
 
 	if (RelationNeedsWAL(index))
 	{
-		reportPhase(PROGRESS_LOG);
+		reportPhase(ANN_BUILD_LOG);
 		log_newpage_range(index, MAIN_FORKNUM, 0, RelationGetNumberOfBlocks(index), true);
 	}
 	if (shared.broken_hot_chain)

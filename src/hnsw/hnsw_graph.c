@@ -230,9 +230,7 @@ AnnGraphSharedSize(const AnnGraphShape *shape, double rows, Size budget)
 Size
 AnnGraphWantedBytes(const AnnGraphShape *shape, double rows)
 {
-	Size		payload = shape->layout.element == ANN_ELEMENT_SPARSE ? 512 : 0;
-
-	return mul_size(shape->node_size + payload, (Size) Max(rows, 1));
+	return mul_size(shape->node_size + shape->payload_size, (Size) Max(rows, 1));
 }
 
 /*
@@ -405,12 +403,13 @@ addBlock(AnnGraph *graph, uint32 *block)
 		return false;
 	if (!shared->parallel)
 	{
-		char	   *memory = MemoryContextAllocExtended(graph->context, shared->block_size,
-														MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
+		char	  **memory = &graph->blocks[shared->nblocks];
 
-		if (memory == NULL)
+		if (*memory == NULL)
+			*memory = MemoryContextAllocExtended(graph->context, shared->block_size,
+												 MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
+		if (*memory == NULL)
 			return false;
-		graph->blocks[shared->nblocks] = memory;
 	}
 	else
 	{
@@ -457,7 +456,8 @@ attachChunk(AnnGraph *graph, uint32 chunk)
 {
 	Size		bits = Max((Size) 1 << graph->chunk_shift, 64);
 
-	graph->seen[chunk] = MemoryContextAllocZero(graph->context, bits / 8);
+	if (graph->seen[chunk] == NULL)
+		graph->seen[chunk] = MemoryContextAllocZero(graph->context, bits / 8);
 	graph->chunks[chunk] = blockAddress(graph, graph->shared->chunk_block[chunk]);
 	return graph->chunks[chunk];
 }
@@ -731,12 +731,29 @@ AnnGraphFindEqual(AnnGraph *graph, uint32 hash, AnnGraphNode after)
 
 /* ---- nodes ---- */
 
+static void
+clearSeen(AnnGraph *graph)
+{
+	uint32		mask = (1U << graph->chunk_shift) - 1;
+
+	for (int i = 0; i < graph->ntouched; i++)
+		graph->seen[graph->touched[i] >> graph->chunk_shift][(graph->touched[i] & mask) / 64] = 0;
+	graph->ntouched = 0;
+}
+
 uint32
 AnnGraphCount(const AnnGraph *graph)
 {
 	uint64		room = (uint64) graph->shared->nchunks << graph->chunk_shift;
 
 	return (uint32) Min((uint64) pg_atomic_read_u32(&graph->shared->nnodes), room);
+}
+
+/* Nodes that memory allows, payloads of average size included. */
+double
+AnnGraphCapacity(const AnnGraph *graph)
+{
+	return (double) graph->shared->max_blocks * graph->shared->block_size / AnnGraphWantedBytes(&graph->shape, 1);
 }
 
 AnnRowId
@@ -759,23 +776,17 @@ AnnGraphIsFull(AnnGraph *graph)
 }
 
 /*
- * Adds the prepared row, without edges yet, and puts it into the table of values.
- * NO_NODE if memory has run out: then the graph is full for good.  The caller
- * holds the value's lock in a parallel build.
+ * Makes a node for a row of the index, without anything in it yet.  NO_NODE if
+ * memory has run out: then the graph is full for good.
  */
 AnnGraphNode
-AnnGraphAdd(AnnGraph *graph, uint32 hash, AnnRowId row, const ItemPointerData *tid)
+AnnGraphAllot(AnnGraph *graph, AnnRowId row)
 {
 	AnnGraphShared *shared = graph->shared;
-	AnnGraphPayload payload;
 	AnnGraphNode node;
 	AnnGraphNode *links;
-	AnnGraphNode *bucket = bucketOf(graph, hash);
-	AnnGraphLinksTail *tail;
 
 	if (AnnGraphIsFull(graph))
-		return ANN_GRAPH_NO_NODE;
-	if (isSparse(graph) && !storePayload(graph, graph->stored, graph->stored_size, &payload))
 		return ANN_GRAPH_NO_NODE;
 	node = pg_atomic_fetch_add_u32(&shared->nnodes, 1);
 	if (node >= ANN_GRAPH_MAX_NODES ||
@@ -786,35 +797,77 @@ AnnGraphAdd(AnnGraph *graph, uint32 hash, AnnRowId row, const ItemPointerData *t
 		return ANN_GRAPH_NO_NODE;
 	}
 	pg_read_barrier();
-
-	if (isSparse(graph))
-		memcpy(pointOf(graph, node), &payload, sizeof(payload));
-	else
-		memcpy(pointOf(graph, node), graph->point, graph->shape.point_size);
 	links = linksOf(graph, node);
 	memset(links, 0xFF, sizeof(AnnGraphNode) * graph->shape.slots);
 	memset(lengthsOf(graph, links), 0, sizeof(AnnHalf) * graph->shape.slots);
-	tail = tailOf(graph, links);
-	tail->row = row;
-	if (graph->shape.links_tid > 0)
-		memcpy((char *) links + graph->shape.links_tid, tid, sizeof(ItemPointerData));
-	tail->next_value = *bucket;
-	pg_write_barrier();
-	*bucket = node;
+	tailOf(graph, links)->row = row;
 	return node;
 }
 
-/* ---- search ---- */
-
-static void
-clearSeen(AnnGraph *graph)
+/*
+ * Fills a node with the prepared row, still without edges, and puts it into the
+ * table of values.  False if memory has run out.  The caller holds the value's
+ * lock in a parallel build.
+ */
+bool
+AnnGraphFill(AnnGraph *graph, AnnGraphNode node, uint32 hash, const ItemPointerData *tid)
 {
-	uint32		mask = (1U << graph->chunk_shift) - 1;
+	AnnGraphNode *links = linksOf(graph, node);
+	AnnGraphNode *bucket = bucketOf(graph, hash);
 
-	for (int i = 0; i < graph->ntouched; i++)
-		graph->seen[graph->touched[i] >> graph->chunk_shift][(graph->touched[i] & mask) / 64] = 0;
-	graph->ntouched = 0;
+	if (isSparse(graph))
+	{
+		AnnGraphPayload payload;
+
+		if (!storePayload(graph, graph->stored, graph->stored_size, &payload))
+			return false;
+		memcpy(pointOf(graph, node), &payload, sizeof(payload));
+	}
+	else
+		memcpy(pointOf(graph, node), graph->point, graph->shape.point_size);
+	if (graph->shape.links_tid > 0)
+		memcpy((char *) links + graph->shape.links_tid, tid, sizeof(ItemPointerData));
+	tailOf(graph, links)->next_value = *bucket;
+	pg_write_barrier();
+	*bucket = node;
+	return true;
 }
+
+/* Takes a node out of the graph that nothing links to. */
+void
+AnnGraphDrop(AnnGraph *graph, AnnGraphNode node)
+{
+	tailOf(graph, linksOf(graph, node))->row = ANN_HNSW_NO_ROW;
+}
+
+/*
+ * Empties the graph; its memory stays.  Alpha is kept.  Nobody else works on it,
+ * and everybody else calls AnnGraphForget before going on.
+ */
+void
+AnnGraphReset(AnnGraph *graph)
+{
+	AnnGraphShared *shared = graph->shared;
+
+	shared->nblocks = 0;
+	shared->nchunks = 0;
+	shared->nentries = 0;
+	pg_atomic_write_u32(&shared->nnodes, 0);
+	pg_atomic_write_u32(&shared->full, 0);
+	memset(graph->buckets, 0xFF, sizeof(AnnGraphNode) * shared->nbuckets);
+	AnnGraphForget(graph);
+}
+
+/* Drops what this participant remembers of the graph's nodes. */
+void
+AnnGraphForget(AnnGraph *graph)
+{
+	clearSeen(graph);
+	memset(graph->chunks, 0, sizeof(char *) * ANN_GRAPH_MAX_CHUNKS);
+	graph->payload_block = PG_UINT32_MAX;
+}
+
+/* ---- search ---- */
 
 /*
  * Marks a node as seen; appends it to graph->touched if it was not before.  There
@@ -1560,20 +1613,4 @@ AnnGraphWriteSlots(AnnGraph *graph, AnnGraphNode node, AnnHnswRowHeader *row)
 			slot->length = length[i];
 		}
 	}
-}
-
-/*
- * Fills an entry of the index's entry table with a coded node.
- */
-void
-AnnGraphFormEntry(AnnGraph *graph, AnnGraphNode node, AnnHnswEntry *entry)
-{
-	const AnnGraphShape *shape = &graph->shape;
-	const char *point = pointOf(graph, node);
-
-	memset(entry, 0, AnnHnswEntrySize(&shape->layout));
-	entry->row = AnnGraphRow(graph, node);
-	memcpy(&entry->add, point + shape->index_factors, sizeof(AnnHalf));
-	memcpy(&entry->mul, point + shape->index_factors + sizeof(AnnHalf), sizeof(AnnHalf));
-	memcpy(entry->payload, point + shape->index_code, shape->layout.code_size);
 }

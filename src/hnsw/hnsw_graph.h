@@ -61,6 +61,7 @@ typedef struct AnnGraphShape
 	Size		links_size;
 	Size		node_size;
 	int			slots;			/* edges of a node */
+	Size		payload_size;	/* expected, sparsevec only */
 	int			length_exp;		/* lengths are kept times 2^-length_exp */
 	int			ef;
 } AnnGraphShape;
@@ -154,14 +155,18 @@ extern LWLock *AnnGraphValueLock(AnnGraph *graph, uint32 hash);
 extern AnnGraphNode AnnGraphFindEqual(AnnGraph *graph, uint32 hash, AnnGraphNode after);
 extern void AnnGraphPrepare(AnnGraph *graph, const float *dense, const char *stored, Size stored_size);
 extern bool AnnGraphIsFull(AnnGraph *graph);
-extern AnnGraphNode AnnGraphAdd(AnnGraph *graph, uint32 hash, AnnRowId row, const ItemPointerData *tid);
+extern AnnGraphNode AnnGraphAllot(AnnGraph *graph, AnnRowId row);
+extern bool AnnGraphFill(AnnGraph *graph, AnnGraphNode node, uint32 hash, const ItemPointerData *tid);
+extern void AnnGraphDrop(AnnGraph *graph, AnnGraphNode node);
+extern void AnnGraphReset(AnnGraph *graph);
+extern void AnnGraphForget(AnnGraph *graph);
 extern void AnnGraphConnect(AnnGraph *graph, AnnGraphNode node);
 
+extern double AnnGraphCapacity(const AnnGraph *graph);
 extern uint32 AnnGraphCount(const AnnGraph *graph);
 extern float AnnGraphAlpha(const AnnGraph *graph);
 extern AnnRowId AnnGraphRow(AnnGraph *graph, AnnGraphNode node);
 extern uint32 AnnGraphLinkUnreachable(AnnGraph *graph, const AnnGraphNode *entries, uint32 nentries);
 extern void AnnGraphWriteSlots(AnnGraph *graph, AnnGraphNode node, AnnHnswRowHeader *row);
-extern void AnnGraphFormEntry(AnnGraph *graph, AnnGraphNode node, AnnHnswEntry *entry);
 
 #endif							/* ANN_HNSW_GRAPH_H */

@@ -1266,7 +1266,7 @@ AnnHnswReadVector(Relation index, ItemPointerData item, char *data, Size capacit
  * stay as they are.
  */
 void
-AnnHnswDeleteVector(Relation index, ItemPointerData item)
+AnnHnswDeleteVector(Relation index, AnnWriteMode mode, ItemPointerData item)
 {
 	bool		first = true;
 
@@ -1294,7 +1294,7 @@ AnnHnswDeleteVector(Relation index, ItemPointerData item)
 			AnnPageCorrupted(index, block, "a vector item does not continue the one before");
 		item = piece->next;
 		first = false;
-		edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
+		edit = AnnPageEditBegin(index, mode);
 		page = AnnPageEditAdd(&edit, buffer, false);
 		PageIndexTupleDeleteNoCompact(page, offset);
 		PageSetHasFreeLinePointers(page);

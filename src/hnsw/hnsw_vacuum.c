@@ -498,7 +498,7 @@ freeRowsOfPage(VacuumState *state, BlockNumber block)
 	if (list)
 		AnnHnswListRowPage(state->index, ANN_WRITE_WAL, layout, block);
 	for (int i = 0; i < nitems; i++)
-		AnnHnswDeleteVector(state->index, items[i]);
+		AnnHnswDeleteVector(state->index, ANN_WRITE_WAL, items[i]);
 }
 
 /*

@@ -1,0 +1,673 @@
+/*
+ * hnsw_partition.c
+ *	  The build when the graph does not fit into maintenance_work_mem.  README:
+ *	  Build.
+ *
+ * Every row is in its ROW page already.  Pivots are rows of a sample; each row
+ * belongs to its two nearest pivots.  One partition after the other is made a
+ * graph in memory, whose edges are merged with those that its rows have from
+ * their other partition.
+ */
+#include "postgres.h"
+
+#include "access/parallel.h"
+#include "catalog/pg_operator_d.h"
+#include "catalog/pg_type_d.h"
+#include "common/pg_prng.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/sampling.h"
+#include "utils/tuplesort.h"
+
+#include "hnsw/hnsw_build.h"
+
+/* Memory of the sample that pivots come from, as a share of maintenance_work_mem and at most. */
+#define SAMPLE_SHARE 8
+#define SAMPLE_MAX_BYTES (16 * 1024 * 1024)
+#define SAMPLE_MIN_ROWS 256
+
+/* Share of the graph's capacity that a partition may fill in the sample. */
+#define FILL 0.8
+
+/* The sort of rows by partition. */
+#define SORT_KILOBYTES 1024
+
+#define CONNECT_NODES 64
+#define MERGE_NODES 512
+
+/* A row of the sample, and which pivots are nearest to it. */
+typedef struct SampleRow
+{
+	const float *dense;
+	const char *stored;
+	float		length[2];
+	int			pivot[2];
+} SampleRow;
+
+typedef struct Pivots
+{
+	int			n;
+	int			capacity;
+	SampleRow **rows;
+} Pivots;
+
+/* The leader's work on partitions. */
+typedef struct Partitioner
+{
+	AnnBuild   *build;
+	Tuplesortstate *sort;
+	bool		has_next;		/* `next` was read from the sort, not used yet */
+	uint64		next;
+	AnnRowId   *entries;		/* reservoir */
+	uint32		nentries;
+	uint64		rows;			/* that it is a sample of */
+} Partitioner;
+
+/* ---- rows ---- */
+
+/* Room for a row read back from the index. */
+typedef struct RowReader
+{
+	char	   *image;			/* the row */
+	char	   *stored;
+	float	   *dense;			/* of the index space, or NULL */
+	Size		stored_size;
+} RowReader;
+
+static void
+initReader(RowReader *reader, const AnnBuild *build)
+{
+	const AnnHnswLayout *layout = &build->meta.layout;
+
+	reader->image = palloc(layout->row_size);
+	reader->stored = palloc(layout->vector_size);
+	reader->dense = layout->element <= ANN_ELEMENT_HALF ? palloc(mul_size(sizeof(float), layout->dim)) : NULL;
+}
+
+static void
+freeReader(RowReader *reader)
+{
+	pfree(reader->image);
+	pfree(reader->stored);
+	if (reader->dense != NULL)
+		pfree(reader->dense);
+}
+
+static inline AnnHnswRowHeader *
+rowOf(const RowReader *reader)
+{
+	return (AnnHnswRowHeader *) reader->image;
+}
+
+/* False if the row became a TID of an equal one. */
+static bool
+readRow(AnnBuild *build, AnnRowId row, RowReader *reader)
+{
+	reader->stored_size = AnnBuildReadRow(build, row, reader->image, reader->stored);
+	if (rowOf(reader)->state != ANN_HNSW_LIVE)
+		return false;
+	if (reader->dense != NULL)
+		AnnHnswDecode(&build->space, reader->stored, reader->dense);
+	return true;
+}
+
+/*
+ * Fills ids with the live rows of a block; 0 if it is no ROW page.  ids has room
+ * for a page's.
+ */
+static int
+rowsOfBlock(AnnBuild *build, BlockNumber block, AnnRowId *ids)
+{
+	const AnnHnswLayout *layout = &build->meta.layout;
+	Buffer		buffer = ReadBuffer(build->index, block);
+	Page		page = BufferGetPage(buffer);
+	int			n = 0;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	if (AnnPageIsOurs(page, ANN_HNSW_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_HNSW_ROW)
+		for (int i = 0; i < layout->rows_per_page; i++)
+			if (AnnHnswRowOnPage(layout, page, i)->state == ANN_HNSW_LIVE)
+				ids[n++] = block * layout->rows_per_page + i;
+	UnlockReleaseBuffer(buffer);
+	return n;
+}
+
+/* ---- pivots ---- */
+
+/* Counts a pivot among the two nearest of a row, if it is one. */
+static inline void
+considerPivot(SampleRow *row, int pivot, float length)
+{
+	if (row->pivot[0] < 0 || length < row->length[0])
+	{
+		row->length[1] = row->length[0];
+		row->pivot[1] = row->pivot[0];
+		row->length[0] = length;
+		row->pivot[0] = pivot;
+	}
+	else if (row->pivot[1] < 0 || length < row->length[1])
+	{
+		row->length[1] = length;
+		row->pivot[1] = pivot;
+	}
+}
+
+static void
+addPivot(AnnBuild *build, Pivots *pivots, SampleRow *row, SampleRow *sample, int n)
+{
+	if (pivots->n == pivots->capacity)
+	{
+		pivots->capacity *= 2;
+		pivots->rows = repalloc(pivots->rows, mul_size(sizeof(SampleRow *), pivots->capacity));
+	}
+	pivots->rows[pivots->n] = row;
+	for (int i = 0; i < n; i++)
+		considerPivot(&sample[i], pivots->n,
+					  AnnHnswPairLength(&build->space, row->dense, row->stored, sample[i].dense, sample[i].stored));
+	pivots->n++;
+}
+
+/* Rows of random pages, in the current memory context. */
+static SampleRow *
+sampleRows(AnnBuild *build, int *n)
+{
+	const AnnHnswLayout *layout = &build->meta.layout;
+	Size		row_bytes = sizeof(SampleRow) + layout->vector_size + (layout->element <= ANN_ELEMENT_HALF ? sizeof(float) * layout->dim : 0);
+	Size		bytes = Min((Size) maintenance_work_mem * 1024 / SAMPLE_SHARE, SAMPLE_MAX_BYTES);
+	int			capacity = (int) Max(bytes / row_bytes, SAMPLE_MIN_ROWS);
+	SampleRow  *sample = MemoryContextAllocHuge(CurrentMemoryContext, mul_size(sizeof(SampleRow), capacity));
+	AnnRowId   *ids = palloc(sizeof(AnnRowId) * layout->rows_per_page);
+	BlockNumber nblocks = RelationGetNumberOfBlocks(build->index);
+	BlockSamplerData sampler;
+	RowReader	reader;
+
+	*n = 0;
+	initReader(&reader, build);
+	BlockSampler_Init(&sampler, nblocks, capacity, pg_prng_uint32(&pg_global_prng_state));
+	while (BlockSampler_HasMore(&sampler) && *n < capacity)
+	{
+		/* One row of a page where there are enough pages. */
+		int			rows = rowsOfBlock(build, BlockSampler_Next(&sampler), ids);
+		int			limit = nblocks > capacity ? 1 : rows;
+
+		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < rows && i < limit && *n < capacity; i++)
+		{
+			SampleRow  *row = &sample[*n];
+
+			if (!readRow(build, ids[i], &reader))
+				continue;
+			row->stored = memcpy(palloc(reader.stored_size), reader.stored, reader.stored_size);
+			row->dense = reader.dense == NULL ? NULL :
+				memcpy(palloc(sizeof(float) * layout->dim), reader.dense, sizeof(float) * layout->dim);
+			row->pivot[0] = row->pivot[1] = -1;
+			row->length[0] = row->length[1] = 0;
+			(*n)++;
+		}
+	}
+	freeReader(&reader);
+	pfree(ids);
+	return sample;
+}
+
+/*
+ * Chooses pivots so that no partition has more than `share` of the sample: a
+ * random row of the fullest partition becomes a pivot until that is so.
+ */
+static void
+choosePivots(AnnBuild *build, SampleRow *sample, int n, double share, Pivots *pivots)
+{
+	int		   *load;
+	int			limit = (int) Max(share * n, 8);
+
+	pivots->n = 0;
+	pivots->capacity = 64;
+	pivots->rows = palloc(sizeof(SampleRow *) * pivots->capacity);
+	load = palloc(sizeof(int) * (n + 1));
+	while (pivots->n < n)
+	{
+		int			fullest = -1;
+		int			nth;
+
+		CHECK_FOR_INTERRUPTS();
+		memset(load, 0, sizeof(int) * (n + 1));
+		for (int i = 0; i < n && pivots->n > 0; i++)
+			for (int j = 0; j < 2; j++)
+				if (sample[i].pivot[j] >= 0)
+					load[sample[i].pivot[j]]++;
+		for (int i = 0; i < pivots->n; i++)
+			if (fullest < 0 || load[i] > load[fullest])
+				fullest = i;
+		if (pivots->n >= 2 && load[fullest] <= limit)
+			break;
+		nth = (int) pg_prng_uint64_range(&pg_global_prng_state, 0, pivots->n == 0 ? n - 1 : load[fullest] - 1);
+		for (int i = 0; i < n; i++)
+			if ((pivots->n == 0 || sample[i].pivot[0] == fullest || sample[i].pivot[1] == fullest) && nth-- == 0)
+			{
+				addPivot(build, pivots, &sample[i], sample, n);
+				break;
+			}
+	}
+	pfree(load);
+}
+
+/*
+ * Sorts all rows by partition and row id.
+ */
+static void
+assignRows(Partitioner *p, const Pivots *pivots)
+{
+	AnnBuild   *build = p->build;
+	const AnnHnswLayout *layout = &build->meta.layout;
+	BlockNumber nblocks = RelationGetNumberOfBlocks(build->index);
+	AnnRowId   *ids = palloc(sizeof(AnnRowId) * layout->rows_per_page);
+	RowReader	reader;
+
+	initReader(&reader, build);
+	p->sort = tuplesort_begin_datum(INT8OID, Int8LessOperator, InvalidOid, false, SORT_KILOBYTES, NULL, 0);
+	for (BlockNumber block = 0; block < nblocks; block++)
+	{
+		int			n = rowsOfBlock(build, block, ids);
+
+		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < n; i++)
+		{
+			SampleRow	row = {.pivot = {-1, -1}};
+
+			readRow(build, ids[i], &reader);
+			for (int j = 0; j < pivots->n; j++)
+				considerPivot(&row, j, AnnHnswPairLength(&build->space, reader.dense, reader.stored,
+														 pivots->rows[j]->dense, pivots->rows[j]->stored));
+			for (int j = 0; j < 2; j++)
+				if (row.pivot[j] >= 0)
+					tuplesort_putdatum(p->sort, Int64GetDatum((int64) row.pivot[j] << 32 | ids[i]), false);
+
+			p->rows++;
+			if (p->nentries < build->meta.entry_capacity)
+				p->entries[p->nentries++] = ids[i];
+			else
+			{
+				uint64		at = pg_prng_uint64_range(&pg_global_prng_state, 0, p->rows - 1);
+
+				if (at < p->nentries)
+					p->entries[at] = ids[i];
+			}
+		}
+	}
+	tuplesort_performsort(p->sort);
+	freeReader(&reader);
+	pfree(ids);
+}
+
+/* ---- partitions ---- */
+
+/*
+ * Puts the rows of the next partition, or as many as there is memory for, into
+ * the empty graph.  False if there are none left.
+ */
+static bool
+loadPartition(Partitioner *p)
+{
+	AnnBuild   *build = p->build;
+	int64		partition = -1;
+
+	AnnGraphReset(build->graph);
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!p->has_next)
+		{
+			Datum		value;
+			bool		isnull;
+
+			if (!AnnTuplesortGetDatum(p->sort, &value, &isnull))
+				break;
+			p->next = (uint64) DatumGetInt64(value);
+			p->has_next = true;
+		}
+		if (partition >= 0 && (int64) (p->next >> 32) != partition)
+			break;
+		if (AnnGraphAllot(build->graph, (AnnRowId) p->next) == ANN_GRAPH_NO_NODE)
+		{
+			if (partition < 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_OUT_OF_MEMORY),
+						 errmsg("out of memory"),
+						 errhint("maintenance_work_mem is too small for this index.")));
+			break;
+		}
+		partition = (int64) (p->next >> 32);
+		p->has_next = false;
+	}
+	return partition >= 0;
+}
+
+/* Makes a row a TID of an equal row in the graph, if there is one. */
+static bool
+mergeIntoEqual(AnnBuild *build, AnnRowId id, const RowReader *reader)
+{
+	const AnnHnswRowHeader *row = rowOf(reader);
+	AnnHnswRowHeader *header;
+	Buffer		buffer;
+
+	/* One that others were merged into already stays. */
+	if (row->node != ANN_HNSW_NO_NODE ||
+		!AnnBuildAddToEqual(build, row->hash, reader->stored, reader->stored_size, row->tids, row->ntids))
+		return false;
+	if (AnnHnswVectorIsExternal(&build->meta.layout))
+	{
+		ItemPointerData item;
+
+		memcpy(&item, AnnHnswRowVector(rowOf(reader)), sizeof(item));
+		AnnHnswDeleteVector(build->index, ANN_WRITE_BUILD, item);
+	}
+	buffer = AnnHnswLockRow(build->index, NULL, &build->meta.layout, id, BUFFER_LOCK_EXCLUSIVE, &header);
+	memset(header, 0, build->meta.layout.row_size);
+	header->state = ANN_HNSW_FREE;
+	header->node = ANN_HNSW_NO_NODE;
+	MarkBufferDirty(buffer);
+	UnlockReleaseBuffer(buffer);
+	pg_atomic_fetch_add_u32(&build->shared->merged, 1);
+	return true;
+}
+
+/* Connects the nodes of the graph: each participant takes some until none are left. */
+static void
+connectNodes(AnnBuild *build, RowReader *reader)
+{
+	uint32		count = AnnGraphCount(build->graph);
+	MemoryContext old = MemoryContextSwitchTo(build->tuple_context);
+	uint32		start;
+	uint32		end;
+
+	while (AnnBuildTakeNodes(build, count, CONNECT_NODES, &start, &end))
+		for (AnnGraphNode node = start; node < end; node++)
+		{
+			AnnRowId	id = AnnGraphRow(build->graph, node);
+			const AnnHnswRowHeader *row = rowOf(reader);
+			bool		connect = readRow(build, id, reader);
+
+			if (connect)
+				AnnGraphPrepare(build->graph, reader->dense, reader->stored, reader->stored_size);
+			if (connect && !build->shared->filled)
+			{
+				LWLock	   *lock = AnnGraphValueLock(build->graph, row->hash);
+
+				LWLockAcquire(lock, LW_EXCLUSIVE);
+				connect = !mergeIntoEqual(build, id, reader) &&
+					AnnGraphFill(build->graph, node, row->hash, &row->tids[0]);
+				LWLockRelease(lock);
+			}
+			if (connect)
+				AnnGraphConnect(build->graph, node);
+			else
+				AnnGraphDrop(build->graph, node);
+			MemoryContextReset(build->tuple_context);
+		}
+	MemoryContextSwitchTo(old);
+}
+
+/* ---- merging edges ---- */
+
+/* An edge of a row: in its old slots, or in those of this partition's graph. */
+typedef struct Edge
+{
+	float		length;
+	AnnRowId	row;
+	char	   *slot;
+	const AnnCodeProbe *probe;	/* with codes */
+	const float *dense;			/* without */
+	const char *stored;
+} Edge;
+
+static int
+compareEdges(const void *a, const void *b)
+{
+	const Edge *x = (const Edge *) a;
+	const Edge *y = (const Edge *) b;
+
+	if (x->length != y->length)
+		return x->length < y->length ? -1 : 1;
+	return x->row < y->row ? -1 : x->row > y->row ? 1 : 0;
+}
+
+/* Gets an edge's end ready for comparisons. */
+static void
+loadEdge(AnnBuild *build, Edge *edge)
+{
+	const AnnHnswLayout *layout = &build->meta.layout;
+
+	if (AnnHnswHasCodes(layout))
+	{
+		AnnHnswSlot *slot = (AnnHnswSlot *) edge->slot;
+		const uint8 *code = AnnHnswSlotCode(layout, slot);
+		AnnCodeProbe *probe = palloc(AnnCodeProbeSize(&build->space.code));
+		AnnHalf		halves[3] = {slot->add, slot->mul, 0};
+		AnnCodeFactors factors;
+
+		AnnFactorsFromHalf(&build->space.code, halves, &factors);
+		AnnCodeProbeInit(probe, &build->space.code, code, AnnCodeNorm(&build->space.code, code, &factors));
+		edge->probe = probe;
+	}
+	else
+	{
+		char	   *stored = palloc(layout->vector_size);
+
+		AnnBuildReadRow(build, edge->row, NULL, stored);
+		edge->stored = stored;
+		if (layout->element <= ANN_ELEMENT_HALF)
+		{
+			float	   *dense = palloc(mul_size(sizeof(float), layout->dim));
+
+			AnnHnswDecode(&build->space, stored, dense);
+			edge->dense = dense;
+		}
+	}
+}
+
+static float
+edgeDistance2(const AnnBuild *build, const Edge *a, const Edge *b)
+{
+	float		length;
+
+	if (a->probe != NULL)
+		return AnnCodeProbeDistance2(&build->space.code, a->probe, b->probe);
+	length = AnnHnswPairLength(&build->space, a->dense, a->stored, b->dense, b->stored);
+	return length * length;
+}
+
+static int
+collectEdges(const AnnHnswLayout *layout, AnnHnswRowHeader *row, Edge *edges, int n)
+{
+	for (int i = 0; i < row->nedges; i++)
+	{
+		Edge	   *edge = &edges[n++];
+
+		memset(edge, 0, sizeof(*edge));
+		edge->row = AnnHnswEdge(layout, row, i);
+		edge->slot = AnnHnswRowSlots(layout, row) + (Size) i * layout->slot_size;
+		if (AnnHnswHasCodes(layout))
+			ann_kernels.f16_to_f32(&((AnnHnswSlot *) edge->slot)->length, &edge->length, 1);
+		else
+			edge->length = ((AnnHnswPlainSlot *) edge->slot)->length;
+	}
+	return n;
+}
+
+/*
+ * Writes into `to` the edges of `old` and `new`, two images of a row: what the
+ * relative neighbourhood rule keeps, then the nearest of the rest.
+ */
+static void
+mergeEdges(AnnBuild *build, AnnHnswRowHeader *old, AnnHnswRowHeader *new, AnnHnswRowHeader *to)
+{
+	const AnnHnswLayout *layout = &build->meta.layout;
+	Edge	   *edges = palloc(sizeof(Edge) * 2 * layout->slots);
+	Edge	  **kept = palloc(sizeof(Edge *) * 2 * layout->slots);
+	Edge	  **rest = palloc(sizeof(Edge *) * 2 * layout->slots);
+	float		alpha = AnnGraphAlpha(build->graph);
+	int			n = collectEdges(layout, new, edges, collectEdges(layout, old, edges, 0));
+	int			nkept = 0;
+	int			nrest = 0;
+
+	qsort(edges, n, sizeof(Edge), compareEdges);
+	for (int i = 0; i < n && nkept < layout->slots; i++)
+	{
+		bool		occluded = false;
+		bool		twice = false;
+
+		/* The two estimates of a length may differ: equal rows need not be side by side. */
+		for (int j = 0; j < nkept && !twice; j++)
+			twice = kept[j]->row == edges[i].row;
+		for (int j = 0; j < nrest && !twice; j++)
+			twice = rest[j]->row == edges[i].row;
+		if (twice)
+			continue;
+		loadEdge(build, &edges[i]);
+		for (int j = 0; j < nkept && !occluded; j++)
+			occluded = alpha * edgeDistance2(build, kept[j], &edges[i]) < edges[i].length * edges[i].length;
+		if (occluded)
+			rest[nrest++] = &edges[i];
+		else
+			kept[nkept++] = &edges[i];
+	}
+	for (int i = 0; i < nrest && nkept < layout->slots; i++)
+		kept[nkept++] = rest[i];
+	to->nedges = (uint8) nkept;
+	for (int i = 0; i < nkept; i++)
+		memcpy(AnnHnswRowSlots(layout, to) + (Size) i * layout->slot_size, kept[i]->slot, layout->slot_size);
+}
+
+/* Writes the graph's edges into the rows. */
+static void
+writeNodes(AnnBuild *build, RowReader *reader)
+{
+	const AnnHnswLayout *layout = &build->meta.layout;
+	uint32		count = AnnGraphCount(build->graph);
+	Size		slots_size = (Size) layout->slots * layout->slot_size;
+	MemoryContext old = MemoryContextSwitchTo(build->tuple_context);
+	uint32		start;
+	uint32		end;
+
+	while (AnnBuildTakeNodes(build, count, MERGE_NODES, &start, &end))
+		for (AnnGraphNode node = start; node < end; node++)
+		{
+			AnnRowId	id = AnnGraphRow(build->graph, node);
+			AnnHnswRowHeader *now = rowOf(reader);
+			AnnHnswRowHeader *merged;
+			AnnHnswRowHeader *header;
+			Buffer		buffer;
+
+			if (id == ANN_HNSW_NO_ROW)
+				continue;
+			AnnBuildReadRow(build, id, reader->image, reader->stored);
+			merged = palloc0(layout->row_size);
+			AnnGraphWriteSlots(build->graph, node, merged);
+			if (now->nedges > 0)
+			{
+				AnnHnswRowHeader *new = merged;
+
+				merged = palloc0(layout->row_size);
+				mergeEdges(build, now, new, merged);
+			}
+			buffer = AnnHnswLockRow(build->index, NULL, layout, id, BUFFER_LOCK_EXCLUSIVE, &header);
+			header->nedges = merged->nedges;
+			memcpy(AnnHnswRowSlots(layout, header), AnnHnswRowSlots(layout, merged), slots_size);
+			MarkBufferDirty(buffer);
+			UnlockReleaseBuffer(buffer);
+			MemoryContextReset(build->tuple_context);
+		}
+	MemoryContextSwitchTo(old);
+}
+
+/* Links what cannot be reached from a sample of the partition. */
+static void
+linkPartition(AnnBuild *build)
+{
+	uint32		n = 64;
+	AnnGraphNode *nodes = AnnBuildSampleNodes(build->graph, &n);
+
+	AnnGraphLinkUnreachable(build->graph, nodes, n);
+	pfree(nodes);
+}
+
+/*
+ * Builds the index from its rows: those of the graph, if they are all in it, or
+ * one partition after the other.  Called by every participant, after the scan.
+ */
+void
+AnnBuildPartitions(AnnBuild *build)
+{
+	AnnBuildShared *shared = build->shared;
+	Partitioner partitioner = {.build = build};
+	RowReader	reader;
+
+	initReader(&reader, build);
+	if (build->leader)
+	{
+		shared->filled = !AnnGraphIsFull(build->graph);
+		partitioner.entries = palloc(mul_size(sizeof(AnnRowId), build->meta.entry_capacity));
+		if (shared->filled)
+		{
+			uint32		n = build->meta.entry_capacity;
+			AnnGraphNode *nodes = AnnBuildSampleNodes(build->graph, &n);
+
+			for (uint32 i = 0; i < n; i++)
+				partitioner.entries[i] = AnnGraphRow(build->graph, nodes[i]);
+			partitioner.nentries = n;
+			shared->more = n > 0;
+		}
+		else
+		{
+			MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "hnsw build pivots", ALLOCSET_DEFAULT_SIZES);
+			MemoryContext old = MemoryContextSwitchTo(context);
+			SampleRow  *sample;
+			Pivots		pivots;
+			int			n;
+
+			AnnBuildReport(build, ANN_BUILD_PARTITION);
+			sample = sampleRows(build, &n);
+			choosePivots(build, sample, n, FILL * AnnGraphCapacity(build->graph) / Max(shared->rows, 1), &pivots);
+			MemoryContextSwitchTo(old);
+			assignRows(&partitioner, &pivots);
+			MemoryContextDelete(context);
+			shared->more = loadPartition(&partitioner);
+		}
+		pg_atomic_write_u32(&shared->next, 0);
+	}
+	AnnBuildWait(build);
+
+	while (shared->more)
+	{
+		AnnBuildReport(build, ANN_BUILD_CONNECT);
+		if (!shared->filled)
+			AnnGraphForget(build->graph);
+		connectNodes(build, &reader);
+		AnnBuildWait(build);
+		if (build->leader)
+		{
+			linkPartition(build);
+			pg_atomic_write_u32(&shared->next, 0);
+		}
+		AnnBuildWait(build);
+		AnnBuildReport(build, ANN_BUILD_WRITE);
+		writeNodes(build, &reader);
+		AnnBuildWait(build);
+		if (build->leader)
+		{
+			shared->more = !shared->filled && loadPartition(&partitioner);
+			pg_atomic_write_u32(&shared->next, 0);
+		}
+		AnnBuildWait(build);
+	}
+
+	if (build->leader)
+	{
+		if (partitioner.sort != NULL)
+			tuplesort_end(partitioner.sort);
+		AnnBuildFinish(build, partitioner.entries, partitioner.nentries);
+		pfree(partitioner.entries);
+	}
+	freeReader(&reader);
+	AnnBuildWait(build);
+}
