@@ -23,6 +23,7 @@ OBJS = \
 	src/distance/dispatch.o \
 	$(KERNEL_SETS:%=src/distance/%.o) \
 	src/hnsw/hnsw_build.o \
+	src/hnsw/hnsw_calibrate.o \
 	src/hnsw/hnsw_graph.o \
 	src/hnsw/hnsw_handler.o \
 	src/hnsw/hnsw_insert.o \

@@ -628,6 +628,18 @@ finishMeta(AnnBuild *build, uint32 nentries)
 	UnlockReleaseBuffer(metabuf);
 }
 
+/* Whether a row was not merged into an equal one. */
+bool
+AnnBuildRowIsLive(AnnBuild *build, AnnRowId row)
+{
+	AnnHnswRowHeader *header;
+	Buffer		buffer = AnnHnswLockRow(build->index, NULL, &build->meta.layout, row, BUFFER_LOCK_SHARE, &header);
+	bool		live = header->state == ANN_HNSW_LIVE;
+
+	UnlockReleaseBuffer(buffer);
+	return live;
+}
+
 /*
  * When all rows have their edges, or are about to get them: the entry table, which
  * leaves out rows that were merged since they were chosen, and the meta page.
@@ -635,18 +647,11 @@ finishMeta(AnnBuild *build, uint32 nentries)
 void
 AnnBuildFinish(AnnBuild *build, AnnRowId *entries, uint32 nentries)
 {
-	const AnnHnswLayout *layout = &build->meta.layout;
 	uint32		n = 0;
 
 	for (uint32 i = 0; i < nentries; i++)
-	{
-		AnnHnswRowHeader *header;
-		Buffer		buffer = AnnHnswLockRow(build->index, NULL, layout, entries[i], BUFFER_LOCK_SHARE, &header);
-
-		if (header->state == ANN_HNSW_LIVE)
+		if (AnnBuildRowIsLive(build, entries[i]))
 			entries[n++] = entries[i];
-		UnlockReleaseBuffer(buffer);
-	}
 	writeEntries(build, entries, n);
 	finishMeta(build, n);
 }
@@ -701,6 +706,21 @@ writeEdges(AnnBuild *build)
 		ReleaseBuffer(buffer);
 }
 
+/* Calibrates an index whose graph is in memory still. */
+static void
+calibrateGraph(AnnBuild *build)
+{
+	uint32		n = ANN_BUILD_CALIBRATION_ROWS;
+	AnnGraphNode *nodes = AnnBuildSampleNodes(build->graph, &n);
+	AnnRowId   *rows = palloc(sizeof(AnnRowId) * Max(n, 1));
+
+	for (uint32 i = 0; i < n; i++)
+		rows[i] = AnnGraphRow(build->graph, nodes[i]);
+	AnnBuildCalibrate(build, rows, (int) n);
+	pfree(nodes);
+	pfree(rows);
+}
+
 /*
  * A participant's way through the build.  A worker that comes when the scan is
  * over is of no use.
@@ -725,6 +745,8 @@ takePart(AnnBuild *build, TableScanDesc scan)
 			AnnBuildReport(build, ANN_BUILD_WRITE);
 			writeEdges(build);
 			AnnBuildWait(build);
+			if (build->leader)
+				calibrateGraph(build);
 		}
 	}
 	else if (scan != NULL)

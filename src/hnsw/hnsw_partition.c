@@ -58,8 +58,9 @@ typedef struct Partitioner
 	Tuplesortstate *sort;
 	bool		has_next;		/* `next` was read from the sort, not used yet */
 	uint64		next;
-	AnnRowId   *entries;		/* reservoir */
-	uint32		nentries;
+	AnnRowId   *sample;			/* reservoir: entries, and rows to calibrate with */
+	uint32		nsample;
+	uint32		sample_capacity;
 	uint64		rows;			/* that it is a sample of */
 } Partitioner;
 
@@ -283,14 +284,14 @@ assignRows(Partitioner *p, const Pivots *pivots)
 					tuplesort_putdatum(p->sort, Int64GetDatum((int64) row.pivot[j] << 32 | ids[i]), false);
 
 			p->rows++;
-			if (p->nentries < build->meta.entry_capacity)
-				p->entries[p->nentries++] = ids[i];
+			if (p->nsample < p->sample_capacity)
+				p->sample[p->nsample++] = ids[i];
 			else
 			{
 				uint64		at = pg_prng_uint64_range(&pg_global_prng_state, 0, p->rows - 1);
 
-				if (at < p->nentries)
-					p->entries[at] = ids[i];
+				if (at < p->nsample)
+					p->sample[at] = ids[i];
 			}
 		}
 	}
@@ -591,6 +592,29 @@ linkPartition(AnnBuild *build)
 	pfree(nodes);
 }
 
+/* When all rows have their edges. */
+static void
+finish(Partitioner *p)
+{
+	uint32		ncalibrate = Min(p->nsample, ANN_BUILD_CALIBRATION_ROWS);
+	AnnRowId   *calibrate = palloc(sizeof(AnnRowId) * Max(ncalibrate, 1));
+
+	/* Shuffled, so that each part of it is a fair sample. */
+	for (uint32 i = p->nsample; i > 1; i--)
+	{
+		uint32		j = (uint32) pg_prng_uint64_range(&pg_global_prng_state, 0, i - 1);
+		AnnRowId	row = p->sample[i - 1];
+
+		p->sample[i - 1] = p->sample[j];
+		p->sample[j] = row;
+	}
+	memcpy(calibrate, p->sample + p->nsample - ncalibrate, sizeof(AnnRowId) * ncalibrate);
+	AnnBuildFinish(p->build, p->sample, Min(p->nsample, p->build->meta.entry_capacity));
+	AnnBuildCalibrate(p->build, calibrate, (int) ncalibrate);
+	pfree(calibrate);
+	pfree(p->sample);
+}
+
 /*
  * Builds the index from its rows: those of the graph, if they are all in it, or
  * one partition after the other.  Called by every participant, after the scan.
@@ -606,15 +630,16 @@ AnnBuildPartitions(AnnBuild *build)
 	if (build->leader)
 	{
 		shared->filled = !AnnGraphIsFull(build->graph);
-		partitioner.entries = palloc(mul_size(sizeof(AnnRowId), build->meta.entry_capacity));
+		partitioner.sample_capacity = build->meta.entry_capacity + ANN_BUILD_CALIBRATION_ROWS;
+		partitioner.sample = palloc(mul_size(sizeof(AnnRowId), partitioner.sample_capacity));
 		if (shared->filled)
 		{
-			uint32		n = build->meta.entry_capacity;
+			uint32		n = partitioner.sample_capacity;
 			AnnGraphNode *nodes = AnnBuildSampleNodes(build->graph, &n);
 
 			for (uint32 i = 0; i < n; i++)
-				partitioner.entries[i] = AnnGraphRow(build->graph, nodes[i]);
-			partitioner.nentries = n;
+				partitioner.sample[i] = AnnGraphRow(build->graph, nodes[i]);
+			partitioner.nsample = n;
 			shared->more = n > 0;
 		}
 		else
@@ -665,8 +690,7 @@ AnnBuildPartitions(AnnBuild *build)
 	{
 		if (partitioner.sort != NULL)
 			tuplesort_end(partitioner.sort);
-		AnnBuildFinish(build, partitioner.entries, partitioner.nentries);
-		pfree(partitioner.entries);
+		finish(&partitioner);
 	}
 	freeReader(&reader);
 	AnnBuildWait(build);

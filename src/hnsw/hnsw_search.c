@@ -81,6 +81,7 @@ AnnHnswSearchAcquire(void)
 void
 AnnHnswSearchRelease(AnnHnswSearch *search)
 {
+	search->skip = 0;
 	if (search->owner == NULL)
 	{
 		MemoryContextDelete(search->context);
@@ -139,6 +140,7 @@ AnnHnswSearchBegin(AnnHnswSearch *search)
 	}
 	search->nbeam = 0;
 	search->next = 0;
+	search->reach = 0;
 	search->nfrontier = 0;
 	search->frontier_is_heap = false;
 	search->nresults = 0;
@@ -617,6 +619,9 @@ enterGraph(AnnHnswSearch *search)
 	int			count = (int) cache->meta.nentries;
 	float	   *scores;
 
+	/* No row has number 0: that is the meta page. */
+	if (search->skip != 0)
+		markSeen(search, search->skip);
 	if (count == 0)
 		return;
 	if (!AnnHnswHasCodes(layout) && !layout->vector_inline)
@@ -695,6 +700,7 @@ AnnHnswSearchBeam(AnnHnswSearch *search)
 			break;
 		entry = &search->beam[search->next++];
 		entry->visited = true;
+		search->reach = Max(search->reach, search->next);
 		if (search->ncodes > 0)
 			search->visiting = (const AnnHnswEdgeCode *) (search->codes + entry->code * edgeCodeSize(search));
 		if (search->keep_dropped)

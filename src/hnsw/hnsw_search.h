@@ -57,6 +57,7 @@ typedef struct AnnHnswSearch
 	int			ef;
 	bool		keep_dropped;	/* the search may go on after the beam */
 	bool		keep_results;
+	AnnRowId	skip;			/* a row to search as if it were not there; 0: none */
 	AnnHnswVisitHook hook;
 	void	   *hook_arg;
 
@@ -65,6 +66,7 @@ typedef struct AnnHnswSearch
 	int			beam_capacity;
 	int			nbeam;
 	int			next;
+	int			reach;			/* the furthest `next` was: with this ef the same rows are visited so far */
 
 	/* What the beam dropped: unsorted at first, then a heap */
 	AnnHnswCandidate *frontier;
