@@ -991,6 +991,8 @@ ann_hnsw_build(Relation heap, Relation index, IndexInfo *info)
 	fixed = AnnGraphSharedSize(&plan.shape, plan.rows, memory);
 	plan.budget = memory > fixed ? memory - fixed : 0;
 
+	elog(DEBUG1, "hnsw build expects %.0f rows of %zu bytes in memory", plan.rows, AnnGraphWantedBytes(&plan.shape, 1));
+
 	nworkers = plan.rows > 0 ? AnnBuildWorkers(heap, index, info) : 0;
 	if (nworkers == 0 || !buildInParallel(&plan, nworkers, &shared))
 		buildSerially(&plan, &shared);
