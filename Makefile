@@ -36,6 +36,7 @@ OBJS = \
 	src/hnsw/hnsw_search.o \
 	src/hnsw/hnsw_space.o \
 	src/hnsw/hnsw_vacuum.o \
+	src/page/hints.o \
 	src/page/page.o \
 	src/planner/support.o \
 	src/planner/workers.o \
@@ -44,6 +45,9 @@ OBJS = \
 	src/quantize/query.o \
 	src/quantize/refine.o \
 	src/quantize/rotate.o \
+	src/space/opclass.o \
+	src/space/options.o \
+	src/space/space.o \
 	src/types/agg.o \
 	src/types/bit.o \
 	src/types/detoast.o \

@@ -14,8 +14,10 @@
 #include "nodes/execnodes.h"
 #include "storage/itemptr.h"
 
+#include "page/hints.h"
 #include "page/page.h"
 #include "quantize/quantize.h"
+#include "space/space.h"
 #include "types/types.h"
 
 #define ANN_HNSW_MAGIC 0x57534E48	/* "HNSW" */
@@ -50,23 +52,6 @@ typedef enum AnnHnswPageKind
 	ANN_HNSW_TIDLIST,
 	ANN_HNSW_VECTOR
 } AnnHnswPageKind;
-
-typedef enum AnnQuantizer
-{
-	ANN_QUANTIZER_NONE = 0,
-	ANN_QUANTIZER_RABITQ,
-	ANN_QUANTIZER_AUTO			/* option value only */
-} AnnQuantizer;
-
-/* Value of the refine_type option that leaves the choice to the index. */
-#define ANN_REFINE_AUTO 3
-
-typedef enum AnnIterativeScan
-{
-	ANN_ITERATIVE_OFF = 0,
-	ANN_ITERATIVE_RELAXED,
-	ANN_ITERATIVE_STRICT
-} AnnIterativeScan;
 
 typedef uint32 AnnRowId;
 
@@ -338,37 +323,25 @@ typedef struct AnnHnswSpace
 {
 	AnnHnswLayout layout;
 	AnnCodeParams code;
-	AnnRefineSpec refine;		/* vector and halfvec only */
+	AnnSpace	base;
 	const float *center;
 	float		center_norm2;	/* |c|^2 */
 	float		alpha;
 } AnnHnswSpace;
 
-/* An SQL value in the forms that the index needs of it. */
-typedef struct AnnHnswPoint
-{
-	uint32		hash;			/* of the SQL value's bytes */
-	bool		unplaced;		/* zero vector under cosine: it has no place in the graph */
-	Size		stored_size;
-	char	   *stored;			/* re-rank form, as a row keeps it */
-	float	   *dense;			/* vector and halfvec: float[dim] as in AnnRefineEncode's scratch
-								 * (rotated with codes); else NULL */
-} AnnHnswPoint;
+typedef AnnPoint AnnHnswPoint;
 
-/* A query: the same, ready to be compared with rows. */
+/* A query, ready to be compared with rows and with codes. */
 typedef struct AnnHnswQuery
 {
 	const AnnHnswSpace *space;
 	bool		unplaced;		/* every distance from it is NaN */
-	const char *value;			/* sparse and bit: the SQL value */
-	AnnRefineQuery *refine;		/* vector and halfvec */
+	AnnQuery   *base;
 	AnnQueryCode *code;			/* with codes */
 } AnnHnswQuery;
 
 extern void AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index);
 extern void AnnHnswSpaceInit(AnnHnswSpace *space, const AnnHnswMetaPageData *meta, const float *center);
-extern AnnMetric AnnHnswIndexMetric(Relation index);
-extern AnnElement AnnHnswIndexElement(Relation index);
 extern void AnnHnswFormPoint(const AnnHnswSpace *space, Datum value, AnnHnswPoint *point);
 extern AnnHnswQuery *AnnHnswQueryCreate(const AnnHnswSpace *space, Datum value);
 extern AnnHnswQuery *AnnHnswQueryFromStored(const AnnHnswSpace *space, const char *stored);
@@ -389,12 +362,6 @@ extern void AnnHnswEncode(const AnnHnswSpace *space, const float *dense, uint8 *
  * block.  Hints, but for what AnnHnswCacheRefresh has just read.  Get it anew
  * in every access method call and keep no pointer into it beyond that.
  */
-typedef struct AnnHnswBufferHint
-{
-	BlockNumber block;
-	Buffer		buffer;
-} AnnHnswBufferHint;
-
 typedef struct AnnHnswCache
 {
 	Oid			relid;			/* hash key */
@@ -405,14 +372,11 @@ typedef struct AnnHnswCache
 	float	   *center;			/* float[dim], or NULL */
 	Size		entry_size;
 	char	   *entries;		/* meta.nentries items of entry_size */
-	uint32		nhints;			/* power of two */
-	AnnHnswBufferHint *hints;
-	uint32		reads;
+	AnnBufferHints hints;
 } AnnHnswCache;
 
 extern AnnHnswCache *AnnHnswCacheGet(Relation index);
 extern void AnnHnswCacheRefresh(Relation index, AnnHnswCache *cache);
-extern void AnnHnswCacheRefreshHints(Relation index, AnnHnswCache *cache);
 
 extern void AnnHnswReadMeta(Relation index, AnnHnswMetaPageData *meta);
 extern void AnnHnswCheckMeta(Relation index, const AnnHnswMetaPageData *meta);
@@ -432,7 +396,6 @@ extern void AnnHnswPutEntry(Relation index, AnnWriteMode mode, uint32 entry, con
 extern void AnnHnswRemoveEntry(Relation index, uint32 entry, AnnRowId row);
 extern void AnnHnswCountRows(Relation index, AnnWriteMode mode, double rows);
 
-extern Buffer AnnHnswReadBuffer(Relation index, AnnHnswCache *cache, BlockNumber block);
 extern Buffer AnnHnswLockRow(Relation index, AnnHnswCache *cache, const AnnHnswLayout *layout,
 							 AnnRowId row, int lockmode, AnnHnswRowHeader **header);
 extern void AnnHnswInitRowPage(Page page, const AnnHnswLayout *layout);

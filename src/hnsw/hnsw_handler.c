@@ -7,24 +7,15 @@
 
 #include <math.h>
 
-#include "access/amvalidate.h"
-#include "access/htup_details.h"
-#include "catalog/pg_amop.h"
-#include "catalog/pg_amproc.h"
-#include "catalog/pg_opclass.h"
-#include "catalog/pg_opfamily.h"
-#include "catalog/pg_type.h"
 #include "commands/vacuum.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "utils/float.h"
-#include "utils/lsyscache.h"
-#include "utils/regproc.h"
 #include "utils/selfuncs.h"
 #include "utils/spccache.h"
-#include "utils/syscache.h"
 
 #include "hnsw/hnsw_options.h"
+#include "space/options.h"
 
 /* CPU of visiting one row and of returning one, in units of cpu_tuple_cost (about 0.1 us). */
 #define VISIT_CPU 15.0
@@ -99,102 +90,10 @@ costEstimate(PlannerInfo *root, IndexPath *path, double loop_count, Cost *startu
 	*total = *startup + rows * (2 * (VISIT_CPU * cpu_tuple_cost + page_cost) + cpu_tuple_cost);
 }
 
-/*
- * amvalidate: an operator class has ordering operators that return float8,
- * distance and type support functions of the right signatures, and nothing
- * else.
- */
 static bool
 validate(Oid opclass)
 {
-	HeapTuple	tuple = SearchSysCache1(CLAOID, ObjectIdGetDatum(opclass));
-	Form_pg_opclass form;
-	char	   *name;
-	Oid			family;
-	Oid			input;
-	CatCList   *procs;
-	CatCList   *operators;
-	bool		has_distance = false;
-	bool		valid = true;
-	int			nordering = 0;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for operator class %u", opclass);
-	form = (Form_pg_opclass) GETSTRUCT(tuple);
-	family = form->opcfamily;
-	input = form->opcintype;
-	name = pstrdup(NameStr(form->opcname));
-
-	procs = SearchSysCacheList1(AMPROCNUM, ObjectIdGetDatum(family));
-	for (int i = 0; i < procs->n_members; i++)
-	{
-		Form_pg_amproc proc = (Form_pg_amproc) GETSTRUCT(&procs->members[i]->tuple);
-		bool		ok;
-
-		switch (proc->amprocnum)
-		{
-			case ANN_HNSW_DISTANCE_PROC:
-				ok = check_amproc_signature(proc->amproc, FLOAT8OID, true, 2, 2, input, input);
-				has_distance = true;
-				break;
-			case ANN_HNSW_TYPE_PROC:
-				ok = check_amproc_signature(proc->amproc, INTERNALOID, true, 1, 1, INTERNALOID);
-				break;
-			default:
-				ereport(INFO,
-						(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-						 errmsg("operator class \"%s\" of access method %s contains function %s with invalid support number %d",
-								name, "hnsw", format_procedure(proc->amproc), proc->amprocnum)));
-				valid = false;
-				continue;
-		}
-		if (!ok)
-		{
-			ereport(INFO,
-					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-					 errmsg("operator class \"%s\" of access method %s contains function %s with wrong signature for support number %d",
-							name, "hnsw", format_procedure(proc->amproc), proc->amprocnum)));
-			valid = false;
-		}
-	}
-	if (!has_distance)
-	{
-		ereport(INFO,
-				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-				 errmsg("operator class \"%s\" of access method %s is missing support function %d",
-						name, "hnsw", ANN_HNSW_DISTANCE_PROC)));
-		valid = false;
-	}
-
-	operators = SearchSysCacheList1(AMOPSTRATEGY, ObjectIdGetDatum(family));
-	for (int i = 0; i < operators->n_members; i++)
-	{
-		Form_pg_amop op = (Form_pg_amop) GETSTRUCT(&operators->members[i]->tuple);
-
-		if (op->amopstrategy != 1 || op->amoppurpose != AMOP_ORDER ||
-			!check_amop_signature(op->amopopr, FLOAT8OID, input, input) ||
-			get_op_rettype(op->amopopr) != FLOAT8OID)
-		{
-			ereport(INFO,
-					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-					 errmsg("operator class \"%s\" of access method %s contains invalid operator %s",
-							name, "hnsw", format_operator(op->amopopr))));
-			valid = false;
-		}
-		else
-			nordering++;
-	}
-	if (nordering == 0)
-	{
-		ereport(INFO,
-				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-				 errmsg("operator class \"%s\" of access method %s has no ordering operator", name, "hnsw")));
-		valid = false;
-	}
-	ReleaseCatCacheList(operators);
-	ReleaseCatCacheList(procs);
-	ReleaseSysCache(tuple);
-	return valid;
+	return AnnValidateOpclass(opclass, "hnsw", ANN_HNSW_DISTANCE_PROC, ANN_HNSW_TYPE_PROC);
 }
 
 PG_FUNCTION_INFO_V1(ann_hnsw_handler);

@@ -8,6 +8,7 @@
 #include "utils/guc.h"
 
 #include "hnsw/hnsw_options.h"
+#include "space/options.h"
 
 static relopt_kind option_kind;
 
@@ -18,31 +19,6 @@ static int	iterative_scan;
 static int	max_scan_tuples;
 static double scan_mem_multiplier;
 static bool shared_settings;
-
-static relopt_enum_elt_def quantizer_values[] =
-{
-	{"auto", ANN_QUANTIZER_AUTO},
-	{"rabitq", ANN_QUANTIZER_RABITQ},
-	{"none", ANN_QUANTIZER_NONE},
-	{NULL, 0}
-};
-
-static relopt_enum_elt_def refine_values[] =
-{
-	{"auto", ANN_REFINE_AUTO},
-	{"full", ANN_REFINE_FULL},
-	{"half", ANN_REFINE_HALF},
-	{"sq8", ANN_REFINE_SQ8},
-	{NULL, 0}
-};
-
-static const struct config_enum_entry iterative_values[] =
-{
-	{"off", ANN_ITERATIVE_OFF, false},
-	{"relaxed_order", ANN_ITERATIVE_RELAXED, false},
-	{"strict_order", ANN_ITERATIVE_STRICT, false},
-	{NULL, 0, false}
-};
 
 /* Notes whether a value comes from somebody or is the built-in default. */
 static bool
@@ -78,10 +54,7 @@ AnnHnswInit(void)
 	add_int_reloption(option_kind, "ef_construction", "Width of the beam that finds a new row's neighbours.",
 					  ANN_HNSW_DEFAULT_EF_CONSTRUCTION, ANN_HNSW_MIN_EF_CONSTRUCTION,
 					  ANN_HNSW_MAX_EF_CONSTRUCTION, AccessExclusiveLock);
-	add_enum_reloption(option_kind, "quantizer", "Codes of the vectors that edges carry.", quantizer_values,
-					   ANN_QUANTIZER_AUTO, "Valid values are \"auto\", \"rabitq\" and \"none\".", AccessExclusiveLock);
-	add_enum_reloption(option_kind, "refine_type", "Form in which rows keep their vectors.", refine_values,
-					   ANN_REFINE_AUTO, "Valid values are \"auto\", \"full\", \"half\" and \"sq8\".", AccessExclusiveLock);
+	AnnAddFormOptions(option_kind);
 	add_int_reloption(option_kind, "ef_search", "Width of the beam of a scan where hnsw.ef_search is not set; 0 is what the build found.",
 					  0, 0, ANN_HNSW_MAX_EF_SEARCH, ShareUpdateExclusiveLock);
 
@@ -99,7 +72,7 @@ AnnHnswInit(void)
 							PGC_USERSET, 0, checkEfSearch, assignEfSearch, NULL);
 	DefineCustomEnumVariable("hnsw.iterative_scan", "What an hnsw index scan does when more rows are asked for than its beam found.",
 							 "strict_order goes on and keeps the order, relaxed_order returns late rows at once, off ends.",
-							 &iterative_scan, ANN_ITERATIVE_STRICT, iterative_values,
+							 &iterative_scan, ANN_ITERATIVE_STRICT, ann_iterative_values,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("hnsw.max_scan_tuples", "Rows after which an hnsw index scan goes on no longer.",
 							"0 is no limit.",
@@ -133,14 +106,7 @@ AnnIterativeScan
 AnnHnswIterativeScan(void)
 {
 	if (shared_settings)
-	{
-		const char *value = GetConfigOption("hnsw.iterative_scan", true, false);
-
-		for (const struct config_enum_entry *entry = iterative_values; value != NULL && entry->name != NULL; entry++)
-			if (strcmp(value, entry->name) == 0)
-				return (AnnIterativeScan) entry->val;
-		return ANN_ITERATIVE_STRICT;
-	}
+		return AnnParseIterativeScan(GetConfigOption("hnsw.iterative_scan", true, false));
 	return (AnnIterativeScan) iterative_scan;
 }
 

@@ -14,9 +14,6 @@
 
 #include "hnsw/hnsw.h"
 
-/* One read in this many goes through ReadBuffer, so that hot pages stay hot. */
-#define PLAIN_READ_EVERY 8
-
 #define MIN_ENTRIES 512
 #define MAX_ENTRIES 2048
 
@@ -24,8 +21,6 @@
 #define PLAIN_ENTRY_BYTES (256 * 1024)
 #define MIN_PLAIN_ENTRIES 16
 #define MAX_PLAIN_ENTRIES 128
-
-#define MAX_HINTS (1U << 20)
 
 /* Bytes of a VECTOR page that an item of its own may take. */
 #define VECTOR_ITEM_MAX \
@@ -409,6 +404,7 @@ AnnHnswCacheGet(Relation index)
 		memset((char *) cache + sizeof(Oid), 0, sizeof(*cache) - sizeof(Oid));
 		cache->context = AllocSetContextCreate(CacheMemoryContext, "ann hnsw index cache", ALLOCSET_DEFAULT_SIZES);
 		cache->locator = AnnRelationLocator(index);
+		cache->hints.context = cache->context;
 		AnnHnswReadMeta(index, &cache->meta);
 		cache->meta.entry_version = 0;	/* the entries are still to be read */
 		cache->meta.nentries = 0;
@@ -420,35 +416,10 @@ AnnHnswCacheGet(Relation index)
 			cache->entries = palloc(mul_size(cache->entry_size, Max(cache->meta.entry_capacity, 1)));
 			MemoryContextSwitchTo(old);
 		}
-		AnnHnswCacheRefreshHints(index, cache);
+		AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));
 		cache->loaded = true;
 	}
 	return cache;
-}
-
-/*
- * Sizes the table of buffer hints by the relation's present size.
- */
-void
-AnnHnswCacheRefreshHints(Relation index, AnnHnswCache *cache)
-{
-	BlockNumber blocks = RelationGetNumberOfBlocks(index);
-	uint32		wanted = 1024;
-
-	while (wanted < blocks && wanted < MAX_HINTS && wanted < (uint32) NBuffers * 2)
-		wanted *= 2;
-	if (wanted <= cache->nhints)
-		return;
-	if (cache->hints != NULL)
-		pfree(cache->hints);
-	cache->nhints = 0;
-	cache->hints = MemoryContextAlloc(cache->context, mul_size(sizeof(AnnHnswBufferHint), wanted));
-	for (uint32 i = 0; i < wanted; i++)
-	{
-		cache->hints[i].block = InvalidBlockNumber;
-		cache->hints[i].buffer = InvalidBuffer;
-	}
-	cache->nhints = wanted;
 }
 
 /*
@@ -467,7 +438,7 @@ AnnHnswCacheRefresh(Relation index, AnnHnswCache *cache)
 		AnnPageCorrupted(index, ANN_HNSW_META_BLOCK, "its entry table has changed its size");
 	if (cache->meta.entry_version == version)
 		return;
-	AnnHnswCacheRefreshHints(index, cache);
+	AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));
 	for (uint32 i = 0; i < cache->meta.nentries; i += per_page)
 	{
 		Buffer		buffer = ReadBuffer(index, AnnHnswEntryBlock(&cache->meta, &cache->meta.layout, i));
@@ -478,23 +449,6 @@ AnnHnswCacheRefresh(Relation index, AnnHnswCache *cache)
 			   Min(per_page, cache->meta.nentries - i) * cache->entry_size);
 		UnlockReleaseBuffer(buffer);
 	}
-}
-
-/*
- * ReadBuffer through the remembered buffer numbers.
- */
-Buffer
-AnnHnswReadBuffer(Relation index, AnnHnswCache *cache, BlockNumber block)
-{
-	AnnHnswBufferHint *hint = &cache->hints[block & (cache->nhints - 1)];
-
-	/* ReadRecentBuffer does not raise usage_count: without a plain read now and then hot pages look cold. */
-	if (hint->block == block && ++cache->reads % PLAIN_READ_EVERY != 0 &&
-		ReadRecentBuffer(AnnRelationLocator(index), MAIN_FORKNUM, block, hint->buffer))
-		return hint->buffer;
-	hint->buffer = ReadBuffer(index, block);
-	hint->block = block;
-	return hint->buffer;
 }
 
 /* ---- rows ---- */
@@ -508,7 +462,7 @@ AnnHnswLockRow(Relation index, AnnHnswCache *cache, const AnnHnswLayout *layout,
 			   AnnRowId row, int lockmode, AnnHnswRowHeader **header)
 {
 	BlockNumber block = AnnHnswRowBlock(layout, row);
-	Buffer		buffer = cache != NULL ? AnnHnswReadBuffer(index, cache, block) : ReadBuffer(index, block);
+	Buffer		buffer = cache != NULL ? AnnReadBuffer(index, &cache->hints, block) : ReadBuffer(index, block);
 	Page		page;
 
 	LockBuffer(buffer, lockmode);

@@ -418,7 +418,7 @@ prefetchRow(AnnHnswSearch *search, AnnRowId row)
 {
 	const AnnHnswLayout *layout = &search->space->layout;
 	BlockNumber block = AnnHnswRowBlock(layout, row);
-	AnnHnswBufferHint *hint = &search->cache->hints[block & (search->cache->nhints - 1)];
+	const AnnBufferHint *hint = AnnBufferHintFor(&search->cache->hints, block);
 
 	if (hint->block == block && hint->buffer > 0)
 	{

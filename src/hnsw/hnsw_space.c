@@ -11,27 +11,10 @@
 #include <math.h>
 
 #include "catalog/index.h"
-#include "common/hashfn.h"
-#include "utils/varbit.h"
 
 #include "hnsw/hnsw.h"
 #include "hnsw/hnsw_options.h"
 #include "types/sparsevec.h"
-
-PGDLLEXPORT Datum ann_vector_l2_squared_distance(PG_FUNCTION_ARGS);
-PGDLLEXPORT Datum ann_halfvec_l2_squared_distance(PG_FUNCTION_ARGS);
-PGDLLEXPORT Datum ann_sparsevec_l2_squared_distance(PG_FUNCTION_ARGS);
-PGDLLEXPORT Datum ann_vector_negative_inner_product(PG_FUNCTION_ARGS);
-PGDLLEXPORT Datum ann_halfvec_negative_inner_product(PG_FUNCTION_ARGS);
-PGDLLEXPORT Datum ann_sparsevec_negative_inner_product(PG_FUNCTION_ARGS);
-PGDLLEXPORT Datum ann_vector_cosine_distance(PG_FUNCTION_ARGS);
-PGDLLEXPORT Datum ann_halfvec_cosine_distance(PG_FUNCTION_ARGS);
-PGDLLEXPORT Datum ann_sparsevec_cosine_distance(PG_FUNCTION_ARGS);
-PGDLLEXPORT Datum ann_vector_l1_distance(PG_FUNCTION_ARGS);
-PGDLLEXPORT Datum ann_halfvec_l1_distance(PG_FUNCTION_ARGS);
-PGDLLEXPORT Datum ann_sparsevec_l1_distance(PG_FUNCTION_ARGS);
-PGDLLEXPORT Datum ann_bit_hamming_distance(PG_FUNCTION_ARGS);
-PGDLLEXPORT Datum ann_bit_jaccard_distance(PG_FUNCTION_ARGS);
 
 /* Below this many dimensions a code saves nothing against the vector. */
 #define MIN_CODED_DIM 32
@@ -52,76 +35,14 @@ elementSize(AnnElement element)
 	return element == ANN_ELEMENT_HALF ? sizeof(AnnHalf) : sizeof(float);
 }
 
-static bool
-isDense(const AnnHnswLayout *layout)
+static AnnSpace
+spaceOf(const AnnHnswLayout *layout, AnnRefineForm form)
 {
-	return layout->element == ANN_ELEMENT_FLOAT4 || layout->element == ANN_ELEMENT_HALF;
-}
+	AnnSpace	space;
 
-/* The distance functions that operator classes may name, and what they measure. */
-static const struct
-{
-	PGFunction	function;
-	AnnMetric	metric;
-}			distance_functions[] =
-{
-	{ann_vector_l2_squared_distance, ANN_METRIC_L2},
-	{ann_halfvec_l2_squared_distance, ANN_METRIC_L2},
-	{ann_sparsevec_l2_squared_distance, ANN_METRIC_L2},
-	{ann_vector_negative_inner_product, ANN_METRIC_IP},
-	{ann_halfvec_negative_inner_product, ANN_METRIC_IP},
-	{ann_sparsevec_negative_inner_product, ANN_METRIC_IP},
-	{ann_vector_cosine_distance, ANN_METRIC_COSINE},
-	{ann_halfvec_cosine_distance, ANN_METRIC_COSINE},
-	{ann_sparsevec_cosine_distance, ANN_METRIC_COSINE},
-	{ann_vector_l1_distance, ANN_METRIC_L1},
-	{ann_halfvec_l1_distance, ANN_METRIC_L1},
-	{ann_sparsevec_l1_distance, ANN_METRIC_L1},
-	{ann_bit_hamming_distance, ANN_METRIC_HAMMING},
-	{ann_bit_jaccard_distance, ANN_METRIC_JACCARD},
-};
-
-/*
- * The operator class's metric, told from its distance function.
- */
-AnnMetric
-AnnHnswIndexMetric(Relation index)
-{
-	PGFunction	function = index_getprocinfo(index, 1, ANN_HNSW_DISTANCE_PROC)->fn_addr;
-
-	for (int i = 0; i < lengthof(distance_functions); i++)
-		if (distance_functions[i].function == function)
-			return distance_functions[i].metric;
-	ereport(ERROR,
-				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-				 errmsg("operator class of index \"%s\" names a distance function that hnsw does not know",
-						RelationGetRelationName(index))));
-}
-
-/*
- * The operator class's element type: what its type support function says, or
- * vector when it has none.
- */
-AnnElement
-AnnHnswIndexElement(Relation index)
-{
-	if (!OidIsValid(index_getprocid(index, 1, ANN_HNSW_TYPE_PROC)))
-		return ANN_ELEMENT_FLOAT4;
-	return (AnnElement) DatumGetInt32(FunctionCall1(index_getprocinfo(index, 1, ANN_HNSW_TYPE_PROC),
-													PointerGetDatum(NULL)));
-}
-
-static AnnRefineSpec
-refineSpec(const AnnHnswLayout *layout, AnnRefineForm form)
-{
-	AnnRefineSpec spec = {0};
-
-	spec.dim = (int32_t) layout->dim;
-	spec.metric = layout->metric;
-	spec.form = form;
-	spec.element = layout->element;
-	spec.rotated = AnnHnswHasCodes(layout) && form != ANN_REFINE_FULL;
-	return spec;
+	AnnSpaceInit(&space, layout->element, layout->metric, (int) layout->dim, form,
+				 AnnHnswHasCodes(layout), AnnHnswHasCodes(layout));
+	return space;
 }
 
 /* Completes the derived sizes; false if a row does not fit a page. */
@@ -148,16 +69,7 @@ static void
 setVector(AnnHnswLayout *layout, AnnRefineForm form, bool inl)
 {
 	layout->refine = form;
-	if (isDense(layout))
-	{
-		AnnRefineSpec spec = refineSpec(layout, form);
-
-		layout->vector_size = (uint32) AnnRefineSize(&spec);
-	}
-	else if (layout->element == ANN_ELEMENT_BIT)
-		layout->vector_size = (layout->dim + 7) / 8;
-	else
-		layout->vector_size = (uint32) AnnSparseVectorSize(ANN_SPARSE_MAX_NNZ);
+	layout->vector_size = (uint32) spaceOf(layout, form).stored_size;
 	layout->vector_inline = inl;
 	layout->vector_space = (uint16) (inl ? TYPEALIGN(4, layout->vector_size) : TYPEALIGN(4, sizeof(ItemPointerData)));
 }
@@ -216,8 +128,8 @@ AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index)
 
 	memset(layout, 0, sizeof(*layout));
 	memset(code, 0, sizeof(*code));
-	layout->element = AnnHnswIndexElement(index);
-	layout->metric = AnnHnswIndexMetric(index);
+	layout->element = AnnIndexElement(index, ANN_HNSW_TYPE_PROC);
+	layout->metric = AnnIndexMetric(index, ANN_HNSW_DISTANCE_PROC);
 
 	if (typmod < 1)
 		ereport(ERROR,
@@ -230,12 +142,12 @@ AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index)
 				 errmsg("column cannot have more than %d dimensions for an hnsw index", ANN_BIT_MAX_INDEX_DIM)));
 	layout->dim = (uint32) typmod;
 
-	codable = isDense(layout) && layout->metric <= ANN_METRIC_COSINE;
+	codable = AnnElementIsDense(layout->element) && layout->metric <= ANN_METRIC_COSINE;
 	if (!codable && quantizer == ANN_QUANTIZER_RABITQ)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("quantizer \"rabitq\" needs a vector or halfvec column and L2, inner product or cosine distance")));
-	if (!isDense(layout) && refine != ANN_REFINE_AUTO && refine != ANN_REFINE_FULL)
+	if (!AnnElementIsDense(layout->element) && refine != ANN_REFINE_AUTO && refine != ANN_REFINE_FULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("refine_type must be \"full\" for sparsevec and bit columns")));
@@ -307,69 +219,10 @@ AnnHnswSpaceInit(AnnHnswSpace *space, const AnnHnswMetaPageData *meta, const flo
 {
 	space->layout = meta->layout;
 	space->code = meta->code;
-	space->refine = refineSpec(&meta->layout, meta->layout.refine);
+	space->base = spaceOf(&meta->layout, meta->layout.refine);
 	space->alpha = meta->alpha;
 	space->center = center;
 	space->center_norm2 = center == NULL ? 0 : ann_kernels.ip_f32(center, center, meta->layout.dim);
-}
-
-/*
- * The SQL value's elements, after a check of its dimensions.  `value` is
- * detoasted.
- */
-static const void *
-elementsOf(const AnnHnswLayout *layout, struct varlena *value, Size *size)
-{
-	int			dim;
-	const void *elements;
-
-	switch ((AnnElement) layout->element)
-	{
-		case ANN_ELEMENT_FLOAT4:
-			dim = ((AnnVector *) value)->dim;
-			elements = ((AnnVector *) value)->x;
-			*size = sizeof(float) * (Size) dim;
-			break;
-		case ANN_ELEMENT_HALF:
-			dim = ((AnnHalfVector *) value)->dim;
-			elements = ((AnnHalfVector *) value)->x;
-			*size = sizeof(AnnHalf) * (Size) dim;
-			break;
-		case ANN_ELEMENT_SPARSE:
-			dim = ((AnnSparseVector *) value)->dim;
-			elements = value;
-			*size = VARSIZE(value);
-			break;
-		default:
-			dim = VARBITLEN(value);
-			elements = VARBITS(value);
-			*size = VARBITBYTES(value);
-			break;
-	}
-	if (dim != (int) layout->dim)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_EXCEPTION),
-				 errmsg("expected %u dimensions, not %d", layout->dim, dim)));
-	return elements;
-}
-
-/* The zero sparse vector has no direction. */
-static bool
-sparseIsZero(const AnnHnswLayout *layout, const void *value)
-{
-	return layout->metric == ANN_METRIC_COSINE && ((const AnnSparseVector *) value)->nnz == 0;
-}
-
-/* From what AnnRefineEncode or AnnRefineDecode gives to the index space. */
-static void
-intoSpace(const AnnHnswSpace *space, float *dense)
-{
-	if (space->refine.form != ANN_REFINE_FULL)
-		return;
-	if (space->refine.metric == ANN_METRIC_COSINE)
-		AnnNormalize(dense, dense, space->refine.dim);
-	if (AnnHnswHasCodes(&space->layout))
-		AnnRotate(dense, dense, space->refine.dim);
 }
 
 /*
@@ -380,29 +233,7 @@ intoSpace(const AnnHnswSpace *space, float *dense)
 void
 AnnHnswFormPoint(const AnnHnswSpace *space, Datum value, AnnHnswPoint *point)
 {
-	const AnnHnswLayout *layout = &space->layout;
-	Size		size;
-	const void *elements = elementsOf(layout, PG_DETOAST_DATUM(value), &size);
-
-	memset(point, 0, sizeof(*point));
-	point->hash = hash_bytes((const unsigned char *) elements, (int) size);
-	if (isDense(layout))
-	{
-		point->stored_size = layout->vector_size;
-		point->stored = palloc(point->stored_size);
-		point->dense = palloc(sizeof(float) * layout->dim);
-		if (AnnRefineEncode(&space->refine, elements, point->stored, point->dense) == ANN_REFINE_ZERO)
-			point->unplaced = true;
-		else
-			intoSpace(space, point->dense);
-	}
-	else
-	{
-		point->stored_size = size;
-		point->stored = palloc(size);
-		memcpy(point->stored, elements, size);
-		point->unplaced = layout->element == ANN_ELEMENT_SPARSE && sparseIsZero(layout, elements);
-	}
+	AnnSpaceFormPoint(&space->base, value, point);
 }
 
 static AnnHnswQuery *
@@ -412,25 +243,15 @@ queryFromElements(const AnnHnswSpace *space, const void *elements)
 	AnnHnswQuery *query = palloc0(sizeof(AnnHnswQuery));
 
 	query->space = space;
-	if (!isDense(layout))
-	{
-		query->value = elements;
-		query->unplaced = layout->element == ANN_ELEMENT_SPARSE && sparseIsZero(layout, elements);
-		return query;
-	}
-	query->refine = palloc(AnnRefineQuerySize(&space->refine));
-	query->unplaced = AnnRefineQueryInit(query->refine, &space->refine, elements) == ANN_REFINE_ZERO;
+	query->base = AnnSpaceQueryOf(&space->base, elements);
+	query->unplaced = query->base->unplaced;
 	if (AnnHnswHasCodes(layout))
 	{
 		int			dim = (int) layout->dim;
 		float	   *r = palloc(sizeof(float) * dim);
 		float		q_dot_c = 0;
 
-		if (AnnRefineIsExact(&space->refine) && layout->element == ANN_ELEMENT_HALF)
-			ann_kernels.f16_to_f32((const AnnHalf *) query->refine->x, r, dim);
-		else
-			memcpy(r, query->refine->x, sizeof(float) * dim);
-		intoSpace(space, r);
+		AnnSpaceQueryDense(query->base, r);
 		if (space->center != NULL)
 		{
 			q_dot_c = ann_kernels.ip_f32(r, space->center, dim);
@@ -453,7 +274,7 @@ AnnHnswQueryCreate(const AnnHnswSpace *space, Datum value)
 {
 	Size		size;
 
-	return queryFromElements(space, elementsOf(&space->layout, PG_DETOAST_DATUM(value), &size));
+	return queryFromElements(space, AnnSpaceElements(&space->base, PG_DETOAST_DATUM(value), &size));
 }
 
 /*
@@ -466,11 +287,11 @@ AnnHnswQueryFromStored(const AnnHnswSpace *space, const char *stored)
 	float	   *x;
 	AnnHalf    *halves;
 
-	if (!isDense(layout))
+	if (!AnnElementIsDense(layout->element))
 		return queryFromElements(space, stored);
 	x = palloc(sizeof(float) * layout->dim);
-	AnnRefineDecode(&space->refine, stored, x);
-	if (space->refine.rotated)
+	AnnRefineDecode(&space->base.refine, stored, x);
+	if (space->base.refine.rotated)
 		AnnRotateInverse(x, x, (int) layout->dim);
 	if (layout->element == ANN_ELEMENT_FLOAT4)
 		return queryFromElements(space, x);
@@ -479,50 +300,13 @@ AnnHnswQueryFromStored(const AnnHnswSpace *space, const char *stored)
 	return queryFromElements(space, halves);
 }
 
-static double
-sparseScore(const AnnSparseVector *a, const AnnSparseVector *b, AnnMetric metric)
-{
-	switch (metric)
-	{
-		case ANN_METRIC_IP:
-			return -(double) AnnSparseInnerProduct(a, b);
-		case ANN_METRIC_COSINE:
-			return AnnSparseCosineDistance(a, b);
-		case ANN_METRIC_L1:
-			return AnnSparseL1(a, b);
-		default:
-			return AnnSparseL2Squared(a, b);
-	}
-}
-
-static float
-sparseOrBitScore(const AnnHnswSpace *space, const char *a, const char *b)
-{
-	uint64_t	both,
-				either;
-	const AnnHnswLayout *layout = &space->layout;
-
-	switch ((AnnMetric) layout->metric)
-	{
-		case ANN_METRIC_HAMMING:
-			return (float) ann_kernels.hamming((const uint8_t *) a, (const uint8_t *) b, (layout->dim + 7) / 8);
-		case ANN_METRIC_JACCARD:
-			ann_kernels.jaccard((const uint8_t *) a, (const uint8_t *) b, (layout->dim + 7) / 8, &both, &either);
-			return either == 0 || both == 0 ? 1.0f : (float) (1.0 - (double) both / (double) either);
-		default:
-			return (float) sparseScore((const AnnSparseVector *) a, (const AnnSparseVector *) b, layout->metric);
-	}
-}
-
 /*
  * The score of a stored vector.
  */
 float
 AnnHnswScore(const AnnHnswQuery *query, const char *stored)
 {
-	if (query->refine != NULL)
-		return AnnRefineScore(query->refine, stored);
-	return sparseOrBitScore(query->space, query->value, stored);
+	return AnnSpaceScore(query->base, stored);
 }
 
 /*
@@ -531,32 +315,7 @@ AnnHnswScore(const AnnHnswQuery *query, const char *stored)
 AnnInterval
 AnnHnswInterval(const AnnHnswQuery *query, const char *stored, float score)
 {
-	AnnInterval interval;
-	const AnnHnswLayout *layout = &query->space->layout;
-	uint64_t	both,
-				either;
-
-	if (query->refine != NULL)
-		return AnnRefineInterval(query->refine, stored, score);
-	switch ((AnnMetric) layout->metric)
-	{
-		case ANN_METRIC_HAMMING:
-			interval.lo = score;
-			break;
-		case ANN_METRIC_JACCARD:
-			ann_kernels.jaccard((const uint8_t *) query->value, (const uint8_t *) stored, (layout->dim + 7) / 8,
-								&both, &either);
-			interval.lo = either == 0 || both == 0 ? 1.0 : 1.0 - (double) both / (double) either;
-			break;
-		default:
-			interval.lo = sparseScore((const AnnSparseVector *) query->value,
-									  (const AnnSparseVector *) stored, layout->metric);
-			if (layout->metric == ANN_METRIC_L2)
-				interval.lo = sqrt(interval.lo);
-			break;
-	}
-	interval.hi = interval.lo;
-	return interval;
+	return AnnSpaceInterval(query->base, stored, score);
 }
 
 /*
@@ -565,9 +324,7 @@ AnnHnswInterval(const AnnHnswQuery *query, const char *stored, float score)
 Size
 AnnHnswStoredSize(const AnnHnswSpace *space, const char *stored)
 {
-	if (space->layout.element == ANN_ELEMENT_SPARSE)
-		return VARSIZE(stored);
-	return space->layout.vector_size;
+	return AnnSpaceStoredSize(&space->base, stored);
 }
 
 /*
@@ -576,8 +333,7 @@ AnnHnswStoredSize(const AnnHnswSpace *space, const char *stored)
 void
 AnnHnswDecode(const AnnHnswSpace *space, const char *stored, float *dense)
 {
-	AnnRefineDecode(&space->refine, stored, dense);
-	intoSpace(space, dense);
+	AnnSpaceDecode(&space->base, stored, dense);
 }
 
 /*
@@ -598,15 +354,15 @@ AnnHnswPairLength(const AnnHnswSpace *space, const float *dense_a, const char *s
 		return sqrtf(ann_kernels.l2sq_f32(dense_a, dense_b, space->layout.dim));
 	}
 	if (space->layout.element != ANN_ELEMENT_SPARSE)
-		return sparseOrBitScore(space, stored_a, stored_b);
+		return AnnSpacePairScore(&space->base, stored_a, stored_b);
 	switch ((AnnMetric) space->layout.metric)
 	{
 		case ANN_METRIC_COSINE:
 			/* |a/|a| - b/|b||^2 = 2 (1 - cos) */
-			score = sparseOrBitScore(space, stored_a, stored_b);
+			score = AnnSpacePairScore(&space->base, stored_a, stored_b);
 			return sqrtf(Max(0.0f, 2.0f * score));
 		case ANN_METRIC_L1:
-			return sparseOrBitScore(space, stored_a, stored_b);
+			return AnnSpacePairScore(&space->base, stored_a, stored_b);
 		default:
 			return sqrtf(AnnSparseL2Squared((const AnnSparseVector *) stored_a,
 											(const AnnSparseVector *) stored_b));
