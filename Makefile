@@ -36,6 +36,17 @@ OBJS = \
 	src/hnsw/hnsw_search.o \
 	src/hnsw/hnsw_space.o \
 	src/hnsw/hnsw_vacuum.o \
+	src/ivfflat/ivfflat_build.o \
+	src/ivfflat/ivfflat_cache.o \
+	src/ivfflat/ivfflat_centroid.o \
+	src/ivfflat/ivfflat_handler.o \
+	src/ivfflat/ivfflat_insert.o \
+	src/ivfflat/ivfflat_kmeans.o \
+	src/ivfflat/ivfflat_options.o \
+	src/ivfflat/ivfflat_page.o \
+	src/ivfflat/ivfflat_scan.o \
+	src/ivfflat/ivfflat_vacuum.o \
+	src/ivfflat/ivfflat_value.o \
 	src/page/hints.o \
 	src/page/page.o \
 	src/planner/support.o \

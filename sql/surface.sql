@@ -6,11 +6,8 @@ SELECT string_to_array(replace(line, 'public.', ''), E'\t') AS row
 FROM regexp_split_to_table(:'surface', E'\n') line
 WHERE line !~ '^(#|$)';
 
--- To be dropped from this list as the access methods arrive.
-DELETE FROM expected
-WHERE row[1] IN ('setting', 'reloption')
-	OR row[1] = 'opclass' AND row[2] = 'ivfflat'
-	OR row[1] = 'function' AND row[2] ~ '^ivfflat';
+-- Settings and options are tested with their access method.
+DELETE FROM expected WHERE row[1] IN ('setting', 'reloption');
 
 -- Limits are tested where the types are.
 DELETE FROM expected WHERE row[1] = 'limit';

@@ -9,6 +9,7 @@
 #include "compat.h"
 #include "distance/distance.h"
 #include "hnsw/hnsw_options.h"
+#include "ivfflat/ivfflat_options.h"
 #include "planner/planner.h"
 
 ANN_MODULE_MAGIC;
@@ -24,5 +25,6 @@ _PG_init(void)
 {
 	AnnDistanceInit();
 	AnnHnswInit();
+	AnnIvfflatInit();
 	AnnWorkersInit();
 }

@@ -1,0 +1,359 @@
+/*
+ * ivfflat.h
+ *	  On-disk format and internal interface of the ivfflat access method.
+ *
+ * src/ivfflat/README tells the design: read it first.
+ */
+#ifndef ANN_IVFFLAT_H
+#define ANN_IVFFLAT_H
+
+#include "postgres.h"
+
+#include "access/amapi.h"
+#include "access/genam.h"
+#include "nodes/execnodes.h"
+#include "storage/itemptr.h"
+
+#include "page/hints.h"
+#include "page/page.h"
+#include "quantize/quantize.h"
+#include "space/space.h"
+#include "types/types.h"
+
+#define ANN_IVF_MAGIC 0x46465649	/* "IVFF" */
+#define ANN_IVF_VERSION 1
+
+#define ANN_IVF_MAX_LISTS 32768
+#define ANN_IVF_MAX_BIT_DIM 64000
+
+#define ANN_IVF_META_BLOCK 0
+
+/* Standard errors below its estimate at which a row is taken to lie at the nearest (README, Scan). */
+#define ANN_IVF_EPS 3.5f
+
+/* Support functions of an operator class */
+#define ANN_IVF_DISTANCE_PROC 1	/* the distance function behind the operator, or its squared form */
+#define ANN_IVF_TYPE_PROC 2		/* ivfflat_*_support; absent for vector */
+#define ANN_IVF_NPROCS 2
+
+typedef enum AnnIvfPageKind
+{
+	ANN_IVF_META = 1,
+	ANN_IVF_BLOB,				/* a stretch of consecutive pages read as one byte string */
+	ANN_IVF_HEADS,				/* list heads */
+	ANN_IVF_CODES,				/* entries of a list */
+	ANN_IVF_VECTORS,			/* their vectors */
+	ANN_IVF_TIDS,				/* entries of a list without vectors */
+	ANN_IVF_FREE				/* a CODES or TIDS page that VACUUM took out of its list */
+} AnnIvfPageKind;
+
+/*
+ * Sizes of an index's pages; a function of dimensions and options, computed once
+ * when the index is created and stored in its meta page.
+ */
+typedef struct AnnIvfLayout
+{
+	uint32		dim;
+	uint8		element;		/* AnnElement */
+	uint8		metric;			/* AnnMetric */
+	uint8		quantizer;		/* AnnQuantizer, never AUTO */
+	uint8		refine;			/* AnnRefineForm */
+	uint32		vector_size;	/* bytes of a vector in re-rank form */
+	uint16		code_size;		/* bytes of a code in an entry; 0 without codes */
+	uint16		entry_size;
+	uint16		entries;		/* on a CODES page */
+	uint16		blocks;			/* VECTORS pages that a CODES page has room to name */
+	uint16		vectors_per_page;	/* 0 if a vector takes several pages */
+	uint16		pages_per_vector;
+	uint16		vector_slot;	/* bytes of a vector on a VECTORS page; 0 if it takes several */
+	uint16		reserved[3];
+} AnnIvfLayout;
+
+StaticAssertDecl(sizeof(AnnIvfLayout) == 32, "on-disk format");
+
+/*
+ * Meta page.  All but rows, free_pages is fixed from build to build.
+ */
+typedef struct AnnIvfMetaPageData
+{
+	uint32		magic;
+	uint16		version;
+	uint16		reserved;
+	AnnIvfLayout layout;
+	AnnCodeParams code;			/* of entries; all zero without codes */
+	AnnCodeParams centroid_code;	/* of centroids; all zero without codes */
+	uint32		lists;			/* lists of vectors; two more follow them (README, Pages) */
+	uint32		probes;			/* calibrated by the build; 0: not calibrated */
+	BlockNumber centroids;		/* blob float4[lists][dim], or invalid: a single list, centre zero */
+	BlockNumber centroid_codes; /* blob: float4[dim] mean, then an AnnIvfCentroidCode for each list */
+	BlockNumber heads;			/* first HEADS page */
+	BlockNumber free_pages;		/* first FREE page, or invalid */
+	double		rows;			/* vectors at the build */
+	double		spread;			/* mean squared distance of a vector from its centroid at the build */
+} AnnIvfMetaPageData;
+
+StaticAssertDecl(sizeof(AnnIvfMetaPageData) == 128, "on-disk format");
+
+typedef struct AnnIvfListHead
+{
+	BlockNumber first;			/* first page; it never leaves the list */
+	BlockNumber insert;			/* where inserts begin to look for room: a hint */
+} AnnIvfListHead;
+
+StaticAssertDecl(sizeof(AnnIvfListHead) == 8, "on-disk format");
+
+#define ANN_IVF_HEADS_PER_PAGE (ANN_PAGE_USABLE / sizeof(AnnIvfListHead))
+
+/*
+ * CODES or TIDS page          OFFSET SIZE  FIELD
+ *                                0     4   list
+ *                                4     4   prev: the page before it in its list, or invalid
+ *                                8     2   count: entries ever used, the first ones
+ *                               10     2   live: those of them that hold a TID
+ *                               12     2   nblocks: VECTORS pages it owns
+ *                               14     2   reserved
+ *                               16  4 *b   blocks[layout.blocks] (CODES)
+ *                                -  e *n   entries
+ * A FREE page keeps blocks; the special area's next then chains FREE pages.
+ */
+typedef struct AnnIvfListPage
+{
+	uint32		list;
+	BlockNumber prev;
+	uint16		count;
+	uint16		live;
+	uint16		nblocks;
+	uint16		reserved;
+	BlockNumber blocks[FLEXIBLE_ARRAY_MEMBER];
+} AnnIvfListPage;
+
+StaticAssertDecl(offsetof(AnnIvfListPage, blocks) == 16, "on-disk format");
+
+/*
+ * Entry                       OFFSET SIZE  FIELD
+ *                                0     6   heap TID; an invalid one marks a free entry
+ *                                6     6   add, mul, error as halves (with codes)
+ *                               12     c   code
+ */
+typedef struct AnnIvfEntry
+{
+	ItemPointerData tid;
+	AnnHalf		factors[3];
+	uint8		code[FLEXIBLE_ARRAY_MEMBER];
+} AnnIvfEntry;
+
+StaticAssertDecl(offsetof(AnnIvfEntry, code) == 12, "on-disk format");
+
+#define ANN_IVF_TID_ENTRY 8
+
+/*
+ * Vector, in a slot of a VECTORS page or from the start of several:
+ *                                0     6   heap TID of the entry it was written for
+ *                                6     2   zero
+ *                                8     v   vector in re-rank form
+ */
+#define ANN_IVF_VECTOR_HEADER 8
+
+/* An item of the centroid code blob; the code follows. */
+typedef struct AnnIvfCentroidCode
+{
+	AnnCodeFactors factors;
+	float		inv_norm;		/* 1 / |centroid|, 0 for a zero one */
+	uint8		code[FLEXIBLE_ARRAY_MEMBER];
+} AnnIvfCentroidCode;
+
+StaticAssertDecl(offsetof(AnnIvfCentroidCode, code) == 16, "on-disk format");
+
+/* What pages of one kind of list look like. */
+typedef struct AnnIvfShape
+{
+	AnnIvfPageKind kind;
+	int			entries;		/* on a page */
+	Size		entry_size;
+	Size		first_entry;	/* offset in the raw area */
+	bool		has_vectors;
+} AnnIvfShape;
+
+static inline bool
+AnnIvfHasCodes(const AnnIvfLayout *layout)
+{
+	return layout->quantizer == ANN_QUANTIZER_RABITQ;
+}
+
+/* The list of vectors without a place in the index space, and that of NULLs. */
+static inline uint32
+AnnIvfZeroList(const AnnIvfMetaPageData *meta)
+{
+	return meta->lists;
+}
+
+static inline uint32
+AnnIvfNullList(const AnnIvfMetaPageData *meta)
+{
+	return meta->lists + 1;
+}
+
+static inline uint32
+AnnIvfTotalLists(const AnnIvfMetaPageData *meta)
+{
+	return meta->lists + 2;
+}
+
+static inline AnnIvfListPage *
+AnnIvfListPageOf(Page page)
+{
+	return (AnnIvfListPage *) AnnPageRaw(page);
+}
+
+static inline AnnIvfEntry *
+AnnIvfEntryOf(Page page, const AnnIvfShape *shape, int i)
+{
+	return (AnnIvfEntry *) (AnnPageRaw(page) + shape->first_entry + (Size) i * shape->entry_size);
+}
+
+/* ---- ivfflat_page.c: pages, list heads, blobs, free pages ---- */
+
+extern void AnnIvfLayoutInit(AnnIvfLayout *layout, AnnCodeParams *code, Relation index);
+extern void AnnIvfSpaceInit(AnnSpace *space, const AnnIvfLayout *layout);
+extern AnnIvfShape AnnIvfShapeOf(const AnnIvfMetaPageData *meta, uint32 list);
+
+extern void AnnIvfReadMeta(Relation index, AnnIvfMetaPageData *meta);
+extern AnnIvfMetaPageData *AnnIvfMetaOnPage(Page page);
+extern void AnnIvfCreateEmpty(Relation index, ForkNumber fork, AnnIvfMetaPageData *meta);
+
+extern BlockNumber AnnIvfWriteBlob(Relation index, const char *data, Size size);
+extern void AnnIvfReadBlob(Relation index, BlockNumber first, Size offset, Size size, char *data);
+
+extern void AnnIvfInitListPage(Page page, const AnnIvfShape *shape, uint32 list, BlockNumber prev);
+extern bool AnnIvfIsListPage(Page page, const AnnIvfShape *shape, uint32 list);
+extern void AnnIvfCheckListPage(Relation index, BlockNumber block, Page page, const AnnIvfLayout *layout,
+								const AnnIvfShape *shape);
+extern AnnIvfListHead AnnIvfReadHead(Relation index, const AnnIvfMetaPageData *meta, uint32 list);
+extern void AnnIvfSetInsertPage(Relation index, const AnnIvfMetaPageData *meta, uint32 list, BlockNumber block);
+extern Buffer AnnIvfAllocPage(Relation index, AnnPageEdit *edit, Page *page, Buffer *extra);
+
+/* The VECTORS page and slot of an entry, given its CODES page. */
+static inline int
+AnnIvfVectorBlockIndex(const AnnIvfLayout *layout, int entry)
+{
+	return layout->vectors_per_page > 0 ? entry / layout->vectors_per_page : entry * layout->pages_per_vector;
+}
+
+static inline int
+AnnIvfVectorSlot(const AnnIvfLayout *layout, int entry)
+{
+	return layout->vectors_per_page > 0 ? entry % layout->vectors_per_page : 0;
+}
+
+/* ---- ivfflat_centroid.c: the centroid table in memory, and what is near a vector ---- */
+
+typedef struct AnnIvfCentroids
+{
+	int			count;
+	int			dim;
+	bool		ip;				/* inner product decides, not the Euclidean distance */
+	AnnCodeParams code;			/* dim 0: no codes */
+	const float *mean;			/* float[dim], what codes are relative to */
+	const char *codes;			/* AnnIvfCentroidCode at code_stride */
+	Size		code_stride;
+	const float *vectors;		/* float[count][dim], or NULL: they are read from the index */
+	Relation	index;
+	BlockNumber block;			/* their blob; invalid: one centroid, zero */
+} AnnIvfCentroids;
+
+typedef struct AnnIvfListScore
+{
+	float		score;			/* exact, or a lower bound */
+	uint32		list;
+} AnnIvfListScore;
+
+/* Lists in order of their distance from a vector, found as far as asked for. */
+typedef struct AnnIvfRanking
+{
+	const AnnIvfCentroids *centroids;
+	const float *dense;
+	int			nbounds;
+	int			nscored;
+	AnnIvfListScore *bounds;	/* heap of lower bounds */
+	AnnIvfListScore *scored;	/* heap of exact scores */
+	float	   *scratch;
+} AnnIvfRanking;
+
+extern Size AnnIvfCentroidCodeStride(const AnnCodeParams *code);
+extern void AnnIvfCentroidParams(AnnCodeParams *code, const AnnIvfLayout *layout);
+extern void AnnIvfEncodeCentroids(AnnIvfCentroids *centroids, const AnnCodeParams *code, float *mean, char *codes);
+extern const float *AnnIvfCentroid(const AnnIvfCentroids *centroids, uint32 list, float *scratch);
+extern void AnnIvfRank(AnnIvfRanking *ranking, const AnnIvfCentroids *centroids, const float *dense);
+extern bool AnnIvfRankNext(AnnIvfRanking *ranking, AnnIvfListScore *next);
+extern uint32 AnnIvfNearest(const AnnIvfCentroids *centroids, const float *dense, char *scratch);
+extern Size AnnIvfNearestScratch(const AnnIvfCentroids *centroids);
+
+/* ---- ivfflat_cache.c: what a backend remembers of an index ---- */
+
+typedef struct AnnIvfCache
+{
+	Oid			relid;			/* hash key */
+	AnnRelationLocatorData locator;	/* the file that the rest is about */
+	bool		loaded;
+	MemoryContext context;
+	AnnIvfMetaPageData meta;	/* as of the load; rows and free_pages may be out of date */
+	AnnSpace	space;
+	AnnIvfCentroids centroids;
+	BlockNumber *first;			/* first page of each list */
+	AnnBufferHints hints;
+} AnnIvfCache;
+
+extern AnnIvfCache *AnnIvfCacheGet(Relation index);
+
+/* ---- ivfflat_value.c: an SQL value as an entry ---- */
+
+typedef struct AnnIvfValue
+{
+	uint32		list;
+	const char *stored;			/* NULL for lists without vectors */
+	AnnCodeFactors factors;
+	uint8	   *code;			/* NULL without codes */
+} AnnIvfValue;
+
+typedef struct AnnIvfFormer
+{
+	const AnnIvfMetaPageData *meta;
+	const AnnSpace *space;
+	const AnnIvfCentroids *centroids;
+} AnnIvfFormer;
+
+extern float *AnnIvfDense(const AnnSpace *space, const AnnPoint *point);
+extern void AnnIvfFormValue(const AnnIvfFormer *former, Datum value, bool isnull, AnnIvfValue *result);
+extern void AnnIvfSetEntry(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, AnnIvfEntry *entry,
+						   ItemPointer tid, const AnnIvfValue *value);
+
+/* ---- ivfflat_kmeans.c ---- */
+
+extern int	AnnIvfKmeans(const float *points, int npoints, int dim, int k, bool spherical, float *centroids,
+						 int *assignment);
+
+/* ---- ivfflat_build.c ---- */
+
+extern IndexBuildResult *ann_ivfflat_build(Relation heap, Relation index, IndexInfo *info);
+extern void ann_ivfflat_buildempty(Relation index);
+extern char *AnnIvfBuildPhaseName(int64 phase);
+
+/* ---- ivfflat_insert.c ---- */
+
+extern bool ann_ivfflat_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
+							   IndexUniqueCheck check_unique, bool index_unchanged, IndexInfo *info);
+
+/* ---- ivfflat_scan.c ---- */
+
+extern IndexScanDesc ann_ivfflat_beginscan(Relation index, int nkeys, int norderbys);
+extern void ann_ivfflat_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys, int norderbys);
+extern bool ann_ivfflat_gettuple(IndexScanDesc scan, ScanDirection direction);
+extern void ann_ivfflat_endscan(IndexScanDesc scan);
+
+/* ---- ivfflat_vacuum.c ---- */
+
+extern IndexBulkDeleteResult *ann_ivfflat_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats,
+													 IndexBulkDeleteCallback callback, void *callback_state);
+extern IndexBulkDeleteResult *ann_ivfflat_vacuumcleanup(IndexVacuumInfo *info, IndexBulkDeleteResult *stats);
+
+#endif							/* ANN_IVFFLAT_H */

@@ -1,0 +1,1151 @@
+/*
+ * ivfflat_build.c
+ *	  CREATE INDEX: sample, clustering, assignment by one backend or several, sort by
+ *	  list, pages.  README: Build.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "access/parallel.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "access/xloginsert.h"
+#include "catalog/index.h"
+#include "catalog/pg_operator_d.h"
+#include "catalog/pg_type_d.h"
+#include "commands/progress.h"
+#include "common/pg_prng.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "optimizer/optimizer.h"
+#include "pgstat.h"
+#include "storage/condition_variable.h"
+#include "tcop/tcopprot.h"
+#include "utils/memutils.h"
+#include "utils/sampling.h"
+#include "utils/snapmgr.h"
+#include "utils/tuplesort.h"
+
+#include "ivfflat/ivfflat_options.h"
+
+#define KEY_SHARED			UINT64CONST(0xA500000000000001)
+#define KEY_SCAN			UINT64CONST(0xA500000000000002)
+#define KEY_SORT			UINT64CONST(0xA500000000000003)
+#define KEY_CENTROIDS		UINT64CONST(0xA500000000000004)
+#define KEY_QUERY_TEXT		UINT64CONST(0xA500000000000005)
+
+/* Blocks that are counted to tell how many rows the table has. */
+#define COUNT_BLOCKS 300
+
+/* Rows of the sample for each list. */
+#define SAMPLE_ROWS 50
+#define MIN_SAMPLE_ROWS 2000
+
+/* Without the option: lists for this many rows, and no more than a list for so many rows. */
+#define LISTS_PER_ROOT 2.0
+#define MIN_ROWS_PER_LIST 40
+
+/* Calibration of probes: rows of the sample that are looked for, neighbours of each, share to be found. */
+#define CALIBRATION_QUERIES 256
+#define CALIBRATION_NEIGHBOURS 10
+#define CALIBRATION_SHARE 0.96
+
+#define BUILD_SEED 1147
+
+/* Vectors with larger coordinates are left out of the sample. */
+#define MAX_COORDINATE 1e18f
+
+/* What pg_stat_progress_create_index shows. */
+typedef enum ProgressPhase
+{
+	PROGRESS_SAMPLE = PROGRESS_CREATEIDX_SUBPHASE_INITIALIZE + 1,
+	PROGRESS_CLUSTER,
+	PROGRESS_ASSIGN,
+	PROGRESS_WRITE,
+	PROGRESS_LOG
+} ProgressPhase;
+
+/* What the participants of a build share. */
+typedef struct BuildShared
+{
+	Oid			heap;
+	Oid			index;
+	bool		concurrent;
+	int			sort_memory;	/* kB of each participant's sort */
+	AnnIvfMetaPageData meta;
+	pg_atomic_uint64 done;		/* rows of the table that were handled */
+	ConditionVariable finished;
+
+	slock_t		mutex;			/* what follows */
+	int			nfinished;
+	double		heap_tuples;
+	double		index_tuples;
+	bool		broken_hot_chain;
+} BuildShared;
+
+/* A participant. */
+typedef struct BuildState
+{
+	Relation	heap;
+	Relation	index;
+	IndexInfo  *info;
+	BuildShared *shared;
+	AnnSpace	space;
+	AnnIvfCentroids centroids;
+	bool		leader;
+	double		index_tuples;
+	Tuplesortstate *sort;
+	TupleTableSlot *slot;
+	MemoryContext tuple_context;
+} BuildState;
+
+/* The sample, in the index space; under inner product normalised, with the norms beside it. */
+typedef struct Sample
+{
+	AnnSpace	space;
+	int			dim;
+	float	   *points;
+	float	   *norms;			/* inner product only */
+	int			count;
+	int			capacity;
+	uint64		seen;			/* rows so far */
+	double		counted;		/* rows with a value, of the blocks counted */
+	pg_prng_state prng;
+	MemoryContext tuple_context;
+} Sample;
+
+/* What goes through the sort behind the list: a bytea. */
+typedef struct SortedEntry
+{
+	ItemPointerData tid;
+	uint16		reserved;
+	AnnCodeFactors factors;
+	char		data[FLEXIBLE_ARRAY_MEMBER];	/* code, then vector */
+} SortedEntry;
+
+PGDLLEXPORT void AnnIvfParallelBuildMain(dsm_segment *seg, shm_toc *toc);
+
+/* ambuildphasename */
+char *
+AnnIvfBuildPhaseName(int64 phase)
+{
+	switch (phase)
+	{
+		case PROGRESS_CREATEIDX_SUBPHASE_INITIALIZE:
+			return "initializing";
+		case PROGRESS_SAMPLE:
+			return "sampling table";
+		case PROGRESS_CLUSTER:
+			return "clustering";
+		case PROGRESS_ASSIGN:
+			return "assigning rows to lists";
+		case PROGRESS_WRITE:
+			return "writing lists";
+		case PROGRESS_LOG:
+			return "logging pages";
+		default:
+			return NULL;
+	}
+}
+
+static void
+reportPhase(ProgressPhase phase)
+{
+	pgstat_progress_update_param(PROGRESS_CREATEIDX_SUBPHASE, phase);
+}
+
+/* ---- sample ---- */
+
+static void
+countCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool alive, void *arg)
+{
+	if (!isnull[0] && alive)
+		((Sample *) arg)->counted++;
+}
+
+/* Takes a value into the sample at this place, unless it has no place in the index space. */
+static bool
+takeSample(Sample *sample, Datum value, int place)
+{
+	MemoryContext old = MemoryContextSwitchTo(sample->tuple_context);
+	AnnPoint	point;
+	bool		usable;
+
+	AnnSpaceFormPoint(&sample->space, value, &point);
+	usable = !point.unplaced;
+	if (usable)
+	{
+		float	   *to = sample->points + (Size) place * sample->dim;
+		const float *dense = AnnIvfDense(&sample->space, &point);
+
+		/* A vector out of range would make a mean that is nobody's. */
+		for (int i = 0; i < sample->dim && usable; i++)
+			usable = isfinite(dense[i]) && fabsf(dense[i]) < MAX_COORDINATE;
+		if (usable && sample->norms != NULL)
+			sample->norms[place] = (float) AnnNormalize(dense, to, sample->dim);
+		else if (usable)
+			memcpy(to, dense, sizeof(float) * sample->dim);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(sample->tuple_context);
+	return usable;
+}
+
+/* Algorithm R (Vitter 1985) over the rows of the blocks that are read. */
+static void
+sampleCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool alive, void *arg)
+{
+	Sample	   *sample = (Sample *) arg;
+
+	if (isnull[0] || !alive)
+		return;
+	sample->seen++;
+	if (sample->count < sample->capacity)
+	{
+		if (takeSample(sample, values[0], sample->count))
+			sample->count++;
+	}
+	else
+	{
+		uint64		place = pg_prng_uint64_range(&sample->prng, 0, sample->seen - 1);
+
+		if (place < (uint64) sample->capacity)
+			takeSample(sample, values[0], (int) place);
+	}
+}
+
+/* Reads nblocks random blocks of the table. */
+static void
+readBlocks(Relation heap, Relation index, IndexInfo *info, BlockNumber nblocks, Sample *sample,
+		   IndexBuildCallback callback)
+{
+	BlockSamplerData sampler;
+
+	BlockSampler_Init(&sampler, RelationGetNumberOfBlocks(heap), nblocks, BUILD_SEED);
+	while (BlockSampler_HasMore(&sampler))
+	{
+		CHECK_FOR_INTERRUPTS();
+		table_index_build_range_scan(heap, index, info, false, true, false, BlockSampler_Next(&sampler), 1,
+									 callback, sample, NULL);
+	}
+}
+
+/* Rows of the table with a value, estimated from random blocks. */
+static double
+estimateRows(Relation heap, Relation index, IndexInfo *info)
+{
+	BlockNumber nblocks = RelationGetNumberOfBlocks(heap);
+	BlockNumber ncounted = Min(nblocks, COUNT_BLOCKS);
+	Sample		sample = {0};
+
+	if (nblocks == 0)
+		return 0;
+	readBlocks(heap, index, info, ncounted, &sample, countCallback);
+	return sample.counted / ncounted * nblocks;
+}
+
+/* Lists for an index of so many rows. */
+static int
+chooseLists(Relation index, double rows)
+{
+	int			option = AnnIvfOptionLists((const AnnIvfOptions *) index->rd_options);
+	double		lists = Min(LISTS_PER_ROOT * sqrt(rows), rows / MIN_ROWS_PER_LIST);
+
+	return option > 0 ? option : (int) Max(1, Min(lists, ANN_IVF_MAX_LISTS));
+}
+
+/*
+ * Reads a sample for so many lists, within maintenance_work_mem.
+ */
+static void
+readSample(Sample *sample, Relation heap, Relation index, IndexInfo *info, const AnnIvfLayout *layout,
+		   double rows, int lists)
+{
+	BlockNumber nblocks = RelationGetNumberOfBlocks(heap);
+	double		density = rows / Max(nblocks, 1);
+	Size		row_size = sizeof(float) * ((Size) layout->dim + 1);
+	double		wanted = Max((double) lists * SAMPLE_ROWS, MIN_SAMPLE_ROWS);
+	double		nsample;
+
+	memset(sample, 0, sizeof(*sample));
+	AnnIvfSpaceInit(&sample->space, layout);
+	sample->dim = (int) layout->dim;
+	wanted = Min(wanted, Max((double) maintenance_work_mem * 1024 / row_size, Min(lists, 64)));
+	/* The estimate may be low: room for some more rows, and all of a small table. */
+	wanted = Min(wanted, rows * 1.2 + 1000);
+	sample->capacity = (int) wanted;
+	sample->points = MemoryContextAllocHuge(CurrentMemoryContext, mul_size(row_size, sample->capacity));
+	if (layout->metric == ANN_METRIC_IP)
+		sample->norms = sample->points + (Size) sample->capacity * sample->dim;
+	if (nblocks == 0)
+		return;
+	pg_prng_seed(&sample->prng, BUILD_SEED);
+	sample->tuple_context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat build sample row", ALLOCSET_DEFAULT_SIZES);
+	/* Twice the blocks that would do, so that rows that lie together are not all taken. */
+	nsample = density > 0 ? Max(ceil(2 * wanted / density), COUNT_BLOCKS) : nblocks;
+	readBlocks(heap, index, info, (BlockNumber) Min(nsample, nblocks), sample, sampleCallback);
+	MemoryContextDelete(sample->tuple_context);
+}
+
+/* ---- clustering and calibration ---- */
+
+/*
+ * Under inner product clusters are made of directions; the centroids that are kept
+ * are the means of the vectors themselves.
+ */
+static void
+scaleCentroids(const Sample *sample, float *centroids, int k, const int *assignment)
+{
+	int			dim = sample->dim;
+	int		   *counts = palloc0(mul_size(sizeof(int), k));
+	float	   *directions = palloc_extended(mul_size(mul_size(sizeof(float), dim), k), MCXT_ALLOC_HUGE);
+
+	memcpy(directions, centroids, sizeof(float) * dim * (Size) k);
+	memset(centroids, 0, sizeof(float) * dim * (Size) k);
+	for (int i = 0; i < sample->count; i++)
+	{
+		const float *point = sample->points + (Size) i * dim;
+		float	   *centroid = centroids + (Size) assignment[i] * dim;
+
+		for (int j = 0; j < dim; j++)
+			centroid[j] += sample->norms[i] * point[j];
+		counts[assignment[i]]++;
+	}
+	for (int c = 0; c < k; c++)
+	{
+		float	   *centroid = centroids + (Size) c * dim;
+
+		if (counts[c] == 0)
+			memcpy(centroid, directions + (Size) c * dim, sizeof(float) * dim);
+		else
+			for (int j = 0; j < dim; j++)
+				centroid[j] /= counts[c];
+	}
+	pfree(counts);
+	pfree(directions);
+}
+
+/* Mean squared distance of the sample's vectors from their centroids. */
+static double
+meanSpread(const Sample *sample, const float *centroids, const int *assignment)
+{
+	float	   *vector = palloc(mul_size(sizeof(float), sample->dim));
+	double		sum = 0;
+
+	for (int i = 0; i < sample->count; i++)
+	{
+		const float *point = sample->points + (Size) i * sample->dim;
+		float		norm = sample->norms != NULL ? sample->norms[i] : 1;
+
+		for (int j = 0; j < sample->dim; j++)
+			vector[j] = norm * point[j];
+		sum += ann_kernels.l2sq_f32(vector, centroids + (Size) assignment[i] * sample->dim, sample->dim);
+	}
+	pfree(vector);
+	return sum / Max(sample->count, 1);
+}
+
+/* Order of the sample's row i for query q: smaller is nearer. */
+static float
+sampleScore(const Sample *sample, int q, int i)
+{
+	const float *a = sample->points + (Size) q * sample->dim;
+	const float *b = sample->points + (Size) i * sample->dim;
+
+	if (sample->norms != NULL)
+		return -sample->norms[i] * ann_kernels.ip_f32(a, b, sample->dim);
+	return ann_kernels.l2sq_f32(a, b, sample->dim);
+}
+
+static int
+compareInts(const void *a, const void *b)
+{
+	int			x = *(const int *) a;
+	int			y = *(const int *) b;
+
+	return (x > y) - (x < y);
+}
+
+/*
+ * Lists that a scan has to read to find CALIBRATION_SHARE of a row's nearest
+ * neighbours: rows of the sample are looked for among the rest of it.  The sample is
+ * thinner than the table, so fewer neighbours are looked at in proportion.
+ */
+static uint32
+calibrateProbes(const Sample *sample, const float *centroids, int lists, const int *assignment, double rows)
+{
+	int			nqueries = Min(CALIBRATION_QUERIES, sample->count);
+	int			k = (int) rint(CALIBRATION_NEIGHBOURS * sample->count / Max(rows, 1));
+	int			nranks = 0;
+	int		   *ranks;
+	float	   *best;
+	int		   *nearest;
+
+	k = Min(Max(k, 1), CALIBRATION_NEIGHBOURS);
+	if (lists < 2 || sample->count < 2 * k + 2)
+		return (uint32) lists;
+	ranks = palloc(sizeof(int) * nqueries * k);
+	best = palloc(sizeof(float) * nqueries * k);
+	nearest = palloc(sizeof(int) * nqueries * k);
+	for (int i = 0; i < nqueries * k; i++)
+	{
+		best[i] = INFINITY;
+		nearest[i] = -1;
+	}
+	for (int i = 0; i < sample->count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		for (int n = 0; n < nqueries; n++)
+		{
+			int			q = (int) ((int64) n * sample->count / nqueries);
+			float		score;
+			int			at = k;
+
+			if (q == i)
+				continue;
+			score = sampleScore(sample, q, i);
+			while (at > 0 && score < best[n * k + at - 1])
+				at--;
+			if (at == k)
+				continue;
+			memmove(&best[n * k + at + 1], &best[n * k + at], sizeof(float) * (k - at - 1));
+			memmove(&nearest[n * k + at + 1], &nearest[n * k + at], sizeof(int) * (k - at - 1));
+			best[n * k + at] = score;
+			nearest[n * k + at] = i;
+		}
+	}
+	for (int n = 0; n < nqueries; n++)
+	{
+		const float *query = sample->points + (int64) n * sample->count / nqueries * sample->dim;
+		float	   *scores = palloc(mul_size(sizeof(float), lists));
+
+		for (int c = 0; c < lists; c++)
+		{
+			const float *centroid = centroids + (Size) c * sample->dim;
+
+			scores[c] = sample->norms != NULL ? -ann_kernels.ip_f32(query, centroid, sample->dim) :
+				ann_kernels.l2sq_f32(query, centroid, sample->dim);
+		}
+		for (int j = 0; j < k; j++)
+		{
+			int			rank = 1;
+
+			if (nearest[n * k + j] < 0)
+				continue;
+			for (int c = 0; c < lists; c++)
+				rank += scores[c] < scores[assignment[nearest[n * k + j]]];
+			ranks[nranks++] = rank;
+		}
+		pfree(scores);
+	}
+	qsort(ranks, nranks, sizeof(int), compareInts);
+	return (uint32) (nranks > 0 ? ranks[Min(nranks - 1, (int) (nranks * CALIBRATION_SHARE))] : 1);
+}
+
+/*
+ * Clusters a sample of the table; fills in the meta page's lists, probes, rows, spread and
+ * the scale of codes.  Returns the centroids, float[lists][dim] palloc'd, or NULL for the
+ * single one that is zero.
+ */
+static float *
+train(Relation heap, Relation index, IndexInfo *info, AnnIvfMetaPageData *meta)
+{
+	MemoryContext result = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat training", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Size		row_size = sizeof(float) * (Size) meta->layout.dim;
+	double		rows;
+	int			lists;
+	int			k;
+	Sample		sample;
+	float	   *centroids = NULL;
+
+	reportPhase(PROGRESS_SAMPLE);
+	rows = estimateRows(heap, index, info);
+	lists = chooseLists(index, rows);
+	pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_TOTAL, (int64) rows);
+	readSample(&sample, heap, index, info, &meta->layout, rows, lists);
+
+	reportPhase(PROGRESS_CLUSTER);
+	meta->lists = 1;
+	meta->rows = rows;
+	if (sample.count > 0)
+	{
+		int		   *assignment = palloc(mul_size(sizeof(int), sample.count));
+
+		centroids = MemoryContextAllocHuge(result, mul_size(row_size, Min(lists, sample.count)));
+		k = AnnIvfKmeans(sample.points, sample.count, sample.dim, Min(lists, sample.count),
+						 meta->layout.metric == ANN_METRIC_IP || meta->layout.metric == ANN_METRIC_COSINE,
+						 centroids, assignment);
+		if (sample.norms != NULL)
+			scaleCentroids(&sample, centroids, k, assignment);
+		meta->lists = k;
+		meta->spread = meanSpread(&sample, centroids, assignment);
+		meta->probes = calibrateProbes(&sample, centroids, k, assignment, rows);
+		if (AnnIvfHasCodes(&meta->layout) && meta->spread > 0)
+			AnnCodeParamsSetScale(&meta->code, (float) sqrt(meta->spread));
+	}
+	if ((int) meta->lists < AnnIvfOptionLists((const AnnIvfOptions *) index->rd_options))
+		ereport(NOTICE,
+				(errmsg("ivfflat index \"%s\" has %u lists in place of %d",
+						RelationGetRelationName(index), meta->lists, lists),
+				 errdetail("The table does not have more different rows to make lists of."),
+				 errhint("REINDEX it when the table has grown.")));
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return centroids;
+}
+
+/* ---- assignment ---- */
+
+static TupleDesc
+sortDesc(void)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(2);
+
+	TupleDescInitEntry(desc, 1, "list", INT4OID, -1, 0);
+	TupleDescInitEntry(desc, 2, "entry", BYTEAOID, -1, 0);
+	return desc;
+}
+
+static Tuplesortstate *
+beginSort(int memory, SortCoordinate coordinate)
+{
+	AttrNumber	column = 1;
+	Oid			operator = Int4LessOperator;
+	Oid			collation = InvalidOid;
+	bool		nulls_first = false;
+
+	return tuplesort_begin_heap(sortDesc(), 1, &column, &operator, &collation, &nulls_first,
+								memory, coordinate, TUPLESORT_NONE);
+}
+
+static void
+assignCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool alive, void *arg)
+{
+	BuildState *state = (BuildState *) arg;
+	const AnnIvfMetaPageData *meta = &state->shared->meta;
+	MemoryContext old = MemoryContextSwitchTo(state->tuple_context);
+	AnnIvfFormer former = {meta, &state->space, &state->centroids};
+	AnnIvfValue value;
+	Size		code_size;
+	Size		size;
+	struct varlena *datum;
+	SortedEntry *entry;
+	uint64		done;
+
+	AnnIvfFormValue(&former, values[0], isnull[0], &value);
+	code_size = value.code != NULL ? meta->layout.code_size : 0;
+	size = offsetof(SortedEntry, data) + code_size + (value.stored != NULL ? meta->layout.vector_size : 0);
+	datum = palloc(VARHDRSZ + size);
+	SET_VARSIZE(datum, VARHDRSZ + size);
+	entry = (SortedEntry *) VARDATA(datum);
+	entry->tid = *tid;
+	entry->reserved = 0;
+	entry->factors = value.factors;
+	if (value.code != NULL)
+		memcpy(entry->data, value.code, code_size);
+	if (value.stored != NULL)
+		memcpy(entry->data + code_size, value.stored, meta->layout.vector_size);
+	ExecClearTuple(state->slot);
+	state->slot->tts_values[0] = Int32GetDatum((int32) value.list);
+	state->slot->tts_values[1] = PointerGetDatum(datum);
+	state->slot->tts_isnull[0] = state->slot->tts_isnull[1] = false;
+	ExecStoreVirtualTuple(state->slot);
+	tuplesort_puttupleslot(state->sort, state->slot);
+	ExecClearTuple(state->slot);
+	state->index_tuples++;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(state->tuple_context);
+
+	done = pg_atomic_add_fetch_u64(&state->shared->done, 1);
+	if (state->leader)
+		pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, (int64) done);
+}
+
+/*
+ * Points the struct at centroids (float[lists][dim]) that are followed by their
+ * mean and codes.
+ */
+static void
+openCentroids(AnnIvfCentroids *centroids, const AnnIvfMetaPageData *meta, const char *data)
+{
+	memset(centroids, 0, sizeof(*centroids));
+	centroids->count = (int) meta->lists;
+	centroids->dim = (int) meta->layout.dim;
+	centroids->ip = meta->layout.metric == ANN_METRIC_IP;
+	centroids->vectors = (const float *) data;
+	centroids->block = InvalidBlockNumber;
+	if (meta->centroid_code.dim > 0)
+	{
+		centroids->code = meta->centroid_code;
+		centroids->mean = centroids->vectors + (Size) meta->lists * meta->layout.dim;
+		centroids->codes = (const char *) (centroids->mean + meta->layout.dim);
+		centroids->code_stride = AnnIvfCentroidCodeStride(&meta->centroid_code);
+	}
+}
+
+/* Bytes of the centroids, and of mean and codes behind them. */
+static Size
+centroidsSize(const AnnIvfMetaPageData *meta)
+{
+	return mul_size(mul_size(sizeof(float), meta->layout.dim), meta->lists);
+}
+
+static Size
+centroidCodesSize(const AnnIvfMetaPageData *meta)
+{
+	if (meta->centroid_code.dim == 0)
+		return 0;
+	return add_size(sizeof(float) * (Size) meta->layout.dim,
+					mul_size(AnnIvfCentroidCodeStride(&meta->centroid_code), meta->lists));
+}
+
+/*
+ * A participant's part of the assignment: its share of the table into its sort.
+ */
+static void
+assignRows(BuildState *state, TableScanDesc scan, SortCoordinate coordinate, const char *centroids)
+{
+	BuildShared *shared = state->shared;
+	TupleDesc	desc = sortDesc();
+	double		tuples;
+
+	AnnIvfSpaceInit(&state->space, &shared->meta.layout);
+	openCentroids(&state->centroids, &shared->meta, centroids);
+	state->tuple_context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat build row", ALLOCSET_DEFAULT_SIZES);
+	state->slot = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
+	state->sort = beginSort(shared->sort_memory, coordinate);
+	tuples = table_index_build_scan(state->heap, state->index, state->info, true, state->leader,
+									assignCallback, state, scan);
+	tuplesort_performsort(state->sort);
+	ExecDropSingleTupleTableSlot(state->slot);
+	MemoryContextDelete(state->tuple_context);
+
+	SpinLockAcquire(&shared->mutex);
+	shared->nfinished++;
+	shared->heap_tuples += tuples;
+	shared->index_tuples += state->index_tuples;
+	if (state->info->ii_BrokenHotChain)
+		shared->broken_hot_chain = true;
+	SpinLockRelease(&shared->mutex);
+	ConditionVariableSignal(&shared->finished);
+}
+
+/* ---- pages ---- */
+
+/* A list that is being written. */
+typedef struct Writer
+{
+	Relation	index;
+	const AnnIvfMetaPageData *meta;
+	AnnIvfShape shape;
+	int64		list;
+	BlockNumber block;			/* page that `codes` will go to */
+	char	   *codes;			/* image of a CODES or TIDS page */
+	char	   *vectors;		/* image of a VECTORS page */
+	int			nvectors;		/* on it */
+	AnnIvfListHead *heads;
+	BlockNumber last;			/* page of the chain before */
+} Writer;
+
+/* Writes an image to a new page. */
+static BlockNumber
+writeNewPage(Relation index, const char *image)
+{
+	Buffer		buffer = AnnExtendRelation(index);
+	BlockNumber block = BufferGetBlockNumber(buffer);
+
+	memcpy(BufferGetPage(buffer), image, BLCKSZ);
+	MarkBufferDirty(buffer);
+	UnlockReleaseBuffer(buffer);
+	return block;
+}
+
+static void
+initVectors(Writer *writer)
+{
+	AnnPageInit((Page) writer->vectors, ANN_IVFFLAT_PAGE_ID, ANN_IVF_VECTORS);
+	memset(AnnPageRaw((Page) writer->vectors), 0, ANN_PAGE_USABLE);
+	AnnPageSetRawSize((Page) writer->vectors, ANN_PAGE_USABLE);
+	writer->nvectors = 0;
+}
+
+static void
+flushVectors(Writer *writer)
+{
+	AnnIvfListPage *header = AnnIvfListPageOf((Page) writer->codes);
+
+	header->blocks[header->nblocks++] = writeNewPage(writer->index, writer->vectors);
+	initVectors(writer);
+}
+
+/* Begins a page of the current list. */
+static void
+beginListPage(Writer *writer, BlockNumber block, BlockNumber prev)
+{
+	writer->block = block;
+	AnnIvfInitListPage((Page) writer->codes, &writer->shape, (uint32) writer->list, prev);
+}
+
+/* Writes the current list page; `next` follows it in the list. */
+static void
+flushListPage(Writer *writer, BlockNumber next)
+{
+	Buffer		buffer;
+
+	if (writer->nvectors > 0)
+		flushVectors(writer);
+	AnnPageOpaque((Page) writer->codes)->next = next;
+	buffer = ReadBuffer(writer->index, writer->block);
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	memcpy(BufferGetPage(buffer), writer->codes, BLCKSZ);
+	MarkBufferDirty(buffer);
+	UnlockReleaseBuffer(buffer);
+}
+
+/* Ends the current list, and begins the next one, up to `list`. */
+static void
+advanceList(Writer *writer, int64 list)
+{
+	while (writer->list < list)
+	{
+		if (writer->list >= 0)
+		{
+			flushListPage(writer, InvalidBlockNumber);
+			writer->heads[writer->list].insert = writer->block;
+		}
+		if (++writer->list >= AnnIvfTotalLists(writer->meta))
+			return;
+		writer->shape = AnnIvfShapeOf(writer->meta, (uint32) writer->list);
+		/* Its first page waits for it: those of all lists come first. */
+		beginListPage(writer, writer->heads[writer->list].first, InvalidBlockNumber);
+	}
+}
+
+static void
+writeVector(Writer *writer, const char *vector, const ItemPointerData *tid)
+{
+	const AnnIvfLayout *layout = &writer->meta->layout;
+	Size		at = 0;
+
+	if (layout->vectors_per_page > 0)
+	{
+		char	   *to = AnnPageRaw((Page) writer->vectors) + (Size) writer->nvectors * layout->vector_slot;
+
+		memcpy(to, tid, sizeof(ItemPointerData));
+		memcpy(to + ANN_IVF_VECTOR_HEADER, vector, layout->vector_size);
+		if (++writer->nvectors == layout->vectors_per_page)
+			flushVectors(writer);
+		return;
+	}
+	for (int part = 0; part < layout->pages_per_vector; part++)
+	{
+		char	   *to = AnnPageRaw((Page) writer->vectors);
+		Size		room = ANN_PAGE_USABLE;
+		Size		n;
+
+		if (part == 0)
+		{
+			memcpy(to, tid, sizeof(ItemPointerData));
+			to += ANN_IVF_VECTOR_HEADER;
+			room -= ANN_IVF_VECTOR_HEADER;
+		}
+		n = Min(room, layout->vector_size - at);
+		memcpy(to, vector + at, n);
+		at += n;
+		flushVectors(writer);
+	}
+}
+
+static void
+writeEntry(Writer *writer, SortedEntry *sorted)
+{
+	const AnnIvfLayout *layout = &writer->meta->layout;
+	AnnIvfListPage *header = AnnIvfListPageOf((Page) writer->codes);
+	AnnIvfValue value = {0};
+	Size		code_size = 0;
+
+	if (header->count == writer->shape.entries)
+	{
+		/* Reserve the page that follows before this one can name it. */
+		BlockNumber prev = writer->block;
+		BlockNumber next;
+
+		if (writer->nvectors > 0)
+			flushVectors(writer);
+		next = writeNewPage(writer->index, writer->codes);
+		flushListPage(writer, next);
+		beginListPage(writer, next, prev);
+		header = AnnIvfListPageOf((Page) writer->codes);
+	}
+	value.list = (uint32) writer->list;
+	value.factors = sorted->factors;
+	if (writer->shape.has_vectors && AnnIvfHasCodes(layout))
+	{
+		code_size = layout->code_size;
+		value.code = (uint8 *) sorted->data;
+	}
+	AnnIvfSetEntry(writer->meta, &writer->shape, AnnIvfEntryOf((Page) writer->codes, &writer->shape, header->count),
+				   &sorted->tid, &value);
+	header->count++;
+	header->live++;
+	if (writer->shape.has_vectors)
+		writeVector(writer, sorted->data + code_size, &sorted->tid);
+}
+
+/*
+ * Writes the finished index: meta page, centroids, list heads, the first page of
+ * every list, then the lists in order.
+ */
+static void
+writeIndex(Relation index, AnnIvfMetaPageData *meta, Tuplesortstate *sort, char *centroids)
+{
+	uint32		total = AnnIvfTotalLists(meta);
+	AnnIvfListHead *heads = palloc0(mul_size(sizeof(AnnIvfListHead), total));
+	char	   *image = palloc0(BLCKSZ);
+	Writer		writer = {0};
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(sortDesc(), &TTSOpsMinimalTuple);
+	SortedEntry *entry = palloc(add_size(offsetof(SortedEntry, data),
+										 add_size(meta->layout.code_size, meta->layout.vector_size)));
+	int64		done = 0;
+	Buffer		buffer;
+
+	meta->magic = ANN_IVF_MAGIC;
+	meta->version = ANN_IVF_VERSION;
+	meta->free_pages = InvalidBlockNumber;
+	AnnPageInit((Page) image, ANN_IVFFLAT_PAGE_ID, ANN_IVF_META);
+	if (writeNewPage(index, image) != ANN_IVF_META_BLOCK)
+		elog(ERROR, "index \"%s\" is not empty", RelationGetRelationName(index));
+	meta->centroids = meta->centroid_codes = InvalidBlockNumber;
+	if (centroids != NULL)
+	{
+		meta->centroids = AnnIvfWriteBlob(index, centroids, centroidsSize(meta));
+		if (meta->centroid_code.dim > 0)
+			meta->centroid_codes = AnnIvfWriteBlob(index, centroids + centroidsSize(meta), centroidCodesSize(meta));
+	}
+	AnnPageInit((Page) image, ANN_IVFFLAT_PAGE_ID, ANN_IVF_HEADS);
+	AnnPageSetRawSize((Page) image, ANN_PAGE_USABLE);
+	for (uint32 i = 0; i < total; i += ANN_IVF_HEADS_PER_PAGE)
+	{
+		BlockNumber block = writeNewPage(index, image);
+
+		if (i == 0)
+			meta->heads = block;
+	}
+	for (uint32 i = 0; i < total; i++)
+	{
+		AnnIvfShape shape = AnnIvfShapeOf(meta, i);
+
+		CHECK_FOR_INTERRUPTS();
+		AnnIvfInitListPage((Page) image, &shape, i, InvalidBlockNumber);
+		heads[i].first = writeNewPage(index, image);
+	}
+
+	writer.index = index;
+	writer.meta = meta;
+	writer.heads = heads;
+	writer.list = -1;
+	writer.codes = palloc0(BLCKSZ);
+	writer.vectors = palloc0(BLCKSZ);
+	initVectors(&writer);
+	while (tuplesort_gettupleslot(sort, true, false, slot, NULL))
+	{
+		bool		isnull;
+		int32		list = DatumGetInt32(slot_getattr(slot, 1, &isnull));
+		struct varlena *datum = (struct varlena *) DatumGetPointer(slot_getattr(slot, 2, &isnull));
+
+		CHECK_FOR_INTERRUPTS();
+		advanceList(&writer, list);
+		/* A short one comes with a header of one byte, so unaligned. */
+		memcpy(entry, VARDATA_ANY(datum), VARSIZE_ANY_EXHDR(datum));
+		writeEntry(&writer, entry);
+		pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, ++done);
+	}
+	advanceList(&writer, total);
+	ExecDropSingleTupleTableSlot(slot);
+
+	for (uint32 i = 0; i < total; i += ANN_IVF_HEADS_PER_PAGE)
+	{
+		buffer = ReadBuffer(index, meta->heads + i / ANN_IVF_HEADS_PER_PAGE);
+		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+		memcpy(AnnPageRaw(BufferGetPage(buffer)), heads + i,
+			   sizeof(AnnIvfListHead) * Min(ANN_IVF_HEADS_PER_PAGE, total - i));
+		MarkBufferDirty(buffer);
+		UnlockReleaseBuffer(buffer);
+	}
+	buffer = ReadBuffer(index, ANN_IVF_META_BLOCK);
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	memcpy(AnnIvfMetaOnPage(BufferGetPage(buffer)), meta, sizeof(*meta));
+	AnnPageSetRawSize(BufferGetPage(buffer), sizeof(*meta));
+	MarkBufferDirty(buffer);
+	UnlockReleaseBuffer(buffer);
+}
+
+/* ---- the whole ---- */
+
+typedef struct BuildPlan
+{
+	Relation	heap;
+	Relation	index;
+	IndexInfo  *info;
+	AnnIvfMetaPageData meta;
+	char	   *centroids;		/* vectors, mean and codes; NULL: the single one that is zero */
+	Size		centroids_size;
+} BuildPlan;
+
+static void
+initShared(BuildShared *shared, const BuildPlan *plan, int nparticipants)
+{
+	memset(shared, 0, sizeof(*shared));
+	shared->heap = RelationGetRelid(plan->heap);
+	shared->index = RelationGetRelid(plan->index);
+	shared->concurrent = plan->info->ii_Concurrent;
+	shared->sort_memory = Max(64, maintenance_work_mem / nparticipants);
+	shared->meta = plan->meta;
+	pg_atomic_init_u64(&shared->done, 0);
+	ConditionVariableInit(&shared->finished);
+	SpinLockInit(&shared->mutex);
+}
+
+static BuildState
+initState(Relation heap, Relation index, IndexInfo *info, BuildShared *shared, bool leader)
+{
+	BuildState	state = {0};
+
+	state.heap = heap;
+	state.index = index;
+	state.info = info;
+	state.shared = shared;
+	state.leader = leader;
+	return state;
+}
+
+static void
+writeSorted(BuildPlan *plan, Tuplesortstate *sort)
+{
+	reportPhase(PROGRESS_WRITE);
+	writeIndex(plan->index, &plan->meta, sort, plan->centroids);
+	tuplesort_end(sort);
+}
+
+static void
+buildSerially(BuildPlan *plan, BuildShared *shared)
+{
+	BuildState	state = initState(plan->heap, plan->index, plan->info, shared, true);
+
+	initShared(shared, plan, 1);
+	assignRows(&state, NULL, NULL, plan->centroids);
+	writeSorted(plan, state.sort);
+}
+
+void
+AnnIvfParallelBuildMain(dsm_segment *seg, shm_toc *toc)
+{
+	BuildShared *shared = shm_toc_lookup(toc, KEY_SHARED, false);
+	Sharedsort *sort = shm_toc_lookup(toc, KEY_SORT, false);
+	SortCoordinateData coordinate = {0};
+	LOCKMODE	heap_lock = shared->concurrent ? ShareUpdateExclusiveLock : ShareLock;
+	LOCKMODE	index_lock = shared->concurrent ? RowExclusiveLock : AccessExclusiveLock;
+	BuildState	state;
+	Relation	heap;
+	Relation	index;
+	IndexInfo  *info;
+
+	debug_query_string = shm_toc_lookup(toc, KEY_QUERY_TEXT, true);
+	pgstat_report_activity(STATE_RUNNING, debug_query_string);
+
+	heap = table_open(shared->heap, heap_lock);
+	index = index_open(shared->index, index_lock);
+	info = BuildIndexInfo(index);
+	info->ii_Concurrent = shared->concurrent;
+	tuplesort_attach_shared(sort, seg);
+	coordinate.isWorker = true;
+	coordinate.nParticipants = -1;
+	coordinate.sharedsort = sort;
+	state = initState(heap, index, info, shared, false);
+	assignRows(&state, table_beginscan_parallel(heap, shm_toc_lookup(toc, KEY_SCAN, false)), &coordinate,
+			   shm_toc_lookup(toc, KEY_CENTROIDS, true));
+	tuplesort_end(state.sort);
+	index_close(index, index_lock);
+	table_close(heap, heap_lock);
+}
+
+/* Waits until all participants have sorted their share. */
+static void
+waitForParticipants(ParallelContext *context, BuildShared *shared, int nparticipants)
+{
+	WaitForParallelWorkersToAttach(context);
+	for (;;)
+	{
+		int			nfinished;
+
+		SpinLockAcquire(&shared->mutex);
+		nfinished = shared->nfinished;
+		SpinLockRelease(&shared->mutex);
+		if (nfinished == nparticipants)
+			break;
+		ConditionVariableSleep(&shared->finished, WAIT_EVENT_PARALLEL_CREATE_INDEX_SCAN);
+	}
+	ConditionVariableCancelSleep();
+}
+
+/*
+ * Builds with parallel workers; false, with nothing done, if there are none to be
+ * had or no shared memory.
+ */
+static bool
+buildInParallel(BuildPlan *plan, int nworkers, BuildShared *result)
+{
+	ParallelContext *context;
+	Snapshot	snapshot;
+	BuildShared *shared;
+	Sharedsort *sort;
+	ParallelTableScanDesc scan;
+	SortCoordinateData coordinate = {0};
+	BuildState	state;
+	Size		scan_size;
+	Size		sort_size;
+	char	   *centroids = NULL;
+	bool		launched = false;
+
+	EnterParallelMode();
+	context = CreateParallelContext("ann", "AnnIvfParallelBuildMain", nworkers);
+	snapshot = plan->info->ii_Concurrent ? RegisterSnapshot(GetTransactionSnapshot()) : SnapshotAny;
+	scan_size = table_parallelscan_estimate(plan->heap, snapshot);
+	sort_size = tuplesort_estimate_shared(nworkers + 1);
+	shm_toc_estimate_chunk(&context->estimator, sizeof(BuildShared));
+	shm_toc_estimate_chunk(&context->estimator, scan_size);
+	shm_toc_estimate_chunk(&context->estimator, sort_size);
+	shm_toc_estimate_chunk(&context->estimator, plan->centroids_size);
+	shm_toc_estimate_keys(&context->estimator, 5);
+	if (debug_query_string)
+		shm_toc_estimate_chunk(&context->estimator, strlen(debug_query_string) + 1);
+	InitializeParallelDSM(context);
+	if (context->seg == NULL)
+		goto done;
+
+	shared = shm_toc_allocate(context->toc, sizeof(BuildShared));
+	initShared(shared, plan, nworkers + 1);
+	shm_toc_insert(context->toc, KEY_SHARED, shared);
+	scan = shm_toc_allocate(context->toc, scan_size);
+	table_parallelscan_initialize(plan->heap, scan, snapshot);
+	shm_toc_insert(context->toc, KEY_SCAN, scan);
+	sort = shm_toc_allocate(context->toc, sort_size);
+	tuplesort_initialize_shared(sort, nworkers + 1, context->seg);
+	shm_toc_insert(context->toc, KEY_SORT, sort);
+	if (plan->centroids != NULL)
+	{
+		centroids = shm_toc_allocate(context->toc, plan->centroids_size);
+		memcpy(centroids, plan->centroids, plan->centroids_size);
+		shm_toc_insert(context->toc, KEY_CENTROIDS, centroids);
+	}
+	if (debug_query_string)
+	{
+		char	   *text = shm_toc_allocate(context->toc, strlen(debug_query_string) + 1);
+
+		strcpy(text, debug_query_string);
+		shm_toc_insert(context->toc, KEY_QUERY_TEXT, text);
+	}
+	LaunchParallelWorkers(context);
+	launched = context->nworkers_launched > 0;
+	if (launched)
+	{
+		int			nparticipants = context->nworkers_launched + 1;
+
+		coordinate.isWorker = true;
+		coordinate.nParticipants = -1;
+		coordinate.sharedsort = sort;
+		state = initState(plan->heap, plan->index, plan->info, shared, true);
+		assignRows(&state, table_beginscan_parallel(plan->heap, scan), &coordinate, centroids);
+		waitForParticipants(context, shared, nparticipants);
+		tuplesort_end(state.sort);
+
+		coordinate.isWorker = false;
+		coordinate.nParticipants = nparticipants;
+		state.sort = beginSort(maintenance_work_mem, &coordinate);
+		tuplesort_performsort(state.sort);
+		writeSorted(plan, state.sort);
+		WaitForParallelWorkersToFinish(context);
+		*result = *shared;
+	}
+
+done:
+	if (IsMVCCSnapshot(snapshot))
+		UnregisterSnapshot(snapshot);
+	DestroyParallelContext(context);
+	ExitParallelMode();
+	return launched;
+}
+
+static void
+initMeta(Relation index, AnnIvfMetaPageData *meta)
+{
+	memset(meta, 0, sizeof(*meta));
+	AnnIvfLayoutInit(&meta->layout, &meta->code, index);
+}
+
+/*
+ * ambuild: builds the index of what the table holds.
+ */
+IndexBuildResult *
+ann_ivfflat_build(Relation heap, Relation index, IndexInfo *info)
+{
+	IndexBuildResult *result = palloc0(sizeof(IndexBuildResult));
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat build", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	BuildPlan	plan = {.heap = heap, .index = index, .info = info};
+	BuildShared shared;
+	int			nworkers;
+	float	   *centroids;
+
+	if (RelationGetNumberOfBlocks(index) != 0)
+		elog(ERROR, "index \"%s\" already contains data", RelationGetRelationName(index));
+	initMeta(index, &plan.meta);
+	centroids = train(heap, index, info, &plan.meta);
+	if (centroids != NULL)
+	{
+		AnnIvfCentroids table;
+		Size		size = centroidsSize(&plan.meta);
+
+		AnnIvfCentroidParams(&plan.meta.centroid_code, &plan.meta.layout);
+		plan.centroids_size = add_size(size, centroidCodesSize(&plan.meta));
+		plan.centroids = repalloc_huge(centroids, plan.centroids_size);
+		openCentroids(&table, &plan.meta, plan.centroids);
+		if (plan.meta.centroid_code.dim > 0)
+			AnnIvfEncodeCentroids(&table, &plan.meta.centroid_code, (float *) (plan.centroids + size),
+								  plan.centroids + size + sizeof(float) * plan.meta.layout.dim);
+	}
+
+	reportPhase(PROGRESS_ASSIGN);
+	nworkers = plan.meta.rows > 0 ? AnnBuildWorkers(heap, index, info) : 0;
+	if (nworkers == 0 || !buildInParallel(&plan, nworkers, &shared))
+		buildSerially(&plan, &shared);
+
+	if (RelationNeedsWAL(index))
+	{
+		reportPhase(PROGRESS_LOG);
+		log_newpage_range(index, MAIN_FORKNUM, 0, RelationGetNumberOfBlocks(index), true);
+	}
+	if (shared.broken_hot_chain)
+		info->ii_BrokenHotChain = true;
+	result->heap_tuples = shared.heap_tuples;
+	result->index_tuples = shared.index_tuples;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return result;
+}
+
+/*
+ * ambuildempty: the init fork of an unlogged index.
+ */
+void
+ann_ivfflat_buildempty(Relation index)
+{
+	AnnIvfMetaPageData meta;
+
+	initMeta(index, &meta);
+	AnnIvfCreateEmpty(index, INIT_FORKNUM, &meta);
+}

@@ -1,0 +1,330 @@
+/*
+ * ivfflat_centroid.c
+ *	  The centroid table: codes of centroids, which lists are near a vector.
+ *
+ * Codes rule out all but a few centroids; those are read and scored exactly.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "ivfflat/ivfflat.h"
+
+/* Bits per coordinate of a centroid's code: its error decides how many centroids are read. */
+#define CENTROID_PLANES 4
+
+/* Fewer centroids than this are all scored exactly. */
+#define MIN_CODED_CENTROIDS 16
+
+Size
+AnnIvfCentroidCodeStride(const AnnCodeParams *code)
+{
+	return TYPEALIGN(4, offsetof(AnnIvfCentroidCode, code) + AnnCodeBytes(code));
+}
+
+/*
+ * Parameters of centroid codes; dim 0 where the index space is not rotated.
+ */
+void
+AnnIvfCentroidParams(AnnCodeParams *code, const AnnIvfLayout *layout)
+{
+	AnnSpace	space;
+
+	memset(code, 0, sizeof(*code));
+	AnnIvfSpaceInit(&space, layout);
+	if (space.rotated)
+		AnnCodeParamsSet(code, layout->metric == ANN_METRIC_IP ? ANN_METRIC_IP : ANN_METRIC_L2,
+						 (int) layout->dim, CENTROID_PLANES, (int) layout->dim);
+}
+
+/*
+ * Encodes centroids->vectors: fills mean, float[dim], and codes, count times the
+ * stride, and sets the struct up to use them.
+ */
+void
+AnnIvfEncodeCentroids(AnnIvfCentroids *centroids, const AnnCodeParams *code, float *mean, char *codes)
+{
+	int			dim = centroids->dim;
+	double	   *sum = palloc0(mul_size(sizeof(double), dim));
+	float	   *r = palloc(mul_size(sizeof(float), dim));
+
+	for (int i = 0; i < centroids->count; i++)
+		for (int j = 0; j < dim; j++)
+			sum[j] += centroids->vectors[(Size) i * dim + j];
+	for (int j = 0; j < dim; j++)
+		mean[j] = (float) (sum[j] / Max(centroids->count, 1));
+	centroids->code = *code;
+	centroids->mean = mean;
+	centroids->codes = codes;
+	centroids->code_stride = AnnIvfCentroidCodeStride(code);
+	for (int i = 0; i < centroids->count; i++)
+	{
+		AnnIvfCentroidCode *item = (AnnIvfCentroidCode *) (codes + (Size) i * centroids->code_stride);
+		const float *vector = centroids->vectors + (Size) i * dim;
+		float		norm = sqrtf(ann_kernels.ip_f32(vector, vector, dim));
+
+		for (int j = 0; j < dim; j++)
+			r[j] = vector[j] - mean[j];
+		memset(item, 0, centroids->code_stride);
+		AnnEncode(code, r, ann_kernels.ip_f32(r, mean, dim), item->code, &item->factors);
+		item->inv_norm = norm > 0 && isfinite(norm) ? 1 / norm : 0;
+	}
+	pfree(sum);
+	pfree(r);
+}
+
+/*
+ * The vector of a centroid: in the table, or read into scratch, float[dim].
+ */
+const float *
+AnnIvfCentroid(const AnnIvfCentroids *centroids, uint32 list, float *scratch)
+{
+	Size		size = sizeof(float) * (Size) centroids->dim;
+
+	if (centroids->vectors != NULL)
+		return centroids->vectors + (Size) list * centroids->dim;
+	if (!BlockNumberIsValid(centroids->block))
+		memset(scratch, 0, size);
+	else
+		AnnIvfReadBlob(centroids->index, centroids->block, list * size, size, (char *) scratch);
+	return scratch;
+}
+
+static float
+exactScore(const AnnIvfCentroids *centroids, const float *dense, uint32 list, float *scratch)
+{
+	const float *vector = AnnIvfCentroid(centroids, list, scratch);
+	float		score = centroids->ip ? -ann_kernels.ip_f32(dense, vector, centroids->dim) :
+		ann_kernels.l2sq_f32(dense, vector, centroids->dim);
+
+	return isnan(score) ? INFINITY : score;
+}
+
+/*
+ * Bounds from codes: estimates and errors are float[count], rq and qc scratch.
+ */
+static void
+estimate(const AnnIvfCentroids *centroids, const float *dense, float *rq, AnnQueryCode *qc,
+		 float *estimates, float *errors)
+{
+	AnnCodeArray array;
+	int			dim = centroids->dim;
+	float		q_dot_c = 0;
+
+	for (int i = 0; i < dim; i++)
+		rq[i] = dense[i] - centroids->mean[i];
+	if (centroids->ip)
+		q_dot_c = ann_kernels.ip_f32(dense, centroids->mean, dim);
+	AnnQueryCodeInit(qc, &centroids->code, rq, q_dot_c);
+	array.codes = centroids->codes + offsetof(AnnIvfCentroidCode, code);
+	array.code_stride = centroids->code_stride;
+	array.factors = centroids->codes + offsetof(AnnIvfCentroidCode, factors);
+	array.factor_stride = centroids->code_stride;
+	array.form = ANN_FACTORS_FLOAT3;
+	array.count = centroids->count;
+	AnnEstimateBatch(qc, &array, estimates, errors);
+}
+
+static bool
+useCodes(const AnnIvfCentroids *centroids)
+{
+	return centroids->code.dim > 0 && centroids->codes != NULL && centroids->count >= MIN_CODED_CENTROIDS;
+}
+
+/* ---- ranking ---- */
+
+static void
+siftDown(AnnIvfListScore *heap, int n, int i)
+{
+	AnnIvfListScore item = heap[i];
+
+	for (;;)
+	{
+		int			child = 2 * i + 1;
+
+		if (child >= n)
+			break;
+		if (child + 1 < n && heap[child + 1].score < heap[child].score)
+			child++;
+		if (heap[child].score >= item.score)
+			break;
+		heap[i] = heap[child];
+		i = child;
+	}
+	heap[i] = item;
+}
+
+static void
+siftUp(AnnIvfListScore *heap, int i)
+{
+	AnnIvfListScore item = heap[i];
+
+	while (i > 0 && heap[(i - 1) / 2].score > item.score)
+	{
+		heap[i] = heap[(i - 1) / 2];
+		i = (i - 1) / 2;
+	}
+	heap[i] = item;
+}
+
+static AnnIvfListScore
+pop(AnnIvfListScore *heap, int *n)
+{
+	AnnIvfListScore top = heap[0];
+
+	heap[0] = heap[--*n];
+	if (*n > 0)
+		siftDown(heap, *n, 0);
+	return top;
+}
+
+/*
+ * Begins to rank the lists by their distance from a vector of the index space,
+ * which must outlive the ranking.  Allocates in CurrentMemoryContext.
+ */
+void
+AnnIvfRank(AnnIvfRanking *ranking, const AnnIvfCentroids *centroids, const float *dense)
+{
+	int			n = centroids->count;
+
+	ranking->centroids = centroids;
+	ranking->dense = dense;
+	ranking->nbounds = 0;
+	ranking->nscored = 0;
+	ranking->bounds = palloc(mul_size(sizeof(AnnIvfListScore), n));
+	ranking->scored = palloc(mul_size(sizeof(AnnIvfListScore), n));
+	ranking->scratch = palloc(mul_size(sizeof(float), centroids->dim));
+	if (useCodes(centroids))
+	{
+		float	   *estimates = palloc(mul_size(sizeof(float) * 2, n));
+		AnnQueryCode *qc = palloc(AnnQueryCodeSize(&centroids->code));
+
+		estimate(centroids, dense, ranking->scratch, qc, estimates, estimates + n);
+		for (int i = 0; i < n; i++)
+		{
+			ranking->bounds[i].score = estimates[i] - ANN_CODE_EPS * estimates[n + i];
+			ranking->bounds[i].list = i;
+		}
+		ranking->nbounds = n;
+		for (int i = n / 2 - 1; i >= 0; i--)
+			siftDown(ranking->bounds, n, i);
+		pfree(estimates);
+		pfree(qc);
+	}
+	else
+	{
+		for (int i = 0; i < n; i++)
+		{
+			ranking->scored[i].score = exactScore(centroids, dense, i, ranking->scratch);
+			ranking->scored[i].list = i;
+		}
+		ranking->nscored = n;
+		for (int i = n / 2 - 1; i >= 0; i--)
+			siftDown(ranking->scored, n, i);
+	}
+}
+
+/*
+ * The next list; false after the last.
+ */
+bool
+AnnIvfRankNext(AnnIvfRanking *ranking, AnnIvfListScore *next)
+{
+	while (ranking->nbounds > 0 &&
+		   (ranking->nscored == 0 || ranking->scored[0].score > ranking->bounds[0].score))
+	{
+		AnnIvfListScore item = pop(ranking->bounds, &ranking->nbounds);
+
+		item.score = exactScore(ranking->centroids, ranking->dense, item.list, ranking->scratch);
+		ranking->scored[ranking->nscored] = item;
+		siftUp(ranking->scored, ranking->nscored++);
+	}
+	if (ranking->nscored == 0)
+		return false;
+	*next = pop(ranking->scored, &ranking->nscored);
+	return true;
+}
+
+/* ---- the list of a vector ---- */
+
+Size
+AnnIvfNearestScratch(const AnnIvfCentroids *centroids)
+{
+	return add_size(MAXALIGN(mul_size(sizeof(float), add_size(2 * (Size) centroids->count, centroids->dim))),
+					centroids->code.dim > 0 ? AnnQueryCodeSize(&centroids->code) : 0);
+}
+
+/*
+ * The list that a vector of the index space belongs to: the nearest centroid, or under
+ * inner product the one of the most similar direction.  scratch has
+ * AnnIvfNearestScratch bytes.
+ */
+uint32
+AnnIvfNearest(const AnnIvfCentroids *centroids, const float *dense, char *scratch)
+{
+	int			n = centroids->count;
+	float	   *estimates = (float *) scratch;
+	float	   *errors = estimates + n;
+	float	   *vector = errors + n;
+	uint32		best = 0;
+	float		best_score = INFINITY;
+
+	if (n == 1)
+		return 0;
+	if (!useCodes(centroids))
+	{
+		for (int i = 0; i < n; i++)
+		{
+			float		score = exactScore(centroids, dense, i, vector);
+
+			if (centroids->ip)
+			{
+				const float *v = AnnIvfCentroid(centroids, i, vector);
+				float		norm = sqrtf(ann_kernels.ip_f32(v, v, centroids->dim));
+
+				score = norm > 0 && isfinite(norm) ? score / norm : 0;
+			}
+			if (score < best_score)
+			{
+				best_score = score;
+				best = i;
+			}
+		}
+		return best;
+	}
+
+	estimate(centroids, dense, vector,
+			 (AnnQueryCode *) (scratch + MAXALIGN(sizeof(float) * (2 * (Size) n + centroids->dim))),
+			 estimates, errors);
+	if (centroids->ip)
+	{
+		for (int i = 0; i < n; i++)
+		{
+			float		inv = ((const AnnIvfCentroidCode *) (centroids->codes + i * centroids->code_stride))->inv_norm;
+
+			estimates[i] *= inv;
+			errors[i] *= inv;
+		}
+	}
+	for (int i = 1; i < n; i++)
+		if (estimates[i] < estimates[best])
+			best = i;
+	for (int j = -1; j < n; j++)
+	{
+		/* First the one of the best estimate, then all that its score does not rule out. */
+		int			i = j < 0 ? (int) best : j;
+		float		score;
+
+		if (j >= 0 && (j == (int) best || estimates[j] - ANN_CODE_EPS * errors[j] >= best_score))
+			continue;
+		score = exactScore(centroids, dense, i, vector);
+		if (centroids->ip)
+			score *= ((const AnnIvfCentroidCode *) (centroids->codes + i * centroids->code_stride))->inv_norm;
+		if (score < best_score || j < 0)
+		{
+			best_score = score;
+			best = i;
+		}
+	}
+	return best;
+}

@@ -1,0 +1,480 @@
+/*
+ * ivfflat_page.c
+ *	  Page layout, meta page, list heads, blobs, free pages.  README: Pages, Lock
+ *	  order, Finding space.
+ */
+#include "postgres.h"
+
+#include "access/xloginsert.h"
+#include "miscadmin.h"
+
+#include "ivfflat/ivfflat.h"
+#include "ivfflat/ivfflat_options.h"
+
+/* Below this many dimensions a code saves nothing against the vector. */
+#define MIN_CODED_DIM 32
+
+/* ---- layout ---- */
+
+static Size
+vectorBlocks(const AnnIvfLayout *layout, Size entries)
+{
+	if (layout->vectors_per_page > 0)
+		return (entries + layout->vectors_per_page - 1) / layout->vectors_per_page;
+	return entries * layout->pages_per_vector;
+}
+
+/*
+ * Chooses the page layout for a new index from its column, operator class and
+ * options.  Raises an error if there is none.
+ */
+void
+AnnIvfLayoutInit(AnnIvfLayout *layout, AnnCodeParams *code, Relation index)
+{
+	const AnnIvfOptions *options = (const AnnIvfOptions *) index->rd_options;
+	int			quantizer = AnnIvfOptionQuantizer(options);
+	int			refine = AnnIvfOptionRefine(options);
+	int32		typmod = TupleDescAttr(index->rd_att, 0)->atttypmod;
+	AnnSpace	space;
+	bool		dense;
+	Size		slot;
+	Size		entries;
+
+	memset(layout, 0, sizeof(*layout));
+	memset(code, 0, sizeof(*code));
+	layout->element = AnnIndexElement(index, ANN_IVF_TYPE_PROC);
+	layout->metric = AnnIndexMetric(index, ANN_IVF_DISTANCE_PROC);
+	dense = AnnElementIsDense(layout->element);
+	if (dense ? layout->metric > ANN_METRIC_COSINE :
+		layout->element != ANN_ELEMENT_BIT || layout->metric != ANN_METRIC_HAMMING)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("ivfflat does not support the distance of this operator class"),
+				 errhint("Use an hnsw index.")));
+	if (typmod < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("column does not have dimensions"),
+				 errhint("Declare the column as vector(n), or index an expression such as (embedding::vector(n)).")));
+	if (layout->element == ANN_ELEMENT_BIT && typmod > ANN_IVF_MAX_BIT_DIM)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("column cannot have more than %d dimensions for an ivfflat index", ANN_IVF_MAX_BIT_DIM)));
+	layout->dim = (uint32) typmod;
+
+	if (!dense && quantizer == ANN_QUANTIZER_RABITQ)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("quantizer \"rabitq\" needs a vector or halfvec column")));
+	if (!dense && refine != ANN_REFINE_AUTO && refine != ANN_REFINE_FULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("refine_type must be \"full\" for bit columns")));
+	if (quantizer == ANN_QUANTIZER_AUTO)
+		quantizer = dense && layout->dim >= MIN_CODED_DIM ? ANN_QUANTIZER_RABITQ : ANN_QUANTIZER_NONE;
+	/* Halves are settled from the index but for near ties; sq8 has the heap asked for most rows. */
+	if (refine == ANN_REFINE_AUTO)
+		refine = layout->element == ANN_ELEMENT_FLOAT4 && quantizer != ANN_QUANTIZER_NONE ?
+			ANN_REFINE_HALF : ANN_REFINE_FULL;
+	layout->quantizer = (uint8) quantizer;
+	layout->refine = (uint8) refine;
+
+	layout->entry_size = ANN_IVF_TID_ENTRY;
+	if (quantizer == ANN_QUANTIZER_RABITQ)
+	{
+		AnnCodeParamsChoose(code, layout->metric, (int) layout->dim, ANN_CODE_SEARCH, 0);
+		layout->code_size = (uint16) AnnCodeBytes(code);
+		layout->entry_size = (uint16) TYPEALIGN(4, offsetof(AnnIvfEntry, code) + layout->code_size);
+	}
+	AnnIvfSpaceInit(&space, layout);
+	layout->vector_size = (uint32) space.stored_size;
+	slot = TYPEALIGN(4, ANN_IVF_VECTOR_HEADER + space.stored_size);
+	if (slot <= ANN_PAGE_USABLE)
+	{
+		layout->vector_slot = (uint16) slot;
+		layout->vectors_per_page = (uint16) (ANN_PAGE_USABLE / slot);
+		layout->pages_per_vector = 1;
+	}
+	else
+		layout->pages_per_vector = (uint16) ((slot + ANN_PAGE_USABLE - 1) / ANN_PAGE_USABLE);
+
+	entries = ANN_PAGE_USABLE / layout->entry_size;
+	while (entries > 0 && offsetof(AnnIvfListPage, blocks) + sizeof(BlockNumber) * vectorBlocks(layout, entries) +
+		   entries * layout->entry_size > ANN_PAGE_USABLE)
+		entries--;
+	if (entries == 0)
+		elog(ERROR, "an entry of %u bytes does not fit a page", layout->entry_size);
+	layout->entries = (uint16) entries;
+	layout->blocks = (uint16) vectorBlocks(layout, entries);
+}
+
+/*
+ * The index space: rotated wherever centroids have codes.
+ */
+void
+AnnIvfSpaceInit(AnnSpace *space, const AnnIvfLayout *layout)
+{
+	AnnSpaceInit(space, layout->element, layout->metric, (int) layout->dim, layout->refine,
+				 AnnIvfHasCodes(layout), layout->dim >= MIN_CODED_DIM && layout->dim <= ANN_MAX_DIM);
+}
+
+AnnIvfShape
+AnnIvfShapeOf(const AnnIvfMetaPageData *meta, uint32 list)
+{
+	AnnIvfShape shape;
+
+	shape.has_vectors = list < meta->lists;
+	if (shape.has_vectors)
+	{
+		shape.kind = ANN_IVF_CODES;
+		shape.entries = meta->layout.entries;
+		shape.entry_size = meta->layout.entry_size;
+		shape.first_entry = offsetof(AnnIvfListPage, blocks) + sizeof(BlockNumber) * meta->layout.blocks;
+	}
+	else
+	{
+		shape.kind = ANN_IVF_TIDS;
+		shape.entry_size = ANN_IVF_TID_ENTRY;
+		shape.first_entry = offsetof(AnnIvfListPage, blocks);
+		shape.entries = (int) ((ANN_PAGE_USABLE - shape.first_entry) / shape.entry_size);
+	}
+	return shape;
+}
+
+/* ---- meta page ---- */
+
+AnnIvfMetaPageData *
+AnnIvfMetaOnPage(Page page)
+{
+	return (AnnIvfMetaPageData *) AnnPageRaw(page);
+}
+
+/* Raises ERRCODE_INDEX_CORRUPTED unless *meta is of this version and its arithmetic is sound. */
+static void
+checkMeta(Relation index, const AnnIvfMetaPageData *meta)
+{
+	const AnnIvfLayout *layout = &meta->layout;
+
+	if (meta->magic != ANN_IVF_MAGIC)
+		AnnPageCorrupted(index, ANN_IVF_META_BLOCK, "it is not an ivfflat meta page");
+	if (meta->version != ANN_IVF_VERSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_INDEX_CORRUPTED),
+				 errmsg("index \"%s\" has version %u of the ivfflat format, this library reads version %u",
+						RelationGetRelationName(index), meta->version, ANN_IVF_VERSION),
+				 errhint("Please REINDEX it.")));
+	if (layout->dim < 1 || layout->entries < 1 || layout->pages_per_vector < 1 ||
+		layout->entry_size < ANN_IVF_TID_ENTRY ||
+		offsetof(AnnIvfListPage, blocks) + sizeof(BlockNumber) * layout->blocks +
+		(Size) layout->entries * layout->entry_size > ANN_PAGE_USABLE ||
+		vectorBlocks(layout, layout->entries) != layout->blocks ||
+		(Size) layout->vectors_per_page * layout->vector_slot > ANN_PAGE_USABLE ||
+		(layout->vectors_per_page > 0 && layout->vector_slot < ANN_IVF_VECTOR_HEADER + layout->vector_size) ||
+		(layout->vectors_per_page == 0 &&
+		 (Size) layout->pages_per_vector * ANN_PAGE_USABLE < ANN_IVF_VECTOR_HEADER + (Size) layout->vector_size) ||
+		meta->lists < 1 || meta->lists > ANN_IVF_MAX_LISTS ||
+		(AnnIvfHasCodes(layout) &&
+		 (!AnnCodeParamsValid(&meta->code) || meta->code.dim != (int32_t) layout->dim ||
+		  AnnCodeBytes(&meta->code) != layout->code_size ||
+		  offsetof(AnnIvfEntry, code) + layout->code_size > layout->entry_size)) ||
+		(meta->centroid_code.dim != 0 &&
+		 (!AnnCodeParamsValid(&meta->centroid_code) || meta->centroid_code.dim != (int32_t) layout->dim)))
+		AnnPageCorrupted(index, ANN_IVF_META_BLOCK, "its sizes do not fit together");
+}
+
+/*
+ * Reads and checks the meta page.
+ */
+void
+AnnIvfReadMeta(Relation index, AnnIvfMetaPageData *meta)
+{
+	Buffer		buffer = ReadBuffer(index, ANN_IVF_META_BLOCK);
+	AnnSpace	space;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	memcpy(meta, AnnIvfMetaOnPage(AnnPageGet(index, buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_META)), sizeof(*meta));
+	UnlockReleaseBuffer(buffer);
+	checkMeta(index, meta);
+	AnnIvfSpaceInit(&space, &meta->layout);
+	if (space.stored_size != meta->layout.vector_size)
+		AnnPageCorrupted(index, ANN_IVF_META_BLOCK, "its sizes do not fit together");
+}
+
+/* Extends a fork of a new index by one page; locked exclusively. */
+static Buffer
+extendFork(Relation index, ForkNumber fork)
+{
+	Buffer		buffer;
+
+	if (fork == MAIN_FORKNUM)
+		return AnnExtendRelation(index);
+	/* Nobody else sees the init fork of an index that is being created. */
+	buffer = ReadBufferExtended(index, fork, P_NEW, RBM_NORMAL, NULL);
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	return buffer;
+}
+
+/*
+ * Writes a complete index of no rows: one list around zero and the two lists
+ * without vectors.  Unlogged but for the init fork.  *meta comes with what options and
+ * column decide; the rest is filled in.
+ */
+void
+AnnIvfCreateEmpty(Relation index, ForkNumber fork, AnnIvfMetaPageData *meta)
+{
+	meta->magic = ANN_IVF_MAGIC;
+	meta->version = ANN_IVF_VERSION;
+	meta->lists = 1;
+	meta->probes = 0;
+	memset(&meta->centroid_code, 0, sizeof(meta->centroid_code));
+	meta->centroids = InvalidBlockNumber;
+	meta->centroid_codes = InvalidBlockNumber;
+	meta->heads = ANN_IVF_META_BLOCK + 1;
+	meta->free_pages = InvalidBlockNumber;
+
+	for (BlockNumber block = ANN_IVF_META_BLOCK; block < meta->heads + 1 + AnnIvfTotalLists(meta); block++)
+	{
+		Buffer		buffer = extendFork(index, fork);
+		Page		page = BufferGetPage(buffer);
+
+		START_CRIT_SECTION();
+		if (block == ANN_IVF_META_BLOCK)
+		{
+			AnnPageInit(page, ANN_IVFFLAT_PAGE_ID, ANN_IVF_META);
+			memcpy(AnnIvfMetaOnPage(page), meta, sizeof(*meta));
+			AnnPageSetRawSize(page, sizeof(*meta));
+		}
+		else if (block == meta->heads)
+		{
+			AnnIvfListHead *heads = (AnnIvfListHead *) AnnPageRaw(page);
+
+			AnnPageInit(page, ANN_IVFFLAT_PAGE_ID, ANN_IVF_HEADS);
+			for (uint32 i = 0; i < AnnIvfTotalLists(meta); i++)
+				heads[i].first = heads[i].insert = meta->heads + 1 + i;
+			AnnPageSetRawSize(page, ANN_PAGE_USABLE);
+		}
+		else
+		{
+			uint32		list = block - meta->heads - 1;
+			AnnIvfShape shape = AnnIvfShapeOf(meta, list);
+
+			AnnIvfInitListPage(page, &shape, list, InvalidBlockNumber);
+		}
+		MarkBufferDirty(buffer);
+		if (fork == INIT_FORKNUM)
+			log_newpage_buffer(buffer, true);
+		END_CRIT_SECTION();
+		UnlockReleaseBuffer(buffer);
+	}
+}
+
+/* ---- blobs ---- */
+
+/*
+ * Writes a byte string into new consecutive pages of an index that nobody else
+ * sees, unlogged, and returns the first one's block.
+ */
+BlockNumber
+AnnIvfWriteBlob(Relation index, const char *data, Size size)
+{
+	BlockNumber first = InvalidBlockNumber;
+	BlockNumber expected = InvalidBlockNumber;
+
+	for (Size at = 0; at < size; at += ANN_PAGE_USABLE)
+	{
+		Buffer		buffer = AnnExtendRelation(index);
+		Page		page = BufferGetPage(buffer);
+		Size		n = Min(size - at, ANN_PAGE_USABLE);
+
+		CHECK_FOR_INTERRUPTS();
+		if (at == 0)
+			first = expected = BufferGetBlockNumber(buffer);
+		if (BufferGetBlockNumber(buffer) != expected++)
+			elog(ERROR, "pages of index \"%s\" are not consecutive", RelationGetRelationName(index));
+		AnnPageInit(page, ANN_IVFFLAT_PAGE_ID, ANN_IVF_BLOB);
+		memcpy(AnnPageRaw(page), data + at, n);
+		AnnPageSetRawSize(page, n);
+		MarkBufferDirty(buffer);
+		UnlockReleaseBuffer(buffer);
+	}
+	return first;
+}
+
+/*
+ * Reads `size` bytes from `offset` on.
+ */
+void
+AnnIvfReadBlob(Relation index, BlockNumber first, Size offset, Size size, char *data)
+{
+	while (size > 0)
+	{
+		Size		in_page = offset % ANN_PAGE_USABLE;
+		Size		n = Min(size, ANN_PAGE_USABLE - in_page);
+		BlockNumber block = first + (BlockNumber) (offset / ANN_PAGE_USABLE);
+		Buffer		buffer = ReadBuffer(index, block);
+		Page		page;
+
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		page = AnnPageGet(index, buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_BLOB);
+		if (((PageHeader) page)->pd_lower < ANN_PAGE_HEADER + in_page + n)
+			AnnPageCorrupted(index, block, "it is shorter than expected");
+		memcpy(data, AnnPageRaw(page) + in_page, n);
+		UnlockReleaseBuffer(buffer);
+		data += n;
+		offset += n;
+		size -= n;
+	}
+}
+
+/* ---- list pages ---- */
+
+/*
+ * Initialises a page as one of a list, without entries.
+ */
+void
+AnnIvfInitListPage(Page page, const AnnIvfShape *shape, uint32 list, BlockNumber prev)
+{
+	AnnIvfListPage *header;
+
+	AnnPageInit(page, ANN_IVFFLAT_PAGE_ID, shape->kind);
+	header = AnnIvfListPageOf(page);
+	memset(header, 0, ANN_PAGE_USABLE);
+	header->list = list;
+	header->prev = prev;
+	AnnPageSetRawSize(page, ANN_PAGE_USABLE);
+}
+
+/*
+ * Whether the page belongs to the list now: a block that a scan or an insert
+ * comes to by a link may have been reused.
+ */
+bool
+AnnIvfIsListPage(Page page, const AnnIvfShape *shape, uint32 list)
+{
+	return AnnPageIsOurs(page, ANN_IVFFLAT_PAGE_ID) && AnnPageOpaque(page)->kind == shape->kind &&
+		AnnIvfListPageOf(page)->list == list;
+}
+
+/*
+ * Raises ERRCODE_INDEX_CORRUPTED unless the counts of a list page are within
+ * what it can hold.
+ */
+void
+AnnIvfCheckListPage(Relation index, BlockNumber block, Page page, const AnnIvfLayout *layout,
+					const AnnIvfShape *shape)
+{
+	const AnnIvfListPage *header = AnnIvfListPageOf(page);
+
+	if (unlikely(header->count > shape->entries || header->live > header->count ||
+				 header->nblocks > (shape->has_vectors ? layout->blocks : 0)))
+		AnnPageCorrupted(index, block, "it has more entries than it can hold");
+}
+
+static Buffer
+lockHead(Relation index, const AnnIvfMetaPageData *meta, uint32 list, int mode)
+{
+	Buffer		buffer = ReadBuffer(index, meta->heads + list / ANN_IVF_HEADS_PER_PAGE);
+
+	LockBuffer(buffer, mode);
+	AnnPageGet(index, buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_HEADS);
+	return buffer;
+}
+
+AnnIvfListHead
+AnnIvfReadHead(Relation index, const AnnIvfMetaPageData *meta, uint32 list)
+{
+	Buffer		buffer = lockHead(index, meta, list, BUFFER_LOCK_SHARE);
+	AnnIvfListHead head = ((AnnIvfListHead *) AnnPageRaw(BufferGetPage(buffer)))[list % ANN_IVF_HEADS_PER_PAGE];
+
+	UnlockReleaseBuffer(buffer);
+	return head;
+}
+
+/*
+ * Tells inserts where to begin to look for room.
+ */
+void
+AnnIvfSetInsertPage(Relation index, const AnnIvfMetaPageData *meta, uint32 list, BlockNumber block)
+{
+	Buffer		buffer = lockHead(index, meta, list, BUFFER_LOCK_EXCLUSIVE);
+	AnnPageEdit edit;
+	Page		page;
+
+	if (((AnnIvfListHead *) AnnPageRaw(BufferGetPage(buffer)))[list % ANN_IVF_HEADS_PER_PAGE].insert != block)
+	{
+		edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
+		page = AnnPageEditAdd(&edit, buffer, false);
+		((AnnIvfListHead *) AnnPageRaw(page))[list % ANN_IVF_HEADS_PER_PAGE].insert = block;
+		AnnPageEditCommit(&edit);
+	}
+	UnlockReleaseBuffer(buffer);
+}
+
+/* ---- free pages ---- */
+
+/*
+ * Adds a page to the edit that nobody uses: a recycled one, taken from the list of
+ * FREE pages by the same edit, or a new one.  *page is to be initialised by the caller.
+ * Returns its buffer, locked; *extra is another locked buffer that the edit touches, or
+ * InvalidBuffer: to be released after the commit.  Takes up two of the
+ * edit's pages.
+ *
+ * Lock order: META page, FREE page, page (README).
+ */
+Buffer
+AnnIvfAllocPage(Relation index, AnnPageEdit *edit, Page *page, Buffer *extra)
+{
+	Buffer		meta_buffer = ReadBuffer(index, ANN_IVF_META_BLOCK);
+	Buffer		free_buffer;
+	Buffer		buffer;
+	Page		free_page;
+	AnnIvfListPage *header;
+	BlockNumber free_block;
+
+	*extra = InvalidBuffer;
+	LockBuffer(meta_buffer, BUFFER_LOCK_SHARE);
+	free_block = AnnIvfMetaOnPage(BufferGetPage(meta_buffer))->free_pages;
+	LockBuffer(meta_buffer, BUFFER_LOCK_UNLOCK);
+	if (BlockNumberIsValid(free_block))
+	{
+		LockBuffer(meta_buffer, BUFFER_LOCK_EXCLUSIVE);
+		free_block = AnnIvfMetaOnPage(BufferGetPage(meta_buffer))->free_pages;
+		if (!BlockNumberIsValid(free_block))
+			LockBuffer(meta_buffer, BUFFER_LOCK_UNLOCK);
+	}
+	if (!BlockNumberIsValid(free_block))
+	{
+		ReleaseBuffer(meta_buffer);
+		buffer = AnnExtendRelation(index);
+		*page = AnnPageEditAdd(edit, buffer, true);
+		return buffer;
+	}
+
+	free_buffer = ReadBuffer(index, free_block);
+	LockBuffer(free_buffer, BUFFER_LOCK_EXCLUSIVE);
+	free_page = AnnPageGet(index, free_buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_FREE);
+	header = AnnIvfListPageOf(free_page);
+	if (header->nblocks > (ANN_PAGE_USABLE - offsetof(AnnIvfListPage, blocks)) / sizeof(BlockNumber))
+		AnnPageCorrupted(index, free_block, "it owns more pages than it can name");
+	if (header->nblocks > 0)
+	{
+		/* One of its VECTORS pages; the META page stays locked, so that nobody else takes it. */
+		BlockNumber block = header->blocks[header->nblocks - 1];
+
+		buffer = ReadBuffer(index, block);
+		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+		AnnPageGet(index, buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_VECTORS);
+		AnnIvfListPageOf(AnnPageEditAdd(edit, free_buffer, false))->nblocks--;
+		*page = AnnPageEditAdd(edit, buffer, true);
+		UnlockReleaseBuffer(meta_buffer);
+		*extra = free_buffer;
+	}
+	else
+	{
+		AnnIvfMetaOnPage(AnnPageEditAdd(edit, meta_buffer, false))->free_pages = AnnPageOpaque(free_page)->next;
+		*page = AnnPageEditAdd(edit, free_buffer, true);
+		buffer = free_buffer;
+		*extra = meta_buffer;
+	}
+	return buffer;
+}

@@ -1,0 +1,1068 @@
+/*
+ * ivfflat_scan.c
+ *	  Index scans: README, section Scan.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "access/relscan.h"
+#include "access/tupdesc.h"
+#include "catalog/pg_operator_d.h"
+#include "catalog/pg_type_d.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "utils/float.h"
+#include "utils/memutils.h"
+#include "utils/tuplesort.h"
+
+#include "ivfflat/ivfflat_options.h"
+
+/* Arrays of more bytes than this are not kept for the backend's next scan. */
+#define POOL_KEEP_BYTES ((Size) 32 * 1024 * 1024)
+
+/* Walks of a list that VACUUM's work may spoil, before it is called damage. */
+#define MAX_RESTARTS 10000
+
+typedef enum ScanPhase
+{
+	SCAN_START,
+	SCAN_LISTS,					/* lists in order of their centroids, rows by distance */
+	SCAN_REST,					/* everything left, sorted */
+	SCAN_PLAIN,					/* rows without a distance, page by page */
+	SCAN_DONE
+} ScanPhase;
+
+/* An entry whose vector has not been read: as far as its code tells. */
+typedef struct Pending
+{
+	float		lower;			/* bound of its score */
+	BlockNumber block;			/* VECTORS page; CODES page where a vector takes several */
+	BlockNumber heap_block;
+	uint16		heap_offset;
+	uint16		slot;			/* on that page; entry on the CODES page */
+} Pending;
+
+/* A row whose distance is known. */
+typedef struct Found
+{
+	double		lo;
+	double		hi;
+	ItemPointerData tid;
+} Found;
+
+/* The arrays of a scan: the backend's, kept from scan to scan, or a scan's own. */
+typedef struct Arrays
+{
+	MemoryContext context;
+	struct ArraysOwner *owner;	/* who has the backend's arrays */
+	Pending    *pending;		/* heap by lower */
+	int			npending;
+	int			pending_capacity;
+	Found	   *results;		/* heap by lo */
+	int			nresults;
+	int			results_capacity;
+	Found	   *late;			/* kept back for the end of the scan */
+	int			nlate;
+	int			late_capacity;
+	BlockNumber *seen;			/* pages of the list at hand */
+	int			nseen;
+	int			seen_capacity;
+} Arrays;
+
+typedef struct ArraysOwner
+{
+	MemoryContextCallback callback;
+	Arrays	   *arrays;
+} ArraysOwner;
+
+typedef struct IvfScan
+{
+	MemoryContext context;		/* of what one rescan allocates */
+	ScanPhase	phase;
+	AnnIterativeScan iterative;
+	AnnIvfMetaPageData meta;
+	AnnIvfCache *cache;			/* valid during a call */
+	AnnQuery   *query;
+	float	   *dense;			/* query in the index space */
+	float	   *centroid;		/* scratch, float[dim] */
+	float	   *residual;		/* likewise */
+	AnnQueryCode *code;
+	float	   *lowers;			/* one for each entry of a page, and as many errors */
+	char	   *vector;			/* scratch for a vector of several pages */
+	char	   *page;			/* copy of a CODES page */
+	AnnIvfRanking ranking;
+	int			probes;
+	int			max_probes;
+	int			nprobed;
+	uint64		nscanned;		/* entries of the lists that were read */
+	uint64		nreturned;
+	Arrays	   *arrays;
+
+	/* What is being returned */
+	ItemPointerData *tids;
+	int			ntids;
+	int			next_tid;
+	double		lo;				/* its bound, what xs_orderbyvals gets */
+	bool		null;
+	bool		recheck;
+	double		last_lo;		/* of the last row returned in order */
+	double		max_hi;			/* of all rows returned */
+
+	Tuplesortstate *sort;
+	TupleTableSlot *slot;
+
+	/* SCAN_PLAIN */
+	bool		all_null;		/* the query is NULL */
+	uint32		plain_list;
+	BlockNumber plain_page;
+	BlockNumber plain_prev;
+} IvfScan;
+
+/* ---- arrays ---- */
+
+static Arrays *pool = NULL;
+
+static void
+releaseCallback(void *arg)
+{
+	ArraysOwner *owner = (ArraysOwner *) arg;
+
+	if (owner->arrays != NULL)
+		owner->arrays->owner = NULL;
+}
+
+static Arrays *
+createArrays(MemoryContext parent)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "ann ivfflat scan arrays", ALLOCSET_DEFAULT_SIZES);
+	Arrays	   *arrays = MemoryContextAllocZero(context, sizeof(Arrays));
+
+	arrays->context = context;
+	return arrays;
+}
+
+/*
+ * The backend's arrays (a fresh allocation of this size costs page faults), or
+ * new ones while another scan has those.  Ends with CurrentMemoryContext.
+ */
+static Arrays *
+acquireArrays(void)
+{
+	ArraysOwner *owner;
+
+	if (pool == NULL)
+		pool = createArrays(TopMemoryContext);
+	if (pool->owner != NULL)
+		return createArrays(CurrentMemoryContext);
+	owner = palloc(sizeof(ArraysOwner));
+	owner->arrays = pool;
+	owner->callback.func = releaseCallback;
+	owner->callback.arg = owner;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &owner->callback);
+	pool->owner = owner;
+	pool->npending = pool->nresults = pool->nlate = pool->nseen = 0;
+	return pool;
+}
+
+/* What the rows at hand take, of the arrays that may be larger from an earlier scan. */
+static Size
+arraysUsed(const Arrays *arrays)
+{
+	return sizeof(Pending) * (Size) arrays->npending + sizeof(Found) * ((Size) arrays->nresults + (Size) arrays->nlate);
+}
+
+static Size
+arraysMemory(const Arrays *arrays)
+{
+	return sizeof(Pending) * (Size) arrays->pending_capacity +
+		sizeof(Found) * ((Size) arrays->results_capacity + (Size) arrays->late_capacity);
+}
+
+static void
+releaseArrays(Arrays *arrays)
+{
+	if (arrays->owner == NULL)
+	{
+		MemoryContextDelete(arrays->context);
+		return;
+	}
+	arrays->owner->arrays = NULL;
+	arrays->owner = NULL;
+	if (arraysMemory(arrays) > POOL_KEEP_BYTES)
+	{
+		MemoryContextDelete(arrays->context);
+		pool = NULL;
+	}
+}
+
+/* Makes room for `more` elements; *array may be NULL at first. */
+static void
+growArray(Arrays *arrays, void **array, int used, int more, int *capacity, Size element)
+{
+	int			wanted = Max(*capacity, 256);
+
+	while (wanted - used < more)
+	{
+		if (wanted > INT_MAX / 2)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("ivfflat scan has seen too many rows")));
+		wanted *= 2;
+	}
+	if (wanted == *capacity)
+		return;
+	if (*array == NULL)
+		*array = MemoryContextAllocHuge(arrays->context, mul_size(element, wanted));
+	else
+		*array = repalloc_huge(*array, mul_size(element, wanted));
+	*capacity = wanted;
+}
+
+static void
+siftPending(Pending *heap, int n, int i)
+{
+	Pending		item = heap[i];
+
+	for (;;)
+	{
+		int			child = 2 * i + 1;
+
+		if (child >= n)
+			break;
+		if (child + 1 < n && heap[child + 1].lower < heap[child].lower)
+			child++;
+		if (heap[child].lower >= item.lower)
+			break;
+		heap[i] = heap[child];
+		i = child;
+	}
+	heap[i] = item;
+}
+
+static void
+heapifyPending(Arrays *arrays)
+{
+	for (int i = arrays->npending / 2 - 1; i >= 0; i--)
+		siftPending(arrays->pending, arrays->npending, i);
+}
+
+static Pending
+popPending(Arrays *arrays)
+{
+	Pending		top = arrays->pending[0];
+
+	arrays->pending[0] = arrays->pending[--arrays->npending];
+	if (arrays->npending > 0)
+		siftPending(arrays->pending, arrays->npending, 0);
+	return top;
+}
+
+static void
+pushResult(Arrays *arrays, const Found *result)
+{
+	int			i = arrays->nresults;
+	Found	   *heap;
+
+	growArray(arrays, (void **) &arrays->results, arrays->nresults, 1, &arrays->results_capacity, sizeof(Found));
+	heap = arrays->results;
+	arrays->nresults++;
+	while (i > 0 && heap[(i - 1) / 2].lo > result->lo)
+	{
+		heap[i] = heap[(i - 1) / 2];
+		i = (i - 1) / 2;
+	}
+	heap[i] = *result;
+}
+
+static Found
+popResult(Arrays *arrays)
+{
+	Found	   *heap = arrays->results;
+	Found		top = heap[0];
+	Found		item = heap[--arrays->nresults];
+	int			n = arrays->nresults;
+	int			i = 0;
+
+	while (n > 0)
+	{
+		int			child = 2 * i + 1;
+
+		if (child >= n)
+			break;
+		if (child + 1 < n && heap[child + 1].lo < heap[child].lo)
+			child++;
+		if (heap[child].lo >= item.lo)
+			break;
+		heap[i] = heap[child];
+		i = child;
+	}
+	if (n > 0)
+		heap[i] = item;
+	return top;
+}
+
+/* ---- callbacks that begin and end a scan ---- */
+
+static void
+endSearch(IvfScan *state)
+{
+	if (state->arrays != NULL)
+		releaseArrays(state->arrays);
+	state->arrays = NULL;
+	if (state->sort != NULL)
+		tuplesort_end(state->sort);
+	state->sort = NULL;
+	if (state->slot != NULL)
+		ExecDropSingleTupleTableSlot(state->slot);
+	state->slot = NULL;
+}
+
+IndexScanDesc
+ann_ivfflat_beginscan(Relation index, int nkeys, int norderbys)
+{
+	IndexScanDesc scan = RelationGetIndexScan(index, nkeys, norderbys);
+	IvfScan    *state = palloc0(sizeof(IvfScan));
+
+	state->context = AllocSetContextCreate(CurrentMemoryContext, "ann ivfflat scan", ALLOCSET_DEFAULT_SIZES);
+	scan->opaque = state;
+	if (norderbys > 0)
+	{
+		scan->xs_orderbyvals = palloc0(mul_size(sizeof(Datum), norderbys));
+		scan->xs_orderbynulls = palloc(mul_size(sizeof(bool), norderbys));
+		memset(scan->xs_orderbynulls, true, sizeof(bool) * norderbys);
+	}
+	return scan;
+}
+
+void
+ann_ivfflat_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys, int norderbys)
+{
+	IvfScan    *state = (IvfScan *) scan->opaque;
+	MemoryContext context = state->context;
+
+	endSearch(state);
+	MemoryContextReset(context);
+	if (keys != NULL && scan->numberOfKeys > 0)
+		memmove(scan->keyData, keys, sizeof(ScanKeyData) * scan->numberOfKeys);
+	if (orderbys != NULL && scan->numberOfOrderBys > 0)
+		memmove(scan->orderByData, orderbys, sizeof(ScanKeyData) * scan->numberOfOrderBys);
+	memset(state, 0, sizeof(*state));
+	state->context = context;
+	state->phase = SCAN_START;
+	state->last_lo = -get_float8_infinity();
+	state->max_hi = -get_float8_infinity();
+}
+
+void
+ann_ivfflat_endscan(IndexScanDesc scan)
+{
+	IvfScan    *state = (IvfScan *) scan->opaque;
+
+	endSearch(state);
+	MemoryContextDelete(state->context);
+	pfree(state);
+	scan->opaque = NULL;
+}
+
+/* Rows without a distance from here on: NULL vectors and the like, or all rows. */
+static void
+startPlain(IvfScan *state, uint32 list)
+{
+	state->phase = SCAN_PLAIN;
+	state->plain_list = list;
+	state->plain_page = state->plain_prev = InvalidBlockNumber;
+}
+
+static void
+startScan(IndexScanDesc scan)
+{
+	IvfScan    *state = (IvfScan *) scan->opaque;
+	Relation	index = scan->indexRelation;
+	const AnnIvfLayout *layout = &state->meta.layout;
+	int			dim;
+
+	if (scan->numberOfOrderBys == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot scan ivfflat index \"%s\" without an order", RelationGetRelationName(index))));
+	/* Entries are reused without an interlock: an older snapshot cannot see what replaced them. */
+	if (!IsMVCCSnapshot(scan->xs_snapshot))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("ivfflat indexes can only be scanned with an MVCC snapshot")));
+	AnnCountIndexScan(scan);
+
+	state->meta = state->cache->meta;
+	dim = (int) layout->dim;
+	state->tids = palloc(sizeof(ItemPointerData) * (ANN_PAGE_USABLE / ANN_IVF_TID_ENTRY));
+	state->iterative = AnnIvfIterativeScan();
+	state->max_probes = Min(AnnIvfMaxProbes(), (int) state->meta.lists);
+	state->probes = Min(AnnIvfProbes(index, &state->meta), state->max_probes);
+
+	if (scan->orderByData[0].sk_flags & SK_ISNULL)
+	{
+		state->all_null = true;
+		startPlain(state, 0);
+		return;
+	}
+	{
+		AnnSpace   *space = palloc(sizeof(AnnSpace));
+
+		*space = state->cache->space;
+		state->query = AnnSpaceQuery(space, scan->orderByData[0].sk_argument);
+		if (state->query->unplaced)
+		{
+			startPlain(state, 0);
+			return;
+		}
+		state->dense = palloc(mul_size(sizeof(float), dim));
+		if (state->query->refine != NULL)
+			AnnSpaceQueryDense(state->query, state->dense);
+		else
+		{
+			AnnPoint	point = {0};
+
+			point.stored = unconstify(char *, state->query->value);
+			memcpy(state->dense, AnnIvfDense(space, &point), sizeof(float) * dim);
+		}
+	}
+	state->centroid = palloc(mul_size(sizeof(float), dim));
+	state->page = palloc(BLCKSZ);
+	if (layout->vectors_per_page == 0)
+		state->vector = palloc(mul_size(ANN_PAGE_USABLE, layout->pages_per_vector));
+	if (AnnIvfHasCodes(layout))
+	{
+		state->residual = palloc(mul_size(sizeof(float), dim));
+		state->code = palloc(AnnQueryCodeSize(&state->meta.code));
+		state->lowers = palloc(mul_size(sizeof(float) * 2, layout->entries));
+	}
+	state->arrays = acquireArrays();
+	AnnIvfRank(&state->ranking, &state->cache->centroids, state->dense);
+	state->phase = SCAN_LISTS;
+}
+
+/* ---- vectors ---- */
+
+/* Bounds of the distance of a stored vector, and the result that comes of it. */
+static void
+scoreVector(IvfScan *state, const char *stored, const ItemPointerData *tid)
+{
+	AnnInterval interval = AnnSpaceInterval(state->query, stored, AnnSpaceScore(state->query, stored));
+	Found		result;
+
+	result.lo = interval.lo;
+	result.hi = interval.hi;
+	result.tid = *tid;
+	pushResult(state->arrays, &result);
+}
+
+/*
+ * Reads and scores the vector of an entry whose CODES page names these VECTORS pages.
+ * A vector that was written for another heap TID is nobody's that this scan could
+ * see: VACUUM has freed the entry since.
+ */
+static void
+readLongVector(IvfScan *state, Relation index, const BlockNumber *blocks, const ItemPointerData *tid)
+{
+	const AnnIvfLayout *layout = &state->meta.layout;
+	ItemPointerData stored_tid;
+
+	for (int part = 0; part < layout->pages_per_vector; part++)
+	{
+		Buffer		buffer = AnnReadBuffer(index, &state->cache->hints, blocks[part]);
+		Page		page = BufferGetPage(buffer);
+		bool		found;
+
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		found = AnnPageIsOurs(page, ANN_IVFFLAT_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_IVF_VECTORS;
+		if (found)
+			memcpy(state->vector + (Size) part * ANN_PAGE_USABLE, AnnPageRaw(page), ANN_PAGE_USABLE);
+		UnlockReleaseBuffer(buffer);
+		if (!found)
+			return;
+	}
+	memcpy(&stored_tid, state->vector, sizeof(stored_tid));
+	if (ItemPointerEquals(&stored_tid, unconstify(ItemPointerData *, tid)))
+		scoreVector(state, state->vector + ANN_IVF_VECTOR_HEADER, tid);
+}
+
+static void
+readVector(IvfScan *state, Relation index, const Pending *pending)
+{
+	const AnnIvfLayout *layout = &state->meta.layout;
+	Buffer		buffer = AnnReadBuffer(index, &state->cache->hints, pending->block);
+	Page		page = BufferGetPage(buffer);
+	ItemPointerData tid;
+
+	ItemPointerSet(&tid, pending->heap_block, pending->heap_offset);
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	if (layout->vectors_per_page > 0)
+	{
+		if (AnnPageIsOurs(page, ANN_IVFFLAT_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_IVF_VECTORS)
+		{
+			const char *vector = AnnPageRaw(page) + (Size) pending->slot * layout->vector_slot;
+			ItemPointerData stored_tid;
+
+			memcpy(&stored_tid, vector, sizeof(stored_tid));
+			if (ItemPointerEquals(&stored_tid, &tid))
+				scoreVector(state, vector + ANN_IVF_VECTOR_HEADER, &tid);
+		}
+		UnlockReleaseBuffer(buffer);
+	}
+	else
+	{
+		/* The entry, and so its pages, may have become another's: that is told by the TID. */
+		AnnIvfShape shape = AnnIvfShapeOf(&state->meta, 0);
+		int			first = AnnIvfVectorBlockIndex(layout, pending->slot);
+		BlockNumber blocks[8];
+		bool		found = false;
+
+		if (layout->pages_per_vector > lengthof(blocks))
+			elog(ERROR, "a vector of ivfflat index \"%s\" takes %u pages", RelationGetRelationName(index),
+				 layout->pages_per_vector);
+		if (AnnPageIsOurs(page, ANN_IVFFLAT_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_IVF_CODES &&
+			AnnIvfListPageOf(page)->nblocks >= first + layout->pages_per_vector &&
+			ItemPointerEquals(&AnnIvfEntryOf(page, &shape, pending->slot)->tid, &tid))
+		{
+			memcpy(blocks, AnnIvfListPageOf(page)->blocks + first, sizeof(BlockNumber) * layout->pages_per_vector);
+			found = true;
+		}
+		UnlockReleaseBuffer(buffer);
+		if (found)
+			readLongVector(state, index, blocks, &tid);
+	}
+}
+
+/* ---- lists ---- */
+
+/* Adds the entries of a CODES page, held for sharing, with the bounds their codes give. */
+static void
+addCoded(IvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape)
+{
+	const AnnIvfLayout *layout = &state->meta.layout;
+	const AnnIvfListPage *header = AnnIvfListPageOf(page);
+	const AnnIvfEntry *first = AnnIvfEntryOf(page, shape, 0);
+	Arrays	   *arrays = state->arrays;
+	float	   *estimates = state->lowers;
+	float	   *errors = state->lowers + layout->entries;
+	Pending    *pending;
+	int			needed = 0;
+	AnnCodeArray array;
+
+	if (header->live == 0)
+		return;
+	array.codes = first->code;
+	array.code_stride = shape->entry_size;
+	array.factors = first->factors;
+	array.factor_stride = shape->entry_size;
+	array.form = ANN_FACTORS_HALF3;
+	array.count = header->count;
+	AnnEstimateBatch(state->code, &array, estimates, errors);
+
+	growArray(arrays, (void **) &arrays->pending, arrays->npending, header->count, &arrays->pending_capacity,
+			  sizeof(Pending));
+	pending = arrays->pending + arrays->npending;
+	for (int i = 0; i < header->count; i++)
+	{
+		const ItemPointerData *tid = &AnnIvfEntryOf(page, shape, i)->tid;
+		int			index = AnnIvfVectorBlockIndex(layout, i);
+
+		if (!ItemPointerIsValid(tid))
+			continue;
+		needed = index + layout->pages_per_vector;
+		pending->lower = estimates[i] - ANN_IVF_EPS * errors[i];
+		pending->heap_block = ItemPointerGetBlockNumberNoCheck(tid);
+		pending->heap_offset = ItemPointerGetOffsetNumberNoCheck(tid);
+		if (layout->vectors_per_page > 0)
+		{
+			pending->block = header->blocks[index];
+			pending->slot = (uint16) AnnIvfVectorSlot(layout, i);
+		}
+		else
+		{
+			pending->block = block;
+			pending->slot = (uint16) i;
+		}
+		pending++;
+	}
+	if (needed > header->nblocks)
+		AnnPageCorrupted(state->cache->centroids.index, block, "it has entries without vectors");
+	arrays->npending = (int) (pending - arrays->pending);
+}
+
+/* Scores the vectors of the CODES page of which state->page is a copy. */
+static void
+addPlain(IvfScan *state, Relation index, BlockNumber block, const AnnIvfShape *shape)
+{
+	const AnnIvfLayout *layout = &state->meta.layout;
+	Page		page = (Page) state->page;
+	const AnnIvfListPage *header = AnnIvfListPageOf(page);
+	Buffer		buffer = InvalidBuffer;
+	int			current = -1;
+	bool		usable = false;
+
+	for (int i = 0; i < header->count; i++)
+	{
+		const ItemPointerData *tid = &AnnIvfEntryOf(page, shape, i)->tid;
+		int			at = AnnIvfVectorBlockIndex(layout, i);
+
+		if (!ItemPointerIsValid(tid))
+			continue;
+		if (at + layout->pages_per_vector > header->nblocks)
+			AnnPageCorrupted(index, block, "it has entries without vectors");
+		if (layout->vectors_per_page == 0)
+		{
+			readLongVector(state, index, header->blocks + at, tid);
+			continue;
+		}
+		if (at != current)
+		{
+			if (BufferIsValid(buffer))
+				UnlockReleaseBuffer(buffer);
+			CHECK_FOR_INTERRUPTS();
+			buffer = AnnReadBuffer(index, &state->cache->hints, header->blocks[at]);
+			LockBuffer(buffer, BUFFER_LOCK_SHARE);
+			usable = AnnPageIsOurs(BufferGetPage(buffer), ANN_IVFFLAT_PAGE_ID) &&
+				AnnPageOpaque(BufferGetPage(buffer))->kind == ANN_IVF_VECTORS;
+			current = at;
+		}
+		if (usable)
+		{
+			const char *vector = AnnPageRaw(BufferGetPage(buffer)) +
+				(Size) AnnIvfVectorSlot(layout, i) * layout->vector_slot;
+			ItemPointerData stored_tid;
+
+			memcpy(&stored_tid, vector, sizeof(stored_tid));
+			if (ItemPointerEquals(&stored_tid, unconstify(ItemPointerData *, tid)))
+				scoreVector(state, vector + ANN_IVF_VECTOR_HEADER, tid);
+		}
+	}
+	if (BufferIsValid(buffer))
+		UnlockReleaseBuffer(buffer);
+}
+
+static bool
+wasSeen(const Arrays *arrays, BlockNumber block)
+{
+	for (int i = 0; i < arrays->nseen; i++)
+		if (arrays->seen[i] == block)
+			return true;
+	return false;
+}
+
+/*
+ * Reads all pages of a list.  VACUUM may take an empty page out of it under us, and
+ * an insert may use it elsewhere: a page that is not the list's, or whose
+ * predecessor is not the one we came from, sends us back to the list's start, past
+ * what we have read (README, Scan).
+ */
+static void
+readList(IvfScan *state, Relation index, uint32 list)
+{
+	AnnIvfShape shape = AnnIvfShapeOf(&state->meta, list);
+	Arrays	   *arrays = state->arrays;
+	BlockNumber first = state->cache->first[list];
+	BlockNumber block = first;
+	BlockNumber prev = InvalidBlockNumber;
+	int			restarts = 0;
+
+	arrays->nseen = 0;
+	if (state->code != NULL)
+	{
+		const float *centroid = AnnIvfCentroid(&state->cache->centroids, list, state->centroid);
+		int			dim = (int) state->meta.layout.dim;
+		float		q_dot_c = 0;
+
+		for (int i = 0; i < dim; i++)
+			state->residual[i] = state->dense[i] - centroid[i];
+		if (state->meta.layout.metric == ANN_METRIC_IP)
+			q_dot_c = ann_kernels.ip_f32(state->dense, centroid, dim);
+		AnnQueryCodeInit(state->code, &state->meta.code, state->residual, q_dot_c);
+	}
+	while (BlockNumberIsValid(block))
+	{
+		Buffer		buffer = AnnReadBuffer(index, &state->cache->hints, block);
+		Page		page = BufferGetPage(buffer);
+		bool		copied = false;
+		BlockNumber next;
+
+		CHECK_FOR_INTERRUPTS();
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		if (!AnnIvfIsListPage(page, &shape, list) || AnnIvfListPageOf(page)->prev != prev)
+		{
+			UnlockReleaseBuffer(buffer);
+			if (block == first || ++restarts > MAX_RESTARTS)
+				AnnPageCorrupted(index, block, "it is not a page of the list that leads to it");
+			block = first;
+			prev = InvalidBlockNumber;
+			continue;
+		}
+		AnnIvfCheckListPage(index, block, page, &state->meta.layout, &shape);
+		next = AnnPageOpaque(page)->next;
+		if (!wasSeen(arrays, block))
+		{
+			growArray(arrays, (void **) &arrays->seen, arrays->nseen, 1, &arrays->seen_capacity, sizeof(BlockNumber));
+			arrays->seen[arrays->nseen++] = block;
+			state->nscanned += AnnIvfListPageOf(page)->live;
+			if (state->code != NULL)
+				addCoded(state, block, page, &shape);
+			else
+			{
+				memcpy(state->page, page, BLCKSZ);
+				copied = true;
+			}
+		}
+		UnlockReleaseBuffer(buffer);
+		if (copied)
+			addPlain(state, index, block, &shape);
+		prev = block;
+		block = next;
+	}
+}
+
+/* Reads up to n more lists, the nearest first; false if there are none. */
+static bool
+readLists(IvfScan *state, Relation index, int n)
+{
+	AnnIvfListScore next;
+	bool		any = false;
+
+	state->ranking.centroids = &state->cache->centroids;
+	while (n-- > 0 && state->nprobed < state->max_probes && AnnIvfRankNext(&state->ranking, &next))
+	{
+		readList(state, index, next.list);
+		state->nprobed++;
+		any = true;
+	}
+	if (any)
+		heapifyPending(state->arrays);
+	return any;
+}
+
+/* ---- rows ---- */
+
+/* A bound of a score in the operator's own scale. */
+static double
+operatorBound(const IvfScan *state, float lower)
+{
+	if (state->meta.layout.metric == ANN_METRIC_L2)
+		return lower > 0 ? sqrt(lower) : 0;
+	return lower;
+}
+
+/*
+ * The nearest of the rows that the lists read so far hold; false if there are
+ * no more.  Entries are scored only while their bound says that they might come before
+ * it, or within its interval.
+ */
+static bool
+nearestResult(IvfScan *state, Relation index, Found *result)
+{
+	Arrays	   *arrays = state->arrays;
+
+	while (arrays->npending > 0 &&
+		   (arrays->nresults == 0 ||
+			operatorBound(state, arrays->pending[0].lower) <= arrays->results[0].hi))
+	{
+		Pending		pending = popPending(arrays);
+
+		CHECK_FOR_INTERRUPTS();
+		readVector(state, index, &pending);
+	}
+	if (arrays->nresults == 0)
+		return false;
+	*result = popResult(arrays);
+	return true;
+}
+
+static void
+setTid(IvfScan *state, const ItemPointerData *tid)
+{
+	state->tids[0] = *tid;
+	state->ntids = 1;
+	state->next_tid = 0;
+}
+
+/*
+ * The next row of SCAN_LISTS; false when the lists have no more, or the rest is
+ * better sorted.
+ */
+static bool
+nextFromLists(IvfScan *state, Relation index)
+{
+	Arrays	   *arrays = state->arrays;
+	Found		result;
+
+	if (state->nprobed == 0)
+		readLists(state, index, state->probes);
+	for (;;)
+	{
+		/*
+		 * Half of the rows read are returned: the farther half may still be
+		 * overtaken by rows of lists that are not read yet.
+		 */
+		if (state->iterative != ANN_ITERATIVE_OFF && state->nreturned * 2 >= state->nscanned)
+		{
+			if (arraysUsed(arrays) > (Size) work_mem * 1024)
+				return false;
+			if (readLists(state, index, state->probes))
+				continue;
+		}
+		if (!nearestResult(state, index, &result))
+		{
+			if (state->iterative == ANN_ITERATIVE_OFF || !readLists(state, index, state->probes))
+				return false;
+			continue;
+		}
+		if (state->iterative == ANN_ITERATIVE_STRICT && result.lo < state->last_lo)
+		{
+			growArray(arrays, (void **) &arrays->late, arrays->nlate, 1, &arrays->late_capacity, sizeof(Found));
+			arrays->late[arrays->nlate++] = result;
+			state->nreturned++;
+			continue;
+		}
+		break;
+	}
+	setTid(state, &result.tid);
+	state->lo = result.lo;
+	/* The order is certain where the intervals of neighbours do not overlap. */
+	state->recheck = result.lo < result.hi &&
+		(state->max_hi > result.lo || (arrays->nresults > 0 && arrays->results[0].lo < result.hi));
+	state->last_lo = result.lo;
+	if (result.hi > state->max_hi)
+		state->max_hi = result.hi;
+	state->nreturned++;
+	return true;
+}
+
+static TupleDesc
+restDesc(void)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(3);
+
+	TupleDescInitEntry(desc, 1, "lo", FLOAT8OID, -1, 0);
+	TupleDescInitEntry(desc, 2, "hi", FLOAT8OID, -1, 0);
+	TupleDescInitEntry(desc, 3, "tid", INT8OID, -1, 0);
+	return desc;
+}
+
+static void
+putRest(IvfScan *state, TupleTableSlot *input, const Found *result)
+{
+	ExecClearTuple(input);
+	input->tts_values[0] = Float8GetDatum(result->lo);
+	input->tts_values[1] = Float8GetDatum(result->hi);
+	input->tts_values[2] = Int64GetDatum((int64) ItemPointerGetBlockNumberNoCheck(&result->tid) << 16 |
+										 ItemPointerGetOffsetNumberNoCheck(&result->tid));
+	memset(input->tts_isnull, false, sizeof(bool) * 3);
+	ExecStoreVirtualTuple(input);
+	tuplesort_puttupleslot(state->sort, input);
+}
+
+/*
+ * Scores and sorts everything that was not returned: what is at hand, what came late and,
+ * within the limit of lists, the lists not read yet.
+ */
+static void
+startRest(IvfScan *state, Relation index)
+{
+	Arrays	   *arrays = state->arrays;
+	TupleDesc	desc = restDesc();
+	AttrNumber	column = 1;
+	Oid			operator = Float8LessOperator;
+	Oid			collation = InvalidOid;
+	bool		nulls_first = false;
+	TupleTableSlot *input = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
+
+	state->sort = tuplesort_begin_heap(desc, 1, &column, &operator, &collation, &nulls_first,
+									   work_mem, NULL, TUPLESORT_NONE);
+	state->slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+	for (int i = 0; i < arrays->nlate; i++)
+		putRest(state, input, &arrays->late[i]);
+	do
+	{
+		for (int i = 0; i < arrays->npending; i++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			readVector(state, index, &arrays->pending[i]);
+			for (int j = 0; j < arrays->nresults; j++)
+				putRest(state, input, &arrays->results[j]);
+			arrays->nresults = 0;
+		}
+		arrays->npending = 0;
+		for (int j = 0; j < arrays->nresults; j++)
+			putRest(state, input, &arrays->results[j]);
+		arrays->nresults = 0;
+	} while (state->iterative != ANN_ITERATIVE_OFF && readLists(state, index, 1));
+	ExecDropSingleTupleTableSlot(input);
+	releaseArrays(arrays);
+	state->arrays = NULL;
+	tuplesort_performsort(state->sort);
+}
+
+static bool
+nextFromRest(IvfScan *state)
+{
+	int64		packed;
+	double		hi;
+	ItemPointerData tid;
+	bool		isnull;
+
+	if (!tuplesort_gettupleslot(state->sort, true, false, state->slot, NULL))
+		return false;
+	state->lo = DatumGetFloat8(slot_getattr(state->slot, 1, &isnull));
+	hi = DatumGetFloat8(slot_getattr(state->slot, 2, &isnull));
+	packed = DatumGetInt64(slot_getattr(state->slot, 3, &isnull));
+	ItemPointerSet(&tid, (BlockNumber) (packed >> 16), (OffsetNumber) (packed & 0xFFFF));
+	setTid(state, &tid);
+	state->recheck = state->lo < hi;
+	return true;
+}
+
+/*
+ * The heap TIDs of the next page of SCAN_PLAIN; false at the end.  Walks a list as
+ * readList does.
+ */
+static bool
+nextPlain(IvfScan *state, Relation index)
+{
+	if (state->arrays == NULL)
+		state->arrays = acquireArrays();
+	while (state->plain_list < AnnIvfTotalLists(&state->meta))
+	{
+		AnnIvfShape shape = AnnIvfShapeOf(&state->meta, state->plain_list);
+		BlockNumber first = state->cache->first[state->plain_list];
+		Arrays	   *arrays = state->arrays;
+		int			restarts = 0;
+
+		if (!BlockNumberIsValid(state->plain_page) && !BlockNumberIsValid(state->plain_prev))
+		{
+			state->plain_page = first;
+			arrays->nseen = 0;
+		}
+		while (BlockNumberIsValid(state->plain_page))
+		{
+			BlockNumber block = state->plain_page;
+			Buffer		buffer = AnnReadBuffer(index, &state->cache->hints, block);
+			Page		page = BufferGetPage(buffer);
+
+			CHECK_FOR_INTERRUPTS();
+			LockBuffer(buffer, BUFFER_LOCK_SHARE);
+			if (!AnnIvfIsListPage(page, &shape, state->plain_list) || AnnIvfListPageOf(page)->prev != state->plain_prev)
+			{
+				UnlockReleaseBuffer(buffer);
+				if (block == first || ++restarts > MAX_RESTARTS)
+					AnnPageCorrupted(index, block, "it is not a page of the list that leads to it");
+				state->plain_page = first;
+				state->plain_prev = InvalidBlockNumber;
+				continue;
+			}
+			AnnIvfCheckListPage(index, block, page, &state->meta.layout, &shape);
+			state->ntids = 0;
+			state->next_tid = 0;
+			if (!wasSeen(arrays, block))
+			{
+				growArray(arrays, (void **) &arrays->seen, arrays->nseen, 1, &arrays->seen_capacity, sizeof(BlockNumber));
+				arrays->seen[arrays->nseen++] = block;
+				for (int i = 0; i < AnnIvfListPageOf(page)->count; i++)
+				{
+					const ItemPointerData *tid = &AnnIvfEntryOf(page, &shape, i)->tid;
+
+					if (ItemPointerIsValid(tid))
+						state->tids[state->ntids++] = *tid;
+				}
+			}
+			state->plain_prev = block;
+			state->plain_page = AnnPageOpaque(page)->next;
+			UnlockReleaseBuffer(buffer);
+			if (state->ntids > 0)
+			{
+				state->lo = get_float8_nan();
+				state->null = state->all_null || state->plain_list == AnnIvfNullList(&state->meta);
+				state->recheck = false;
+				return true;
+			}
+		}
+		state->plain_list++;
+		state->plain_page = state->plain_prev = InvalidBlockNumber;
+	}
+	return false;
+}
+
+/* Finds the next row to return and fills state->tids; false at the end. */
+static bool
+nextRow(IndexScanDesc scan, IvfScan *state)
+{
+	Relation	index = scan->indexRelation;
+
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		switch (state->phase)
+		{
+			case SCAN_START:
+				startScan(scan);
+				break;
+			case SCAN_LISTS:
+				if (nextFromLists(state, index))
+					return true;
+				if (state->iterative == ANN_ITERATIVE_OFF)
+					state->phase = SCAN_DONE;
+				else
+				{
+					startRest(state, index);
+					state->phase = SCAN_REST;
+				}
+				break;
+			case SCAN_REST:
+				if (nextFromRest(state))
+					return true;
+				if (state->nprobed < (int) state->meta.lists)
+					state->phase = SCAN_DONE;	/* max_probes was reached */
+				else
+					startPlain(state, AnnIvfZeroList(&state->meta));
+				break;
+			case SCAN_PLAIN:
+				if (nextPlain(state, index))
+					return true;
+				state->phase = SCAN_DONE;
+				break;
+			case SCAN_DONE:
+				return false;
+		}
+	}
+}
+
+bool
+ann_ivfflat_gettuple(IndexScanDesc scan, ScanDirection direction)
+{
+	IvfScan    *state = (IvfScan *) scan->opaque;
+
+	Assert(ScanDirectionIsForward(direction));
+	if (state->next_tid >= state->ntids)
+	{
+		MemoryContext old = MemoryContextSwitchTo(state->context);
+		bool		found;
+
+		state->cache = AnnIvfCacheGet(scan->indexRelation);
+		found = nextRow(scan, state);
+		MemoryContextSwitchTo(old);
+		if (!found)
+			return false;
+	}
+	scan->xs_heaptid = state->tids[state->next_tid++];
+	scan->xs_recheck = false;
+	scan->xs_recheckorderby = state->recheck;
+	scan->xs_orderbynulls[0] = state->null;
+	scan->xs_orderbyvals[0] = Float8GetDatum(state->lo);
+	/* The index knows nothing of a second ordering: -infinity is a bound for any. */
+	for (int i = 1; i < scan->numberOfOrderBys; i++)
+	{
+		scan->xs_orderbynulls[i] = false;
+		scan->xs_orderbyvals[i] = Float8GetDatum(-get_float8_infinity());
+		scan->xs_recheckorderby = true;
+	}
+	return true;
+}

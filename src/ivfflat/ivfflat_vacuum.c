@@ -1,0 +1,227 @@
+/*
+ * ivfflat_vacuum.c
+ *	  VACUUM: frees the entries of dead heap TIDs and the pages that are left empty.
+ *	  README: VACUUM.
+ */
+#include "postgres.h"
+
+#include "commands/vacuum.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "utils/memutils.h"
+
+#include "ivfflat/ivfflat.h"
+
+typedef struct VacuumState
+{
+	IndexVacuumInfo *info;
+	Relation	index;
+	AnnIvfMetaPageData meta;
+	IndexBulkDeleteResult *stats;
+	IndexBulkDeleteCallback callback;	/* NULL: only count */
+	void	   *callback_state;
+	int		   *dead;			/* entries of a page */
+} VacuumState;
+
+static Buffer
+readPage(const VacuumState *state, BlockNumber block, int mode)
+{
+	Buffer		buffer = ReadBufferExtended(state->index, MAIN_FORKNUM, block, RBM_NORMAL, state->info->strategy);
+
+	LockBuffer(buffer, mode);
+	return buffer;
+}
+
+/*
+ * Frees dead entries of a list page, pinned and held for sharing; the lock may be exchanged
+ * for an exclusive one, which only VACUUM's own changes need to fear.
+ */
+static void
+vacuumPage(VacuumState *state, Buffer buffer, const AnnIvfShape *shape)
+{
+	Page		page = BufferGetPage(buffer);
+	AnnIvfListPage *header = AnnIvfListPageOf(page);
+	AnnPageEdit edit;
+	int			ndead = 0;
+
+	for (int i = 0; i < header->count; i++)
+	{
+		ItemPointerData tid = AnnIvfEntryOf(page, shape, i)->tid;
+
+		if (!ItemPointerIsValid(&tid))
+			continue;
+		if (state->callback != NULL && state->callback(&tid, state->callback_state))
+			state->dead[ndead++] = i;
+		else
+			state->stats->num_index_tuples++;
+	}
+	if (ndead == 0)
+		return;
+
+	/* Only VACUUM frees entries, so these stay as they are; inserts may fill others. */
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	edit = AnnPageEditBegin(state->index, ANN_WRITE_WAL);
+	page = AnnPageEditAdd(&edit, buffer, false);
+	header = AnnIvfListPageOf(page);
+	for (int i = 0; i < ndead; i++)
+		memset(AnnIvfEntryOf(page, shape, state->dead[i]), 0, shape->entry_size);
+	header->live -= ndead;
+	AnnPageEditCommit(&edit);
+	state->stats->tuples_removed += ndead;
+}
+
+/*
+ * Takes a page without live entries out of its list and puts it, with the VECTORS pages it
+ * owns, among the FREE ones: one WAL record.  False if it is not empty any more.
+ *
+ * Lock order: previous page, the page, next page, META page.
+ */
+static bool
+unlinkPage(VacuumState *state, const AnnIvfShape *shape, uint32 list, BlockNumber prev, BlockNumber block)
+{
+	Buffer		prev_buffer = readPage(state, prev, BUFFER_LOCK_EXCLUSIVE);
+	Buffer		buffer = readPage(state, block, BUFFER_LOCK_EXCLUSIVE);
+	Buffer		next_buffer = InvalidBuffer;
+	Buffer		meta_buffer;
+	Page		page = BufferGetPage(buffer);
+	BlockNumber next = AnnPageOpaque(page)->next;
+	AnnPageEdit edit;
+	AnnIvfMetaPageData *meta;
+
+	if (AnnIvfListPageOf(page)->live > 0)
+	{
+		UnlockReleaseBuffer(buffer);
+		UnlockReleaseBuffer(prev_buffer);
+		return false;
+	}
+	if (!AnnIvfIsListPage(BufferGetPage(prev_buffer), shape, list) ||
+		AnnPageOpaque(BufferGetPage(prev_buffer))->next != block || AnnIvfListPageOf(page)->prev != prev)
+		AnnPageCorrupted(state->index, block, "its list is not linked to it");
+	if (BlockNumberIsValid(next))
+		next_buffer = readPage(state, next, BUFFER_LOCK_EXCLUSIVE);
+	meta_buffer = readPage(state, ANN_IVF_META_BLOCK, BUFFER_LOCK_EXCLUSIVE);
+
+	edit = AnnPageEditBegin(state->index, ANN_WRITE_WAL);
+	AnnPageOpaque(AnnPageEditAdd(&edit, prev_buffer, false))->next = next;
+	page = AnnPageEditAdd(&edit, buffer, false);
+	if (BufferIsValid(next_buffer))
+		AnnIvfListPageOf(AnnPageEditAdd(&edit, next_buffer, false))->prev = prev;
+	meta = AnnIvfMetaOnPage(AnnPageEditAdd(&edit, meta_buffer, false));
+	AnnPageOpaque(page)->kind = ANN_IVF_FREE;
+	AnnPageOpaque(page)->next = meta->free_pages;
+	meta->free_pages = block;
+	state->stats->pages_newly_deleted++;
+	state->stats->pages_newly_deleted += AnnIvfListPageOf(page)->nblocks;
+	AnnPageEditCommit(&edit);
+
+	UnlockReleaseBuffer(meta_buffer);
+	if (BufferIsValid(next_buffer))
+		UnlockReleaseBuffer(next_buffer);
+	UnlockReleaseBuffer(buffer);
+	UnlockReleaseBuffer(prev_buffer);
+	return true;
+}
+
+static void
+vacuumList(VacuumState *state, uint32 list)
+{
+	AnnIvfShape shape = AnnIvfShapeOf(&state->meta, list);
+	AnnIvfListHead head = AnnIvfReadHead(state->index, &state->meta, list);
+	double		removed_before = state->stats->tuples_removed;
+	BlockNumber prev = InvalidBlockNumber;
+	BlockNumber block = head.first;
+	BlockNumber room = InvalidBlockNumber;	/* first page with room */
+	BlockNumber npages = 0;
+
+	while (BlockNumberIsValid(block))
+	{
+		Buffer		buffer;
+		Page		page;
+		bool		empty;
+		BlockNumber next;
+
+		AnnVacuumDelayPoint();
+		if (npages++ > RelationGetNumberOfBlocks(state->index))
+			AnnPageCorrupted(state->index, block, "its list goes round in a circle");
+		buffer = readPage(state, block, BUFFER_LOCK_SHARE);
+		page = BufferGetPage(buffer);
+		if (!AnnIvfIsListPage(page, &shape, list))
+			AnnPageCorrupted(state->index, block, "it is not a page of the list that leads to it");
+		AnnIvfCheckListPage(state->index, block, page, &state->meta.layout, &shape);
+		vacuumPage(state, buffer, &shape);
+		empty = AnnIvfListPageOf(page)->live == 0 && BlockNumberIsValid(prev) && state->callback != NULL;
+		if (!BlockNumberIsValid(room) && AnnIvfListPageOf(page)->live < shape.entries && !empty)
+			room = block;
+		next = AnnPageOpaque(page)->next;
+		UnlockReleaseBuffer(buffer);
+
+		if (empty)
+		{
+			/* Inserts that begin now look elsewhere; one that is on its way finds a FREE page. */
+			if (head.insert == block)
+				AnnIvfSetInsertPage(state->index, &state->meta, list, head.insert = prev);
+			if (!unlinkPage(state, &shape, list, prev, block))
+				empty = false;
+		}
+		if (!empty)
+			prev = block;
+		if (empty || !BlockNumberIsValid(next))
+		{
+			/* Inserts may have appended since the page was looked at. */
+			buffer = readPage(state, prev, BUFFER_LOCK_SHARE);
+			next = AnnPageOpaque(BufferGetPage(buffer))->next;
+			UnlockReleaseBuffer(buffer);
+		}
+		block = next;
+	}
+	if (state->stats->tuples_removed > removed_before && BlockNumberIsValid(room))
+		AnnIvfSetInsertPage(state->index, &state->meta, list, room);
+}
+
+static IndexBulkDeleteResult *
+vacuumIndex(IndexVacuumInfo *info, IndexBulkDeleteResult *stats, IndexBulkDeleteCallback callback,
+			void *callback_state)
+{
+	VacuumState state = {0};
+
+	if (stats == NULL)
+		stats = palloc0(sizeof(IndexBulkDeleteResult));
+	state.info = info;
+	state.index = info->index;
+	state.stats = stats;
+	state.callback = callback;
+	state.callback_state = callback_state;
+	state.dead = palloc(sizeof(int) * BLCKSZ);
+	AnnIvfReadMeta(info->index, &state.meta);
+	stats->num_index_tuples = 0;
+	stats->estimated_count = false;
+	for (uint32 list = 0; list < AnnIvfTotalLists(&state.meta); list++)
+		vacuumList(&state, list);
+	pfree(state.dead);
+	return stats;
+}
+
+/*
+ * ambulkdelete: asks the callback about every heap TID.
+ */
+IndexBulkDeleteResult *
+ann_ivfflat_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats, IndexBulkDeleteCallback callback,
+					   void *callback_state)
+{
+	return vacuumIndex(info, stats, callback, callback_state);
+}
+
+/*
+ * amvacuumcleanup: counts what is there, if ambulkdelete has not.
+ */
+IndexBulkDeleteResult *
+ann_ivfflat_vacuumcleanup(IndexVacuumInfo *info, IndexBulkDeleteResult *stats)
+{
+	if (info->analyze_only)
+		return stats;
+	if (stats == NULL)
+		stats = vacuumIndex(info, NULL, NULL, NULL);
+	stats->num_pages = RelationGetNumberOfBlocks(info->index);
+	return stats;
+}

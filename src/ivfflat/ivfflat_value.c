@@ -1,0 +1,86 @@
+/*
+ * ivfflat_value.c
+ *	  An SQL value as an entry: its list, its stored form and its code.
+ */
+#include "postgres.h"
+
+#include "ivfflat/ivfflat.h"
+
+/*
+ * The point as float[dim] in the space of the centroids; bit strings become
+ * vectors of zeros and ones, whose squared distance is Hamming's.  palloc'd, or the
+ * point's own.
+ */
+float *
+AnnIvfDense(const AnnSpace *space, const AnnPoint *point)
+{
+	int			dim = space->refine.dim;
+	float	   *dense;
+
+	if (point->dense != NULL)
+		return point->dense;
+	dense = palloc(mul_size(sizeof(float), dim));
+	for (int i = 0; i < dim; i++)
+		dense[i] = ((const uint8 *) point->stored)[i / 8] >> (7 - i % 8) & 1;
+	if (space->rotated)
+		AnnRotate(dense, dense, dim);
+	return dense;
+}
+
+/*
+ * What the index stores for an SQL value.  palloc's in CurrentMemoryContext.  Raises
+ * ERRCODE_DATA_EXCEPTION if the dimensions are not the index's.
+ */
+void
+AnnIvfFormValue(const AnnIvfFormer *former, Datum value, bool isnull, AnnIvfValue *result)
+{
+	const AnnIvfMetaPageData *meta = former->meta;
+	int			dim = (int) meta->layout.dim;
+	AnnPoint	point;
+	float	   *dense;
+
+	memset(result, 0, sizeof(*result));
+	if (isnull)
+	{
+		result->list = AnnIvfNullList(meta);
+		return;
+	}
+	AnnSpaceFormPoint(former->space, value, &point);
+	if (point.unplaced)
+	{
+		result->list = AnnIvfZeroList(meta);
+		return;
+	}
+	dense = AnnIvfDense(former->space, &point);
+	result->list = AnnIvfNearest(former->centroids, dense, palloc(AnnIvfNearestScratch(former->centroids)));
+	result->stored = point.stored;
+	if (AnnIvfHasCodes(&meta->layout))
+	{
+		float	   *scratch = palloc(mul_size(sizeof(float), dim));
+		const float *centroid = AnnIvfCentroid(former->centroids, result->list, scratch);
+		float		r_dot_c = 0;
+
+		for (int i = 0; i < dim; i++)
+			dense[i] -= centroid[i];
+		if (meta->layout.metric == ANN_METRIC_IP)
+			r_dot_c = ann_kernels.ip_f32(dense, centroid, dim);
+		result->code = palloc0(meta->layout.code_size);
+		AnnEncode(&meta->code, dense, r_dot_c, result->code, &result->factors);
+	}
+}
+
+/*
+ * Writes an entry's bytes.
+ */
+void
+AnnIvfSetEntry(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, AnnIvfEntry *entry,
+			   ItemPointer tid, const AnnIvfValue *value)
+{
+	memset(entry, 0, shape->entry_size);
+	entry->tid = *tid;
+	if (shape->has_vectors && AnnIvfHasCodes(&meta->layout))
+	{
+		AnnFactorsToHalf(&meta->code, &value->factors, entry->factors);
+		memcpy(entry->code, value->code, meta->layout.code_size);
+	}
+}

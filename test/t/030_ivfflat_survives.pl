@@ -1,0 +1,213 @@
+# ivfflat under concurrent writes, VACUUM, cancellation, crashes and on a standby: every
+# row is returned exactly once, near rows are found, WAL replay gives the same pages.
+use strict;
+use warnings;
+
+use AnnTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $dim = 48;
+my $node = PostgreSQL::Test::Cluster->new('ivfflat_primary');
+$node->init(allows_streaming => 1);
+$node->append_conf('postgresql.conf', join("\n", 'autovacuum = off', 'wal_consistency_checking = generic',
+	'max_connections = 30', 'shared_buffers = 2MB', 'min_parallel_table_scan_size = 0', ''));
+$node->start;
+$node->safe_psql('postgres', 'CREATE EXTENSION ann');
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('ivfflat_standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->start;
+
+my $index_scan = 'SET enable_seqscan = off; SET enable_sort = off; SET jit = off;';
+
+# Rows around 40 centres, made in SQL: 3,000 in `pool`, from which tables take theirs.
+$node->safe_psql('postgres', <<"SQL");
+SELECT setseed(0.25);
+CREATE TABLE centre AS SELECT c, array_agg(random() * 2 - 1) AS a FROM generate_series(0, 39) c, generate_series(1, $dim) GROUP BY c;
+CREATE TABLE pool (id int PRIMARY KEY, v vector($dim));
+INSERT INTO pool SELECT i, (SELECT array_agg(x + 0.8 * (random() - 0.5) ORDER BY n) FROM unnest(a) WITH ORDINALITY u (x, n))::real[]::vector
+	FROM generate_series(1, 3000) i JOIN centre ON c = i % 40;
+CREATE SEQUENCE ids START 1000000;
+SQL
+
+# A scan without end returns each row once, in this order of NULLs.
+sub complete
+{
+	my ($on, $table, $what) = @_;
+	is($on->safe_psql('postgres', "$index_scan SELECT count(*), count(DISTINCT id) FROM (SELECT id FROM $table ORDER BY v <-> (SELECT v FROM pool WHERE id = 7)) o"),
+		$on->safe_psql('postgres', "SELECT count(*), count(DISTINCT id) FROM $table"), "$what: every row once");
+	return;
+}
+
+# Each of 60 rows of the pool has an equal row in the table: the nearest must be at distance 0.
+sub finds
+{
+	my ($on, $table, $what) = @_;
+	my $found = $on->safe_psql('postgres', "$index_scan SELECT count(*) FROM (SELECT v FROM $table WHERE v IS NOT NULL ORDER BY id LIMIT 60) q,
+		LATERAL (SELECT t.v <-> q.v AS d FROM $table t ORDER BY t.v <-> q.v LIMIT 1) n WHERE d < 1e-3");
+	cmp_ok($found, '>=', 58, "$what: rows find themselves");
+	return;
+}
+
+# Recall of the default number of probes, against exact search.
+sub recalls
+{
+	my ($on, $table, $floor, $what) = @_;
+	my @queries = split /\n/, $on->safe_psql('postgres', 'SELECT v FROM pool WHERE id % 75 = 11');
+	my ($mean) = recall($on, table => $table, queries => \@queries, settings => $index_scan, plan => qr/Index Scan/);
+	cmp_ok($mean, '>=', $floor, "$what: recall");
+	return;
+}
+
+$node->safe_psql('postgres', <<"SQL");
+CREATE TABLE t (id int DEFAULT nextval('ids'), v vector($dim));
+INSERT INTO t SELECT id, v FROM pool WHERE id <= 2000;
+INSERT INTO t SELECT -i, NULL FROM generate_series(1, 5) i;
+CREATE INDEX t_v_idx ON t USING ivfflat (v) WITH (lists = 40);
+SQL
+complete($node, 't', 'build');
+recalls($node, 't', 0.9, 'build');
+$node->safe_psql('postgres', 'INSERT INTO t SELECT id, v FROM pool WHERE id > 2000');
+complete($node, 't', 'inserts');
+recalls($node, 't', 0.9, 'inserts');
+
+# All rows die and come back: freed pages are used again.
+my $size = $node->safe_psql('postgres', "SELECT pg_relation_size('t_v_idx')");
+for my $round (1 .. 3)
+{
+	$node->safe_psql('postgres', 'DELETE FROM t WHERE id > 0');
+	$node->safe_psql('postgres', 'VACUUM (INDEX_CLEANUP ON) t');
+	is($node->safe_psql('postgres', "$index_scan SELECT count(*) FROM (SELECT id FROM t ORDER BY v <-> (SELECT v FROM pool WHERE id = 7)) o"), 5, "round $round: nothing but NULLs is left");
+	$node->safe_psql('postgres', 'INSERT INTO t SELECT id, v FROM pool');
+}
+complete($node, 't', 'three times anew');
+cmp_ok($node->safe_psql('postgres', "SELECT pg_relation_size('t_v_idx')"), '<=', 1.1 * $size, 'pages were reused');
+recalls($node, 't', 0.9, 'three times anew');
+
+# More rows than VACUUM finds dead: every page of long lists is emptied in the middle of the chain.
+$node->safe_psql('postgres', <<"SQL");
+CREATE TABLE one (id int, v vector($dim));
+CREATE INDEX one_v_idx ON one USING ivfflat (v);
+INSERT INTO one SELECT id, v FROM pool;
+DELETE FROM one WHERE id BETWEEN 500 AND 2500;
+SQL
+$node->safe_psql('postgres', 'VACUUM (INDEX_CLEANUP ON) one');
+complete($node, 'one', 'a long list with its middle gone');
+$node->safe_psql('postgres', 'INSERT INTO one SELECT id, v FROM pool WHERE id BETWEEN 500 AND 2500');
+complete($node, 'one', 'and filled again');
+finds($node, 'one', 'and filled again');
+
+# The standby has replayed all of it, with page images compared.
+$node->wait_for_catchup($standby);
+complete($standby, 't', 'standby');
+recalls($standby, 't', 0.9, 'standby');
+is($standby->safe_psql('postgres', "$index_scan SELECT array_agg(id) FROM (SELECT id FROM t ORDER BY v <-> (SELECT v FROM pool WHERE id = 7) LIMIT 50) o"),
+	$node->safe_psql('postgres', "$index_scan SELECT array_agg(id) FROM (SELECT id FROM t ORDER BY v <-> (SELECT v FROM pool WHERE id = 7) LIMIT 50) o"),
+	'standby: the same answer');
+
+# Writers, VACUUM and readers at once. Rows of id 1..3000 stay, so a reader must see each of
+# them exactly once whatever happens to the others; on the standby too.
+my %script = (
+	write => <<'SQL',
+\set n random(1, 3000)
+INSERT INTO t (v) SELECT v FROM pool WHERE id BETWEEN :n AND :n + 20;
+\sleep 1 ms
+DELETE FROM t WHERE id >= 1000000 AND id % 3 = :n % 3;
+SQL
+	vacuum => "VACUUM (INDEX_CLEANUP ON) t;\n",
+	read => <<'SQL',
+\set n random(1, 3000)
+SET enable_seqscan = off;
+SET enable_sort = off;
+SELECT 1 / (count(*) = 3000 AND count(DISTINCT id) = 3000)::int FROM (SELECT id FROM t ORDER BY v <-> (SELECT v FROM pool WHERE id = :n)) o WHERE id BETWEEN 1 AND 3000;
+SQL
+);
+my $dir = PostgreSQL::Test::Utils::tempdir();
+append_to_file("$dir/$_.sql", $script{$_}) for keys %script;
+my @running;
+my $client = sub {
+	my ($on, $file, $clients) = @_;
+	my ($out, $err) = ('', '');
+	push @running, { file => $file, err => \$err, run => IPC::Run::start([ 'pgbench', '-n', '-c', $clients, '-T', 8, '-h', $on->host, '-p', $on->port, '-f', "$dir/$file.sql", 'postgres' ], \undef, \$out, \$err) };
+};
+$client->($node, 'write', 3);
+$client->($node, 'vacuum', 1);
+$client->($node, 'read', 2);
+$client->($standby, 'read', 1);
+for my $c (@running)
+{
+	ok($c->{run}->finish, "concurrent $c->{file}");
+	is(join("\n", grep { /ERROR/ } split /\n/, ${ $c->{err} }), '', "concurrent $c->{file}: no error");
+}
+complete($node, 't', 'after concurrent work');
+$node->wait_for_catchup($standby);
+complete($standby, 't', 'standby after concurrent work');
+
+# Cancelled at any point
+for my $ms (1, 2, 4, 8, 15, 30, 60, 120)
+{
+	my (undef, undef, $err) = $node->psql('postgres', <<"SQL", on_error_stop => 0);
+SET statement_timeout = $ms;
+CREATE INDEX cancelled_$ms ON t USING ivfflat (v vector_cosine_ops);
+INSERT INTO t (v) SELECT v FROM pool WHERE id <= 300;
+SELECT count(*) FROM (SELECT t.id FROM pool q, LATERAL (SELECT id FROM t ORDER BY v <-> q.v LIMIT 50) t) o;
+DELETE FROM t WHERE id >= 1000000 AND id % 5 = $ms % 5;
+VACUUM (INDEX_CLEANUP ON) t;
+SET statement_timeout = 0;
+DROP INDEX IF EXISTS cancelled_$ms;
+SQL
+	is(join("\n", grep { /ERROR/ && !/statement timeout/ } split /\n/, $err), '', "timeout of $ms ms: no other error");
+}
+complete($node, 't', 'after cancelled statements');
+
+# Concurrent builds beside writers
+$client->($node, 'write', 2);
+$node->safe_psql('postgres', 'CREATE INDEX CONCURRENTLY t_cic ON t USING ivfflat (v vector_cosine_ops)');
+$node->safe_psql('postgres', 'REINDEX INDEX CONCURRENTLY t_v_idx');
+ok($running[-1]{run}->finish, 'writers beside concurrent builds');
+complete($node, 't', 'REINDEX CONCURRENTLY');
+is($node->safe_psql('postgres', "$index_scan SELECT count(DISTINCT id) FROM (SELECT id FROM t ORDER BY v <=> (SELECT v FROM pool WHERE id = 7)) o"),
+	$node->safe_psql('postgres', 'SELECT count(*) FROM t'), 'CREATE INDEX CONCURRENTLY: every row');
+$node->safe_psql('postgres', 'DROP INDEX t_cic');
+
+# Crashes in the middle of writing; an unlogged index is empty and usable afterwards.
+$node->safe_psql('postgres', <<"SQL");
+CREATE UNLOGGED TABLE u (id int, v vector($dim));
+INSERT INTO u SELECT id, v FROM pool;
+CREATE INDEX u_v_idx ON u USING ivfflat (v);
+SQL
+$standby->stop;
+for my $round (1 .. 2)
+{
+	my ($out, $err) = ('', '');
+	my $run = IPC::Run::start([ 'pgbench', '-n', '-c', 4, '-T', 20, '-h', $node->host, '-p', $node->port, '-f', "$dir/write.sql\@3", '-f', "$dir/vacuum.sql\@1", 'postgres' ], \undef, \$out, \$err);
+	sleep 1 + $round;
+	$node->stop('immediate');
+	$run->finish;
+	$node->start;
+	complete($node, 't', "crash $round");
+	finds($node, 't', "crash $round");
+}
+is($node->safe_psql('postgres', "$index_scan SELECT count(*) FROM (SELECT id FROM u ORDER BY v <-> (SELECT v FROM pool WHERE id = 7)) o"), 0, 'unlogged: empty after a crash');
+$node->safe_psql('postgres', 'INSERT INTO u SELECT id, v FROM pool');
+complete($node, 'u', 'unlogged, filled again');
+recalls($node, 'u', 0.95, 'unlogged, filled again');
+
+# 20,000 rescans in flat memory
+my $bytes = $node->safe_psql('postgres', <<"SQL");
+$index_scan
+DO \$\$ DECLARE r int; BEGIN
+	FOR i IN 1 .. 500 LOOP SELECT id INTO r FROM t ORDER BY v <-> (SELECT v FROM pool WHERE id = i) LIMIT 1; END LOOP; END \$\$;
+CREATE TEMP TABLE before AS SELECT sum(total_bytes) AS b FROM pg_backend_memory_contexts;
+DO \$\$ DECLARE r int; BEGIN
+	SELECT count(*) INTO r FROM generate_series(1, 20000) g, LATERAL (SELECT t.id FROM t ORDER BY v <-> (SELECT v FROM pool WHERE id = g % 3000 + 1) LIMIT 1) o; END \$\$;
+SELECT sum(total_bytes) - (SELECT b FROM before) FROM pg_backend_memory_contexts;
+SQL
+cmp_ok($bytes, '<', 4_000_000, 'memory after 20,000 rescans');
+
+log_ok($node);
+log_ok($standby);
+$node->stop;
+done_testing();
