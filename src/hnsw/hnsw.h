@@ -401,6 +401,8 @@ extern Buffer AnnHnswLockRow(Relation index, AnnHnswCache *cache, const AnnHnswL
 extern void AnnHnswInitRowPage(Page page, const AnnHnswLayout *layout);
 extern Buffer AnnHnswAllocRow(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, AnnRowId *row);
 extern void AnnHnswListRowPage(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, BlockNumber block);
+extern void AnnHnswFormSlot(const AnnHnswLayout *layout, char *slot, AnnRowId neighbour, float length,
+							const ItemPointerData *hint, const AnnHalf *halves, const uint8 *code);
 extern void AnnHnswSetSlot(const AnnHnswSpace *space, AnnHnswRowHeader *row, int i, AnnRowId neighbour,
 						   float length, const ItemPointerData *hint, const AnnHalf *halves,
 						   const uint8 *code);

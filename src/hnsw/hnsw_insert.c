@@ -182,6 +182,28 @@ chooseEdges(InsertState *state)
 }
 
 /*
+ * Writes an edge into a slot of a row, the first free one or one in use.  The
+ * row's page is locked exclusively.
+ */
+static void
+putEdge(InsertState *state, Buffer buffer, AnnHnswRowHeader *row, int slot, AnnRowId to, float length,
+		const ItemPointerData *hint, const AnnHalf *halves, const uint8 *code)
+{
+	const AnnHnswLayout *layout = &state->space->layout;
+	uint8		nedges = Max(row->nedges, slot + 1);
+	AnnPagePatch patches[2];
+
+	patches[0].target = AnnHnswRowSlots(layout, row) + (Size) slot * layout->slot_size;
+	patches[0].data = palloc(layout->slot_size);
+	patches[0].length = layout->slot_size;
+	AnnHnswFormSlot(layout, unconstify(void *, patches[0].data), to, length, hint, halves, code);
+	patches[1].target = &row->nedges;
+	patches[1].data = &nedges;
+	patches[1].length = sizeof(nedges);
+	AnnPageApply(state->index, state->mode, buffer, patches, nedges > row->nedges ? 2 : 1);
+}
+
+/*
  * Adds the edge from -> (to, length) to a row of an index with codes.  Takes the
  * row's exclusive lock.
  */
@@ -192,7 +214,6 @@ linkCoded(InsertState *state, const Candidate *from, AnnRowId to, ItemPointer hi
 	const AnnHnswSpace *space = state->space;
 	const AnnHnswLayout *layout = &space->layout;
 	AnnHnswRowHeader *header;
-	AnnPageEdit edit;
 	int			slot;
 	Buffer		buffer = AnnHnswLockRow(state->index, NULL, layout, from->row, BUFFER_LOCK_EXCLUSIVE, &header);
 
@@ -216,12 +237,7 @@ linkCoded(InsertState *state, const Candidate *from, AnnRowId to, ItemPointer hi
 		slot = AnnHnswPruneCoded(space, header, from->length, halves, code);
 	if (slot >= 0)
 	{
-		edit = AnnPageEditBegin(state->index, state->mode);
-		header = AnnHnswRowOnPage(layout, AnnPageEditAdd(&edit, buffer, false), AnnHnswRowSlot(layout, from->row));
-		AnnHnswSetSlot(space, header, slot, to, from->length, hint, halves, code);
-		if (slot == header->nedges)
-			header->nedges++;
-		AnnPageEditCommit(&edit);
+		putEdge(state, buffer, header, slot, to, from->length, hint, halves, code);
 	}
 	UnlockReleaseBuffer(buffer);
 }
@@ -338,15 +354,7 @@ linkPlain(InsertState *state, const Candidate *from, AnnRowId to)
 				slot = -1;
 	}
 	if (slot >= 0)
-	{
-		AnnPageEdit edit = AnnPageEditBegin(state->index, state->mode);
-
-		header = AnnHnswRowOnPage(layout, AnnPageEditAdd(&edit, buffer, false), AnnHnswRowSlot(layout, from->row));
-		AnnHnswSetSlot(space, header, slot, to, from->length, NULL, NULL, NULL);
-		if (slot == header->nedges)
-			header->nedges++;
-		AnnPageEditCommit(&edit);
-	}
+		putEdge(state, buffer, header, slot, to, from->length, NULL, NULL, NULL);
 	UnlockReleaseBuffer(buffer);
 }
 
@@ -357,8 +365,7 @@ writeRow(InsertState *state, int nedges, ItemPointer tid)
 	const AnnHnswSpace *space = state->space;
 	const AnnHnswLayout *layout = &space->layout;
 	AnnHnswRowHeader *row = palloc0(layout->row_size);
-	AnnHnswRowHeader *header;
-	AnnPageEdit edit;
+	AnnPagePatch patch;
 	AnnRowId	id;
 	Buffer		buffer;
 
@@ -386,11 +393,11 @@ writeRow(InsertState *state, int nedges, ItemPointer tid)
 		memcpy(AnnHnswRowVector(row), state->point->stored, state->point->stored_size);
 
 	buffer = AnnHnswAllocRow(state->index, state->mode, layout, &id);
-	edit = AnnPageEditBegin(state->index, state->mode);
-	header = AnnHnswRowOnPage(layout, AnnPageEditAdd(&edit, buffer, false), AnnHnswRowSlot(layout, id));
-	row->version = header->version;
-	memcpy(header, row, layout->row_size);
-	AnnPageEditCommit(&edit);
+	patch.target = AnnHnswRowOnPage(layout, BufferGetPage(buffer), AnnHnswRowSlot(layout, id));
+	patch.data = row;
+	patch.length = layout->row_size;
+	row->version = ((AnnHnswRowHeader *) patch.target)->version;
+	AnnPageApply(state->index, state->mode, buffer, &patch, 1);
 	UnlockReleaseBuffer(buffer);
 	return id;
 }

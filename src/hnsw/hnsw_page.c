@@ -611,8 +611,41 @@ AnnHnswListRowPage(Relation index, AnnWriteMode mode, const AnnHnswLayout *layou
 }
 
 /*
- * Writes slot i of a row.  hint may be NULL; halves, the factors {add, mul},
- * and code are used with codes only.
+ * Writes a slot, layout->slot_size bytes.  hint may be NULL; halves, the factors
+ * {add, mul}, and code are used with codes only.
+ */
+void
+AnnHnswFormSlot(const AnnHnswLayout *layout, char *slot, AnnRowId neighbour, float length,
+				const ItemPointerData *hint, const AnnHalf *halves, const uint8 *code)
+{
+	if (AnnHnswHasCodes(layout))
+	{
+		AnnHnswSlot *coded = (AnnHnswSlot *) slot;
+
+		AnnHnswSlotSetRow(coded, neighbour);
+		ann_kernels.f32_to_f16(&length, &coded->length, 1);
+		coded->add = halves[0];
+		coded->mul = halves[1];
+		if (layout->hint_size > 0)
+		{
+			if (hint != NULL)
+				memcpy(coded + 1, hint, sizeof(ItemPointerData));
+			else
+				ItemPointerSetInvalid((ItemPointer) (coded + 1));
+		}
+		memcpy(AnnHnswSlotCode(layout, coded), code, layout->code_size);
+	}
+	else
+	{
+		AnnHnswPlainSlot *plain = (AnnHnswPlainSlot *) slot;
+
+		plain->row = neighbour;
+		plain->length = length;
+	}
+}
+
+/*
+ * Writes slot i of a row in memory, or on a page that an edit has registered.
  */
 void
 AnnHnswSetSlot(const AnnHnswSpace *space, AnnHnswRowHeader *row, int i, AnnRowId neighbour,
@@ -620,30 +653,8 @@ AnnHnswSetSlot(const AnnHnswSpace *space, AnnHnswRowHeader *row, int i, AnnRowId
 {
 	const AnnHnswLayout *layout = &space->layout;
 
-	if (AnnHnswHasCodes(layout))
-	{
-		AnnHnswSlot *slot = AnnHnswCodedSlot(layout, row, i);
-
-		AnnHnswSlotSetRow(slot, neighbour);
-		ann_kernels.f32_to_f16(&length, &slot->length, 1);
-		slot->add = halves[0];
-		slot->mul = halves[1];
-		if (layout->hint_size > 0)
-		{
-			if (hint != NULL)
-				memcpy(slot + 1, hint, sizeof(ItemPointerData));
-			else
-				ItemPointerSetInvalid((ItemPointer) (slot + 1));
-		}
-		memcpy(AnnHnswSlotCode(layout, slot), code, layout->code_size);
-	}
-	else
-	{
-		AnnHnswPlainSlot *slot = AnnHnswGetPlainSlot(layout, row, i);
-
-		slot->row = neighbour;
-		slot->length = length;
-	}
+	AnnHnswFormSlot(layout, AnnHnswRowSlots(layout, row) + (Size) i * layout->slot_size,
+					neighbour, length, hint, halves, code);
 }
 
 /* ---- TID nodes ---- */
@@ -741,7 +752,6 @@ AnnHnswAddTid(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, An
 			  uint32 hash, const char *stored, Size stored_size, ItemPointer tid)
 {
 	AnnHnswRowHeader *header;
-	AnnPageEdit edit;
 	Buffer		buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_EXCLUSIVE, &header);
 	bool		done = false;
 
@@ -753,10 +763,13 @@ AnnHnswAddTid(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, An
 	}
 	if (header->ntids < ANN_HNSW_INLINE_TIDS)
 	{
-		edit = AnnPageEditBegin(index, mode);
-		header = AnnHnswRowOnPage(layout, AnnPageEditAdd(&edit, buffer, false), AnnHnswRowSlot(layout, row));
-		header->tids[header->ntids++] = *tid;
-		AnnPageEditCommit(&edit);
+		uint8		ntids = header->ntids + 1;
+		AnnPagePatch patches[2] = {
+			{&header->tids[header->ntids], tid, sizeof(ItemPointerData)},
+			{&header->ntids, &ntids, sizeof(ntids)}
+		};
+
+		AnnPageApply(index, mode, buffer, patches, lengthof(patches));
 		done = true;
 	}
 	else if (header->node != ANN_HNSW_NO_NODE)
@@ -768,10 +781,13 @@ AnnHnswAddTid(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, An
 			AnnPageCorrupted(index, BufferGetBlockNumber(nodebuf), "a TID node does not belong to the row that names it");
 		if (node->ntids < ANN_HNSW_NODE_TIDS)
 		{
-			edit = AnnPageEditBegin(index, mode);
-			node = AnnHnswNodeOnPage(AnnPageEditAdd(&edit, nodebuf, false), header->node);
-			node->tids[node->ntids++] = *tid;
-			AnnPageEditCommit(&edit);
+			uint16		ntids = node->ntids + 1;
+			AnnPagePatch patches[2] = {
+				{&node->tids[node->ntids], tid, sizeof(ItemPointerData)},
+				{&node->ntids, &ntids, sizeof(ntids)}
+			};
+
+			AnnPageApply(index, mode, nodebuf, patches, lengthof(patches));
 			done = true;
 		}
 		UnlockReleaseBuffer(nodebuf);

@@ -4,6 +4,8 @@
  */
 #include "postgres.h"
 
+#include "access/rmgr.h"
+#include "access/xloginsert.h"
 #include "miscadmin.h"
 
 #include "page/page.h"
@@ -61,6 +63,46 @@ AnnPageEditAbort(AnnPageEdit *edit)
 {
 	if (edit->xlog != NULL)
 		GenericXLogAbort(edit->xlog);
+}
+
+/*
+ * Changes a few bytes of one page, which the caller holds exclusively and
+ * still holds afterwards: what an edit of one page does, without the edit's
+ * copy and comparison of the whole page.
+ *
+ * The record is one of generic WAL: for each block a list of {offset, length,
+ * bytes}, which generic_redo applies (access/transam/generic_xlog.c, the same in
+ * all versions since 9.6).
+ */
+void
+AnnPageApply(Relation index, AnnWriteMode mode, Buffer buffer, const AnnPagePatch *patches, int npatches)
+{
+	Page		page = BufferGetPage(buffer);
+	OffsetNumber heads[ANN_PATCH_MAX][2];
+	bool		log = mode == ANN_WRITE_WAL && RelationNeedsWAL(index);
+
+	Assert(npatches <= ANN_PATCH_MAX);
+	START_CRIT_SECTION();
+	for (int i = 0; i < npatches; i++)
+		memcpy(patches[i].target, patches[i].data, patches[i].length);
+	MarkBufferDirty(buffer);
+	if (log)
+	{
+		XLogRecPtr	lsn;
+
+		XLogBeginInsert();
+		XLogRegisterBuffer(0, buffer, REGBUF_STANDARD);
+		for (int i = 0; i < npatches; i++)
+		{
+			heads[i][0] = (OffsetNumber) ((char *) patches[i].target - (char *) page);
+			heads[i][1] = patches[i].length;
+			XLogRegisterBufData(0, (char *) heads[i], sizeof(heads[i]));
+			XLogRegisterBufData(0, (char *) patches[i].data, patches[i].length);
+		}
+		lsn = XLogInsert(RM_GENERIC_ID, 0);
+		PageSetLSN(page, lsn);
+	}
+	END_CRIT_SECTION();
 }
 
 /*

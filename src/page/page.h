@@ -69,6 +69,18 @@ extern Page AnnPageEditAdd(AnnPageEdit *edit, Buffer buffer, bool whole);
 extern void AnnPageEditCommit(AnnPageEdit *edit);
 extern void AnnPageEditAbort(AnnPageEdit *edit);
 
+/* Bytes of a page to be replaced: `target` points into the page. */
+typedef struct AnnPagePatch
+{
+	void	   *target;
+	const void *data;
+	uint16		length;
+} AnnPagePatch;
+
+#define ANN_PATCH_MAX 4
+
+extern void AnnPageApply(Relation index, AnnWriteMode mode, Buffer buffer, const AnnPagePatch *patches, int npatches);
+
 extern void AnnPageInit(Page page, uint16 page_id, uint16 kind);
 extern void AnnPageSetRawSize(Page page, Size size);
 extern Page AnnPageGet(Relation index, Buffer buffer, uint16 page_id, uint16 kind);
