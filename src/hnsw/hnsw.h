@@ -265,6 +265,17 @@ AnnHnswHasCodes(const AnnHnswLayout *layout)
 	return layout->quantizer == ANN_QUANTIZER_RABITQ;
 }
 
+/*
+ * Width of the beam that finds a new row's neighbours.  With codes half as
+ * wide again as the option says: estimates are cheap, and the better graph saves
+ * a fifth of every later search (README, Insert).
+ */
+static inline int
+AnnHnswConstructionBeam(const AnnHnswLayout *layout, int ef_construction)
+{
+	return AnnHnswHasCodes(layout) ? ef_construction + ef_construction / 2 : ef_construction;
+}
+
 static inline AnnHnswSlot *
 AnnHnswCodedSlot(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
 {

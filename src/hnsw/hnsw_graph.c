@@ -128,7 +128,7 @@ AnnGraphShapeInit(AnnGraphShape *shape, const AnnHnswMetaPageData *meta)
 	memset(shape, 0, sizeof(*shape));
 	shape->layout = *layout;
 	shape->slots = layout->slots;
-	shape->ef = Max(meta->ef_construction, 4);
+	shape->ef = AnnHnswConstructionBeam(layout, Max(meta->ef_construction, 4));
 	shape->form = ANN_GRAPH_VECTOR;
 	if (AnnHnswHasCodes(layout))
 	{

@@ -435,7 +435,7 @@ findCandidates(InsertState *state, AnnHnswCache *cache, AnnHnswQuery *query)
 {
 	AnnHnswSearch *search;
 
-	state->capacity = cache->meta.ef_construction;
+	state->capacity = AnnHnswConstructionBeam(&state->space->layout, cache->meta.ef_construction);
 	state->candidates = palloc(sizeof(Candidate) * state->capacity);
 	state->equal = ANN_HNSW_NO_ROW;
 
@@ -444,7 +444,7 @@ findCandidates(InsertState *state, AnnHnswCache *cache, AnnHnswQuery *query)
 	search->cache = cache;
 	search->space = state->space;
 	search->query = query;
-	search->ef = cache->meta.ef_construction;
+	search->ef = state->capacity;
 	search->keep_dropped = false;
 	search->keep_results = false;
 	search->hook = collect;

@@ -15,7 +15,7 @@
 #include "hnsw/hnsw.h"
 
 #define MIN_ENTRIES 512
-#define MAX_ENTRIES 2048
+#define MAX_ENTRIES 4096
 
 /* Without codes an entry holds its whole vector, so there are fewer. */
 #define PLAIN_ENTRY_BYTES (256 * 1024)
@@ -235,7 +235,7 @@ AnnHnswEntryCapacity(const AnnHnswLayout *layout, double rows)
 		return Min(MAX_PLAIN_ENTRIES,
 				   Max(MIN_PLAIN_ENTRIES, PLAIN_ENTRY_BYTES / AnnHnswEntrySize(layout)));
 	}
-	return (uint32) Min(MAX_ENTRIES, Max(MIN_ENTRIES, rows / 100));
+	return (uint32) Min(MAX_ENTRIES, Max(MIN_ENTRIES, rows / 32));
 }
 
 BlockNumber
