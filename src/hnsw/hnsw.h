@@ -36,6 +36,7 @@
 
 #define ANN_HNSW_META_BLOCK 0
 #define ANN_HNSW_BACKLINKS 16
+#define ANN_HNSW_MAX_ENTRY_PAGES 128
 
 /* Support functions of an operator class */
 #define ANN_HNSW_DISTANCE_PROC 1	/* the distance function behind the operator, or its squared form */
@@ -97,9 +98,8 @@ typedef struct AnnHnswMetaPageData
 	AnnCodeParams code;			/* all zero without codes */
 	float		alpha;			/* of the relative neighbourhood rule, on squared distance */
 	BlockNumber center;			/* first CENTER page, or invalid: the centre is zero */
-	BlockNumber entries;		/* first ENTRY page */
 	uint32		nentries;
-	uint32		entry_capacity;
+	uint32		entry_capacity; /* entries that the present ENTRY pages are meant for */
 	uint32		entry_version;	/* advances with every change of the entry table */
 	uint32		ef_search;		/* calibrated by the build; 0: not calibrated */
 	double		rows;			/* rows at the build plus inserts since, an estimate */
@@ -108,6 +108,7 @@ typedef struct AnnHnswMetaPageData
 	BlockNumber row_page;		/* the ROW page that inserts fill, or invalid */
 	BlockNumber free_row_pages; /* list of ROW pages with free rows, or invalid */
 	BlockNumber node_pages;		/* list of NODE pages with free nodes, or invalid */
+	BlockNumber entry_pages[ANN_HNSW_MAX_ENTRY_PAGES];	/* ENTRY pages in order; the rest is invalid */
 } AnnHnswMetaPageData;
 
 /* Header of a row: layout and meaning in README, section Row layout. */
@@ -383,6 +384,7 @@ typedef struct AnnHnswCache
 	float	   *center;			/* float[dim], or NULL */
 	Size		entry_size;
 	char	   *entries;		/* meta.nentries items of entry_size */
+	uint32		entries_allocated;
 	AnnBufferHints hints;
 } AnnHnswCache;
 

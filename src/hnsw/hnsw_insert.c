@@ -416,11 +416,15 @@ maybeEnter(InsertState *state, const AnnHnswCache *cache, AnnRowId row, float *s
 
 	if (pg_prng_uint64_range(&pg_global_prng_state, 0, ROWS_STEP - 1) == 0)
 		AnnHnswCountRows(state->index, state->mode, ROWS_STEP);
-	if (meta->nentries >= meta->entry_capacity)
+	if (meta->nentries >= AnnHnswEntryCapacity(layout, 0))
 	{
-		if (pg_prng_double(&pg_global_prng_state) * Max(meta->rows, meta->nentries) >= meta->entry_capacity)
+		uint32		capacity = AnnHnswEntryCapacity(layout, meta->rows);
+
+		if (pg_prng_double(&pg_global_prng_state) * Max(meta->rows, meta->nentries) >= capacity)
 			return;
-		entry = (uint32) pg_prng_uint64_range(&pg_global_prng_state, 0, meta->nentries - 1);
+		/* The table grows with the index, at the rate at which it is replaced. */
+		if (meta->nentries >= capacity)
+			entry = (uint32) pg_prng_uint64_range(&pg_global_prng_state, 0, meta->nentries - 1);
 	}
 	data = palloc(AnnHnswEntrySize(layout));
 	AnnHnswFormEntry(state->space, row, state->point->dense, state->point->stored, data, scratch);

@@ -14,6 +14,12 @@
 
 #include "hnsw/hnsw.h"
 
+/*
+ * Entries of an index with codes.  Data of many clusters that no edges join needs
+ * them: 62k x 384 package descriptions, recall@10 at ef 60: .947 with 512 entries,
+ * .981 with 2,048, for 6 us of a query.
+ */
+#define ROWS_PER_ENTRY 32
 #define MIN_ENTRIES 512
 #define MAX_ENTRIES 4096
 
@@ -57,6 +63,8 @@ AnnHnswCheckMeta(Relation index, const AnnHnswMetaPageData *meta)
 		(Size) layout->rows_per_page * layout->row_size > ANN_PAGE_USABLE ||
 		sizeof(AnnHnswRowHeader) + layout->vector_space + (Size) layout->slots * layout->slot_size > layout->row_size ||
 		layout->slots < 1 || layout->slots > 255 ||
+		meta->nentries > meta->entry_capacity ||
+		meta->entry_capacity > ANN_HNSW_MAX_ENTRY_PAGES * (Size) AnnHnswEntriesPerPage(layout) ||
 		(AnnHnswHasCodes(layout) &&
 		 (!AnnCodeParamsValid(&meta->code) || meta->code.dim != (int32_t) layout->dim ||
 		  AnnCodeBytes(&meta->code) != layout->code_size)))
@@ -104,7 +112,6 @@ AnnHnswCreateMeta(Relation index, ForkNumber fork, AnnHnswMetaPageData *meta)
 	meta->magic = ANN_HNSW_MAGIC;
 	meta->version = ANN_HNSW_VERSION;
 	meta->center = InvalidBlockNumber;
-	meta->entries = ANN_HNSW_META_BLOCK + 1;
 	meta->nentries = 0;
 	meta->entry_version = 1;
 	meta->null_tids = InvalidBlockNumber;
@@ -114,6 +121,8 @@ AnnHnswCreateMeta(Relation index, ForkNumber fork, AnnHnswMetaPageData *meta)
 	meta->node_pages = InvalidBlockNumber;
 	entry_pages = (meta->entry_capacity + AnnHnswEntriesPerPage(&meta->layout) - 1) /
 		AnnHnswEntriesPerPage(&meta->layout);
+	for (int i = 0; i < ANN_HNSW_MAX_ENTRY_PAGES; i++)
+		meta->entry_pages[i] = i < entry_pages ? ANN_HNSW_META_BLOCK + 1 + i : InvalidBlockNumber;
 
 	for (int i = 0; i <= entry_pages; i++)
 	{
@@ -235,13 +244,14 @@ AnnHnswEntryCapacity(const AnnHnswLayout *layout, double rows)
 		return Min(MAX_PLAIN_ENTRIES,
 				   Max(MIN_PLAIN_ENTRIES, PLAIN_ENTRY_BYTES / AnnHnswEntrySize(layout)));
 	}
-	return (uint32) Min(MAX_ENTRIES, Max(MIN_ENTRIES, rows / 32));
+	return Min((uint32) Min(MAX_ENTRIES, Max(MIN_ENTRIES, rows / ROWS_PER_ENTRY)),
+			   (uint32) (ANN_HNSW_MAX_ENTRY_PAGES * AnnHnswEntriesPerPage(layout)));
 }
 
 BlockNumber
 AnnHnswEntryBlock(const AnnHnswMetaPageData *meta, const AnnHnswLayout *layout, uint32 entry)
 {
-	return meta->entries + entry / AnnHnswEntriesPerPage(layout);
+	return meta->entry_pages[entry / AnnHnswEntriesPerPage(layout)];
 }
 
 /*
@@ -269,7 +279,8 @@ AnnHnswFormEntry(const AnnHnswSpace *space, AnnRowId row, const float *dense, co
 }
 
 /*
- * Stores entry number `entry` (at most nentries, which grows by one then).
+ * Stores entry number `entry` (at most nentries, which grows by one then, and
+ * so does the table when it is full, up to what an index of this many rows keeps).
  * Takes the meta page's lock: the caller holds no buffer lock but possibly a
  * row page's.
  */
@@ -282,27 +293,44 @@ AnnHnswPutEntry(Relation index, AnnWriteMode mode, uint32 entry, const AnnHnswEn
 	AnnPageEdit edit;
 	Size		size;
 	int			per_page;
+	bool		extend;
+	Page		page;
 
 	LockBuffer(metabuf, BUFFER_LOCK_EXCLUSIVE);
 	meta = AnnHnswMetaOnPage(AnnPageGet(index, metabuf, ANN_HNSW_PAGE_ID, ANN_HNSW_META));
+	size = AnnHnswEntrySize(&meta->layout);
+	per_page = AnnHnswEntriesPerPage(&meta->layout);
 	if (entry > meta->nentries)
 		entry = meta->nentries;
-	if (entry >= meta->entry_capacity)
+	if (entry >= Max(meta->entry_capacity, AnnHnswEntryCapacity(&meta->layout, meta->rows)))
 	{
 		UnlockReleaseBuffer(metabuf);
 		return;
 	}
-	size = AnnHnswEntrySize(&meta->layout);
-	per_page = AnnHnswEntriesPerPage(&meta->layout);
-	buffer = ReadBuffer(index, AnnHnswEntryBlock(meta, &meta->layout, entry));
-	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
-	AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ENTRY);
+	extend = !BlockNumberIsValid(AnnHnswEntryBlock(meta, &meta->layout, entry));
+	if (extend)
+		buffer = AnnExtendRelation(index);
+	else
+	{
+		buffer = ReadBuffer(index, AnnHnswEntryBlock(meta, &meta->layout, entry));
+		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+		AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ENTRY);
+	}
 
 	edit = AnnPageEditBegin(index, mode);
 	meta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
-	memcpy(AnnPageRaw(AnnPageEditAdd(&edit, buffer, false)) + (entry % per_page) * size, data, size);
+	page = AnnPageEditAdd(&edit, buffer, extend);
+	if (extend)
+	{
+		AnnPageInit(page, ANN_HNSW_PAGE_ID, ANN_HNSW_ENTRY);
+		AnnPageSetRawSize(page, ANN_PAGE_USABLE);
+		meta->entry_pages[entry / per_page] = BufferGetBlockNumber(buffer);
+	}
+	memcpy(AnnPageRaw(page) + (entry % per_page) * size, data, size);
 	if (entry == meta->nentries)
 		meta->nentries++;
+	if (meta->nentries > meta->entry_capacity)
+		meta->entry_capacity = meta->nentries;
 	meta->entry_version++;
 	AnnPageEditCommit(&edit);
 	UnlockReleaseBuffer(buffer);
@@ -413,7 +441,8 @@ AnnHnswCacheGet(Relation index)
 
 			cache->center = AnnHnswReadCenter(index, &cache->meta);
 			cache->entry_size = AnnHnswEntrySize(&cache->meta.layout);
-			cache->entries = palloc(mul_size(cache->entry_size, Max(cache->meta.entry_capacity, 1)));
+			cache->entries_allocated = Max(cache->meta.entry_capacity, 1);
+			cache->entries = palloc(mul_size(cache->entry_size, cache->entries_allocated));
 			MemoryContextSwitchTo(old);
 		}
 		AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));
@@ -430,14 +459,19 @@ void
 AnnHnswCacheRefresh(Relation index, AnnHnswCache *cache)
 {
 	uint32		version = cache->meta.entry_version;
-	uint32		capacity = cache->meta.entry_capacity;
 	int			per_page = AnnHnswEntriesPerPage(&cache->meta.layout);
 
 	AnnHnswReadMeta(index, &cache->meta);
-	if (cache->meta.entry_capacity != capacity || cache->meta.nentries > capacity)
-		AnnPageCorrupted(index, ANN_HNSW_META_BLOCK, "its entry table has changed its size");
 	if (cache->meta.entry_version == version)
 		return;
+	/* What follows may fail half-way. */
+	version = cache->meta.entry_version;
+	cache->meta.entry_version = 0;
+	if (cache->meta.nentries > cache->entries_allocated)
+	{
+		cache->entries = repalloc(cache->entries, mul_size(cache->entry_size, cache->meta.nentries));
+		cache->entries_allocated = cache->meta.nentries;
+	}
 	AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));
 	for (uint32 i = 0; i < cache->meta.nentries; i += per_page)
 	{
@@ -449,6 +483,7 @@ AnnHnswCacheRefresh(Relation index, AnnHnswCache *cache)
 			   Min(per_page, cache->meta.nentries - i) * cache->entry_size);
 		UnlockReleaseBuffer(buffer);
 	}
+	cache->meta.entry_version = version;
 }
 
 /* ---- rows ---- */
