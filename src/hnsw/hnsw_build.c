@@ -39,7 +39,7 @@
 #define SAMPLE_BLOCKS 512
 #define SAMPLE_ROWS 2048
 
-#define ALPHA_WITHOUT_ROWS 1.2f
+#define ALPHA_WITHOUT_ROWS 1.3f
 
 /* Nodes that a participant takes at a time to write their edges. */
 #define WRITE_NODES 2048
