@@ -102,6 +102,8 @@ SET hnsw.iterative_scan = off;
 SELECT count(*) < 200 AS short FROM (SELECT id FROM hnsw_all ORDER BY v <-> (SELECT v FROM hnsw_rows WHERE id = 2)) t;
 RESET hnsw.iterative_scan;
 SET hnsw.max_scan_tuples = 100;
+SELECT bool_and(d >= coalesce(before, 0)) AS sorted FROM (SELECT d, lag(d) OVER () AS before FROM
+	(SELECT v <-> (SELECT v FROM hnsw_rows WHERE id = 2) AS d FROM hnsw_all ORDER BY v <-> (SELECT v FROM hnsw_rows WHERE id = 2)) s) t;
 SELECT count(*) BETWEEN 50 AND 500 AS limited FROM (SELECT id FROM hnsw_all ORDER BY v <-> (SELECT v FROM hnsw_rows WHERE id = 2)) t;
 RESET hnsw.max_scan_tuples;
 
@@ -153,6 +155,50 @@ CREATE TABLE hnsw_extreme (id int, v vector(64));
 INSERT INTO hnsw_extreme SELECT i, array_fill(power(10, i), ARRAY[64])::float8[]::vector FROM generate_series(-37, 37) i;
 CREATE INDEX ON hnsw_extreme USING hnsw (v vector_l2_ops);
 SELECT count(*), count(DISTINCT id) FROM (SELECT id FROM hnsw_extreme ORDER BY v <-> array_fill(1, ARRAY[64])::vector) t;
+
+-- An index rebuilt in the same file (TRUNCATE in the transaction that made the table) has another centre:
+-- what this backend remembers of the old one must not reach the new one.
+BEGIN;
+CREATE TABLE hnsw_rebuilt (id int, v vector(40));
+INSERT INTO hnsw_rebuilt SELECT id, (SELECT array_agg(x + 100 ORDER BY n) FROM unnest(v::real[]) WITH ORDINALITY u(x, n))::real[]::vector FROM hnsw_rows;
+CREATE INDEX ON hnsw_rebuilt USING hnsw (v vector_l2_ops) WITH (quantizer = rabitq);
+SELECT id FROM hnsw_rebuilt ORDER BY v <-> (SELECT v FROM hnsw_rebuilt WHERE id = 7) LIMIT 1;
+TRUNCATE hnsw_rebuilt;
+INSERT INTO hnsw_rebuilt SELECT id, v FROM hnsw_rows;
+COMMIT;
+SELECT count(*) >= 19 AS found FROM hnsw_query q, LATERAL (SELECT id FROM hnsw_rebuilt a ORDER BY a.v <-> q.v LIMIT 1) n WHERE n.id = q.id;
+DROP TABLE hnsw_rebuilt;
+
+-- A beam so wide that what an insert remembers of it has to grow
+CREATE TABLE hnsw_wide (v vector(1536));
+CREATE INDEX ON hnsw_wide USING hnsw (v vector_l2_ops) WITH (ef_construction = 800);
+INSERT INTO hnsw_wide SELECT array_agg(random() ORDER BY d)::real[]::vector FROM generate_series(1, 700) i, generate_series(1, 1536) d GROUP BY i;
+SELECT count(*) FROM (SELECT 1 FROM hnsw_wide ORDER BY v <-> (SELECT v FROM hnsw_wide LIMIT 1)) t;
+DROP TABLE hnsw_wide;
+
+-- A LIMIT far beyond the beam
+CREATE TABLE hnsw_limit (id int, v vector(8));
+INSERT INTO hnsw_limit SELECT i, ARRAY[random(), random(), random(), random(), random(), random(), random(), random()]::vector FROM generate_series(1, 10000) i;
+CREATE INDEX ON hnsw_limit USING hnsw (v vector_l2_ops) WITH (ef_search = 40);
+SELECT avg(found) >= 0.95 AS recall_100 FROM (SELECT q.id, (SELECT count(*) FROM (SELECT v <-> q.v AS d FROM hnsw_limit ORDER BY v <-> q.v LIMIT 100) i
+		WHERE d <= (SELECT max(d) FROM (SELECT (v <-> q.v) + 0 AS d FROM hnsw_limit ORDER BY (v <-> q.v) + 0 LIMIT 100) e)) / 100.0 AS found
+	FROM hnsw_limit q WHERE id <= 20) t;
+DROP TABLE hnsw_limit;
+
+-- Distances that are no numbers: last, but for the NULLs
+CREATE TABLE hnsw_nan (id int, v vector(4));
+INSERT INTO hnsw_nan SELECT i, ARRAY[i, 1, 1, 1]::vector FROM generate_series(1, 300) i;
+INSERT INTO hnsw_nan VALUES (1000, '[1e30,1e30,0,0]'), (1001, NULL);
+CREATE INDEX ON hnsw_nan USING hnsw (v vector_ip_ops) WITH (quantizer = none);
+SELECT id FROM (SELECT id, row_number() OVER () AS n FROM (SELECT id FROM hnsw_nan ORDER BY v <#> '[1e30,-1e30,0,0]') s) t WHERE n > 300;
+DROP TABLE hnsw_nan;
+
+-- A dimension that sparsevec alone can have
+CREATE TABLE hnsw_sparse (id int, s sparsevec(1000000000));
+INSERT INTO hnsw_sparse SELECT i, format('{%s:1,%s:%s}/1000000000', i, i * 1000000, i)::sparsevec FROM generate_series(1, 100) i;
+CREATE INDEX ON hnsw_sparse USING hnsw (s sparsevec_l2_ops);
+SELECT id FROM hnsw_sparse ORDER BY s <-> '{7:1,7000000:7}/1000000000' LIMIT 1;
+DROP TABLE hnsw_sparse;
 
 -- Errors
 CREATE INDEX ON hnsw_rows USING hnsw (v);

@@ -103,23 +103,39 @@ typedef RelFileNode AnnRelationLocatorData;
 #define AnnGucMalloc(size) malloc(size)
 #endif
 
-/* True if a library has defined this setting (a placeholder of SET does not count). */
+/* The setting of this name, placeholders of SET included; NULL if there is none. */
 #include "utils/guc_tables.h"
-static inline bool
-AnnGucIsDefined(const char *name)
+static inline struct config_generic *
+AnnFindGuc(const char *name)
 {
 #if PG_VERSION_NUM >= 160000
-	struct config_generic *variable = find_option(name, false, true, ERROR);
-
-	return variable != NULL && !(variable->flags & GUC_CUSTOM_PLACEHOLDER);
+	return find_option(name, false, true, ERROR);
 #else
 	struct config_generic **variables = get_guc_variables();
 
 	for (int i = 0; i < GetNumConfigOptions(); i++)
 		if (pg_strcasecmp(variables[i]->name, name) == 0)
-			return !(variables[i]->flags & GUC_CUSTOM_PLACEHOLDER);
-	return false;
+			return variables[i];
+	return NULL;
 #endif
+}
+
+/* True if a library has defined this setting. */
+static inline bool
+AnnGucIsDefined(const char *name)
+{
+	struct config_generic *variable = AnnFindGuc(name);
+
+	return variable != NULL && !(variable->flags & GUC_CUSTOM_PLACEHOLDER);
+}
+
+/* True if a setting has been given a value, rather than its default. */
+static inline bool
+AnnGucIsSet(const char *name)
+{
+	struct config_generic *variable = AnnFindGuc(name);
+
+	return variable != NULL && variable->source != PGC_S_DEFAULT;
 }
 
 /* Callbacks that an access method has since 16, 17 and 18. */

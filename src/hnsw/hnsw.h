@@ -102,6 +102,7 @@ typedef struct AnnHnswMetaPageData
 	uint32		entry_capacity; /* entries that the present ENTRY pages are meant for */
 	uint32		entry_version;	/* advances with every change of the entry table */
 	uint32		ef_search;		/* calibrated by the build; 0: not calibrated */
+	uint64		build_id;		/* random: tells one build from the next in the same file */
 	double		rows;			/* rows at the build plus inserts since, an estimate */
 	BlockNumber null_tids;		/* first TIDLIST page of NULL vectors, or invalid */
 	BlockNumber zero_tids;		/* first TIDLIST page of vectors without a place (cosine), or invalid */
@@ -379,6 +380,7 @@ typedef struct AnnHnswCache
 	Oid			relid;			/* hash key */
 	AnnRelationLocatorData locator;	/* the file that the rest is about */
 	bool		loaded;
+	bool		stale;			/* the relation has changed, or is gone */
 	MemoryContext context;
 	AnnHnswMetaPageData meta;
 	float	   *center;			/* float[dim], or NULL */

@@ -215,7 +215,7 @@ sampleTable(Relation heap, Relation index, IndexInfo *info, AnnHnswMetaPageData 
 	{
 		CHECK_FOR_INTERRUPTS();
 		sample.block_rows = 0;
-		table_index_build_range_scan(heap, index, info, false, true, false, BlockSampler_Next(&sampler), 1,
+		table_index_build_range_scan(heap, index, info, false, !info->ii_Concurrent, false, BlockSampler_Next(&sampler), 1,
 									 sampleCallback, &sample, NULL);
 	}
 
@@ -538,8 +538,9 @@ writeEntries(AnnBuild *build, const AnnRowId *rows, uint32 n)
 	int			per_page = AnnHnswEntriesPerPage(layout);
 	char	   *image = palloc(ANN_PAGE_USABLE);
 	char	   *stored = palloc(layout->vector_size);
-	float	   *dense = palloc(sizeof(float) * (Size) layout->dim);
-	float	   *scratch = palloc(sizeof(float) * (Size) layout->dim);
+	Size		dense_size = layout->element == ANN_ELEMENT_SPARSE ? 0 : sizeof(float) * (Size) layout->dim;
+	float	   *dense = palloc(dense_size);
+	float	   *scratch = palloc(dense_size);
 
 	for (uint32 i = 0; i < n; i += per_page)
 	{

@@ -240,6 +240,7 @@ AnnGraphWantedBytes(const AnnGraphShape *shape, double rows)
 void
 AnnGraphSharedInit(AnnGraphShared *shared, const AnnGraphShape *shape, double rows, Size budget, bool parallel)
 {
+	static int	tranche = 0;
 	Size		block = MIN_BLOCK_BYTES;
 
 	memset(shared, 0, sizeof(*shared));
@@ -262,7 +263,10 @@ AnnGraphSharedInit(AnnGraphShared *shared, const AnnGraphShape *shape, double ro
 		shared->block_size = Max(shared->block_size, block);
 	shared->max_blocks = (uint32) Min(Max(budget / shared->block_size, 1), ANN_GRAPH_MAX_CHUNKS);
 
-	shared->tranche = LWLockNewTrancheId();
+	/* Tranche numbers are never given back, and there are 65,536 of them. */
+	if (tranche == 0)
+		tranche = LWLockNewTrancheId();
+	shared->tranche = tranche;
 	LWLockInitialize(&shared->memory_lock, shared->tranche);
 	LWLockInitialize(&shared->entry_lock, shared->tranche);
 	LWLockInitialize(&shared->alpha_lock, shared->tranche);

@@ -606,6 +606,7 @@ AnnHnswInsertValue(Relation index, AnnWriteMode mode, Datum value, bool isnull, 
 	context = AllocSetContextCreate(CurrentMemoryContext, "ann hnsw insert", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	cache = AnnHnswCacheGet(index);
+	AnnHnswCacheRefresh(index, cache);
 	value = PointerGetDatum(PG_DETOAST_DATUM(value));
 	AnnHnswSpaceInit(&space, &cache->meta, cache->center);
 	AnnHnswFormPoint(&space, value, &point);
@@ -618,7 +619,6 @@ AnnHnswInsertValue(Relation index, AnnWriteMode mode, Datum value, bool isnull, 
 		/* VACUUM waits for inserts in flight between its steps 1 and 3 (README). */
 		if (mode == ANN_WRITE_WAL)
 			LockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
-		AnnHnswCacheRefresh(index, cache);
 		insertPoint(index, mode, cache, &space, &point, query, tid);
 		if (mode == ANN_WRITE_WAL)
 			UnlockPage(index, ANN_HNSW_META_BLOCK, ShareLock);

@@ -80,6 +80,7 @@ AnnHnswInit(void)
 	DefineCustomRealVariable("hnsw.scan_mem_multiplier", "Memory of an hnsw index scan, in multiples of work_mem.",
 							 "Beyond it the rest of the index is swept and sorted.",
 							 &scan_mem_multiplier, 1, 1, 1000, PGC_USERSET, 0, NULL, NULL, NULL);
+	MarkGUCPrefixReserved("hnsw");
 }
 
 /*
@@ -91,9 +92,9 @@ AnnHnswEffectiveEf(Relation index, const AnnHnswMetaPageData *meta)
 {
 	int			option = AnnHnswOptionEfSearch((const AnnHnswOptions *) index->rd_options);
 
-	if (shared_settings)
+	if (shared_settings && AnnGucIsSet("hnsw.ef_search"))
 		return atoi(GetConfigOption("hnsw.ef_search", false, false));
-	if (ef_search_is_set)
+	if (!shared_settings && ef_search_is_set)
 		return ef_search;
 	if (option > 0)
 		return option;

@@ -6,10 +6,12 @@
 #include "postgres.h"
 
 #include "access/xloginsert.h"
+#include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "storage/freespace.h"
 #include "storage/lmgr.h"
 #include "utils/hsearch.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 
 #include "hnsw/hnsw.h"
@@ -28,11 +30,15 @@
 #define MIN_PLAIN_ENTRIES 16
 #define MAX_PLAIN_ENTRIES 128
 
+/* Tries for the lock of a listed page with free rows before the index is extended. */
+#define LISTED_PAGE_TRIES 10
+
 /* Bytes of a VECTOR page that an item of its own may take. */
 #define VECTOR_ITEM_MAX \
 	(MAXALIGN_DOWN(ANN_PAGE_USABLE - sizeof(ItemIdData)) - offsetof(AnnHnswVectorItem, data))
 
 static HTAB *caches = NULL;
+static bool any_stale = false;
 
 /* ---- meta page ---- */
 
@@ -111,6 +117,7 @@ AnnHnswCreateMeta(Relation index, ForkNumber fork, AnnHnswMetaPageData *meta)
 
 	meta->magic = ANN_HNSW_MAGIC;
 	meta->version = ANN_HNSW_VERSION;
+	meta->build_id = pg_prng_uint64(&pg_global_prng_state);
 	meta->center = InvalidBlockNumber;
 	meta->nentries = 0;
 	meta->entry_version = 1;
@@ -390,6 +397,7 @@ AnnHnswCountRows(Relation index, AnnWriteMode mode, double rows)
 	AnnPageEdit edit;
 
 	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_META);
 	edit = AnnPageEditBegin(index, mode);
 	AnnHnswMetaOnPage(AnnPageEditAdd(&edit, buffer, false))->rows += rows;
 	AnnPageEditCommit(&edit);
@@ -397,6 +405,71 @@ AnnHnswCountRows(Relation index, AnnWriteMode mode, double rows)
 }
 
 /* ---- per-backend cache ---- */
+
+/* An index may be gone: its cache goes at the next AnnHnswCacheGet, not under whoever uses it now. */
+static void
+relationChanged(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS seq;
+	AnnHnswCache *cache;
+
+	if (OidIsValid(relid))
+	{
+		cache = hash_search(caches, &relid, HASH_FIND, NULL);
+		if (cache != NULL)
+			cache->stale = any_stale = true;
+		return;
+	}
+	hash_seq_init(&seq, caches);
+	while ((cache = hash_seq_search(&seq)) != NULL)
+		cache->stale = any_stale = true;
+}
+
+/* Frees the caches of relations that have changed, but for this one. */
+static void
+dropStale(Oid except)
+{
+	HASH_SEQ_STATUS seq;
+	AnnHnswCache *cache;
+
+	any_stale = false;
+	hash_seq_init(&seq, caches);
+	while ((cache = hash_seq_search(&seq)) != NULL)
+	{
+		if (!cache->stale || cache->relid == except)
+			continue;
+		if (cache->context != NULL)
+			MemoryContextDelete(cache->context);
+		hash_search(caches, &cache->relid, HASH_REMOVE, NULL);
+	}
+}
+
+/* Reads what does not change in the life of a build. */
+static void
+loadCache(Relation index, AnnHnswCache *cache)
+{
+	MemoryContext old;
+	AnnHnswMetaPageData meta;
+
+	if (cache->context != NULL)
+		MemoryContextDelete(cache->context);
+	memset((char *) cache + sizeof(Oid), 0, sizeof(*cache) - sizeof(Oid));
+	AnnHnswReadMeta(index, &meta);
+	cache->context = AllocSetContextCreate(CacheMemoryContext, "ann hnsw index cache", ALLOCSET_DEFAULT_SIZES);
+	cache->hints.context = cache->context;
+	cache->locator = AnnRelationLocator(index);
+	cache->meta = meta;
+	cache->meta.entry_version = 0;	/* the entries are still to be read */
+	cache->meta.nentries = 0;
+	old = MemoryContextSwitchTo(cache->context);
+	cache->center = AnnHnswReadCenter(index, &cache->meta);
+	cache->entry_size = AnnHnswEntrySize(&cache->meta.layout);
+	cache->entries_allocated = Max(cache->meta.entry_capacity, 1);
+	cache->entries = palloc(mul_size(cache->entry_size, cache->entries_allocated));
+	MemoryContextSwitchTo(old);
+	AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));
+	cache->loaded = true;
+}
 
 /*
  * The backend's cache of this index, valid until the end of the current call.
@@ -417,37 +490,15 @@ AnnHnswCacheGet(Relation index)
 		ctl.entrysize = sizeof(AnnHnswCache);
 		ctl.hcxt = CacheMemoryContext;
 		caches = hash_create("ann hnsw index caches", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		CacheRegisterRelcacheCallback(relationChanged, (Datum) 0);
 	}
+	if (any_stale)
+		dropStale(relid);
 	cache = hash_search(caches, &relid, HASH_ENTER, &found);
 	if (!found)
-	{
-		cache->loaded = false;
-		cache->context = NULL;
-	}
-	if (!cache->loaded || !AnnLocatorEquals(cache->locator, AnnRelationLocator(index)))
-	{
-		if (cache->context != NULL)
-			MemoryContextDelete(cache->context);
-		cache->context = NULL;
 		memset((char *) cache + sizeof(Oid), 0, sizeof(*cache) - sizeof(Oid));
-		cache->context = AllocSetContextCreate(CacheMemoryContext, "ann hnsw index cache", ALLOCSET_DEFAULT_SIZES);
-		cache->locator = AnnRelationLocator(index);
-		cache->hints.context = cache->context;
-		AnnHnswReadMeta(index, &cache->meta);
-		cache->meta.entry_version = 0;	/* the entries are still to be read */
-		cache->meta.nentries = 0;
-		{
-			MemoryContext old = MemoryContextSwitchTo(cache->context);
-
-			cache->center = AnnHnswReadCenter(index, &cache->meta);
-			cache->entry_size = AnnHnswEntrySize(&cache->meta.layout);
-			cache->entries_allocated = Max(cache->meta.entry_capacity, 1);
-			cache->entries = palloc(mul_size(cache->entry_size, cache->entries_allocated));
-			MemoryContextSwitchTo(old);
-		}
-		AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));
-		cache->loaded = true;
-	}
+	if (!cache->loaded || !AnnLocatorEquals(cache->locator, AnnRelationLocator(index)))
+		loadCache(index, cache);
 	return cache;
 }
 
@@ -458,32 +509,37 @@ AnnHnswCacheGet(Relation index)
 void
 AnnHnswCacheRefresh(Relation index, AnnHnswCache *cache)
 {
-	uint32		version = cache->meta.entry_version;
 	int			per_page = AnnHnswEntriesPerPage(&cache->meta.layout);
+	AnnHnswMetaPageData meta;
 
-	AnnHnswReadMeta(index, &cache->meta);
-	if (cache->meta.entry_version == version)
-		return;
-	/* What follows may fail half-way. */
-	version = cache->meta.entry_version;
-	cache->meta.entry_version = 0;
-	if (cache->meta.nentries > cache->entries_allocated)
+	AnnHnswReadMeta(index, &meta);
+	/* TRUNCATE in the transaction that made the table builds anew in the same file. */
+	if (meta.build_id != cache->meta.build_id)
 	{
-		cache->entries = repalloc(cache->entries, mul_size(cache->entry_size, cache->meta.nentries));
-		cache->entries_allocated = cache->meta.nentries;
+		loadCache(index, cache);
+		per_page = AnnHnswEntriesPerPage(&cache->meta.layout);
 	}
-	AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));
-	for (uint32 i = 0; i < cache->meta.nentries; i += per_page)
+	if (meta.entry_version != cache->meta.entry_version)
 	{
-		Buffer		buffer = ReadBuffer(index, AnnHnswEntryBlock(&cache->meta, &cache->meta.layout, i));
+		AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));
+		cache->meta.entry_version = 0;	/* unless all of what follows succeeds */
+		if (meta.nentries > cache->entries_allocated)
+		{
+			cache->entries = repalloc(cache->entries, mul_size(cache->entry_size, meta.nentries));
+			cache->entries_allocated = meta.nentries;
+		}
+		for (uint32 i = 0; i < meta.nentries; i += per_page)
+		{
+			Buffer		buffer = ReadBuffer(index, AnnHnswEntryBlock(&meta, &meta.layout, i));
 
-		LockBuffer(buffer, BUFFER_LOCK_SHARE);
-		memcpy(cache->entries + i * cache->entry_size,
-			   AnnPageRaw(AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ENTRY)),
-			   Min(per_page, cache->meta.nentries - i) * cache->entry_size);
-		UnlockReleaseBuffer(buffer);
+			LockBuffer(buffer, BUFFER_LOCK_SHARE);
+			memcpy(cache->entries + i * cache->entry_size,
+				   AnnPageRaw(AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ENTRY)),
+				   Min(per_page, meta.nentries - i) * cache->entry_size);
+			UnlockReleaseBuffer(buffer);
+		}
 	}
-	cache->meta.entry_version = version;
+	cache->meta = meta;
 }
 
 /* ---- rows ---- */
@@ -497,9 +553,12 @@ AnnHnswLockRow(Relation index, AnnHnswCache *cache, const AnnHnswLayout *layout,
 			   AnnRowId row, int lockmode, AnnHnswRowHeader **header)
 {
 	BlockNumber block = AnnHnswRowBlock(layout, row);
-	Buffer		buffer = cache != NULL ? AnnReadBuffer(index, &cache->hints, block) : ReadBuffer(index, block);
+	Buffer		buffer;
 	Page		page;
 
+	if (unlikely(block == ANN_HNSW_META_BLOCK || row == ANN_HNSW_NO_ROW))
+		AnnPageCorrupted(index, block, "an edge or an entry names a row that cannot be");
+	buffer = cache != NULL ? AnnReadBuffer(index, &cache->hints, block) : ReadBuffer(index, block);
 	LockBuffer(buffer, lockmode);
 	page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW);
 	*header = AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, row));
@@ -522,7 +581,7 @@ AnnHnswInitRowPage(Page page, const AnnHnswLayout *layout)
 Buffer
 AnnHnswAllocRow(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, AnnRowId *row)
 {
-	for (;;)
+	for (int tries = 0;; tries++)
 	{
 		AnnHnswMetaPageData meta;
 		AnnHnswMetaPageData *newmeta;
@@ -567,6 +626,11 @@ AnnHnswAllocRow(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, 
 			if (!ConditionalLockBuffer(buffer))
 			{
 				ReleaseBuffer(buffer);
+				if (tries < LISTED_PAGE_TRIES)
+				{
+					UnlockReleaseBuffer(metabuf);
+					continue;
+				}
 				buffer = InvalidBuffer;
 			}
 			else
@@ -587,6 +651,11 @@ AnnHnswAllocRow(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, 
 		else
 		{
 			buffer = AnnExtendRelation(index);
+			if (BufferGetBlockNumber(buffer) >= ANN_HNSW_NO_ROW / layout->rows_per_page)
+				ereport(ERROR,
+						(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						 errmsg("index \"%s\" cannot have more than %u rows",
+								RelationGetRelationName(index), ANN_HNSW_NO_ROW)));
 			edit = AnnPageEditBegin(index, mode);
 			newmeta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
 			page = AnnPageEditAdd(&edit, buffer, true);
@@ -709,9 +778,10 @@ lockNode(Relation index, uint32 node, AnnRowId owner, int lockmode, AnnHnswNode 
 
 /*
  * Puts tid into a new node in front of the row's chain.  `rowbuf` is the row's
- * page, exclusively locked; so is it afterwards.
+ * page, exclusively locked; so is it afterwards.  False, with nothing done, if the
+ * index is so large that a new node would have no number.
  */
-static void
+static bool
 addNode(Relation index, AnnWriteMode mode, Buffer rowbuf, const AnnHnswLayout *layout, AnnRowId row, ItemPointer tid)
 {
 	Buffer		metabuf = ReadBuffer(index, ANN_HNSW_META_BLOCK);
@@ -719,7 +789,7 @@ addNode(Relation index, AnnWriteMode mode, Buffer rowbuf, const AnnHnswLayout *l
 	AnnHnswMetaPageData *meta;
 	AnnHnswNodePage *head;
 	AnnHnswRowHeader *header;
-	AnnHnswNode *node = NULL;
+	AnnHnswNode *node;
 	AnnPageEdit edit;
 	Page		page;
 	int			i;
@@ -732,13 +802,22 @@ addNode(Relation index, AnnWriteMode mode, Buffer rowbuf, const AnnHnswLayout *l
 		buffer = ReadBuffer(index, meta->node_pages);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 		page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_NODE);
-		if (((AnnHnswNodePage *) AnnPageRaw(page))->nfree == 0)
+		for (i = 0; i < ANN_HNSW_NODES_PER_PAGE; i++)
+			if (AnnHnswNodeOnPage(page, i)->owner == ANN_HNSW_NO_ROW)
+				break;
+		if (i == ANN_HNSW_NODES_PER_PAGE || ((AnnHnswNodePage *) AnnPageRaw(page))->nfree == 0)
 			AnnPageCorrupted(index, meta->node_pages, "a full page of TID nodes is listed as having room");
 	}
 	else
 	{
+		if (RelationGetNumberOfBlocks(index) >= ANN_HNSW_NO_NODE / ANN_HNSW_NODES_PER_PAGE - MaxBackends)
+		{
+			UnlockReleaseBuffer(metabuf);
+			return false;
+		}
 		buffer = AnnExtendRelation(index);
 		extended = true;
+		i = 0;
 	}
 
 	edit = AnnPageEditBegin(index, mode);
@@ -752,16 +831,11 @@ addNode(Relation index, AnnWriteMode mode, Buffer rowbuf, const AnnHnswLayout *l
 		AnnPageSetRawSize(page, sizeof(AnnHnswNodePage) + ANN_HNSW_NODES_PER_PAGE * sizeof(AnnHnswNode));
 		head->nfree = ANN_HNSW_NODES_PER_PAGE;
 		head->listed = 1;
-		for (i = 0; i < ANN_HNSW_NODES_PER_PAGE; i++)
-			AnnHnswNodeOnPage(page, i)->owner = ANN_HNSW_NO_ROW;
+		for (int j = 0; j < ANN_HNSW_NODES_PER_PAGE; j++)
+			AnnHnswNodeOnPage(page, j)->owner = ANN_HNSW_NO_ROW;
 		meta->node_pages = BufferGetBlockNumber(buffer);
 	}
-	for (i = 0; i < ANN_HNSW_NODES_PER_PAGE; i++)
-	{
-		node = AnnHnswNodeOnPage(page, i);
-		if (node->owner == ANN_HNSW_NO_ROW)
-			break;
-	}
+	node = AnnHnswNodeOnPage(page, i);
 	node->owner = row;
 	node->next = header->node;
 	node->ntids = 1;
@@ -776,6 +850,7 @@ addNode(Relation index, AnnWriteMode mode, Buffer rowbuf, const AnnHnswLayout *l
 	AnnPageEditCommit(&edit);
 	UnlockReleaseBuffer(buffer);
 	UnlockReleaseBuffer(metabuf);
+	return true;
 }
 
 /*
@@ -828,9 +903,9 @@ AnnHnswAddTid(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, An
 		UnlockReleaseBuffer(nodebuf);
 	}
 	if (!done)
-		addNode(index, mode, buffer, layout, row, tid);
+		done = addNode(index, mode, buffer, layout, row, tid);
 	UnlockReleaseBuffer(buffer);
-	return true;
+	return done;
 }
 
 /* A chain cannot have more nodes than there are: raises an error for one that has a cycle. */
@@ -1232,12 +1307,15 @@ AnnHnswReadVector(Relation index, ItemPointerData item, char *data, Size capacit
 	{
 		BlockNumber block = ItemPointerGetBlockNumber(&item);
 		OffsetNumber offset = ItemPointerGetOffsetNumber(&item);
-		Buffer		buffer = ReadBuffer(index, block);
+		Buffer		buffer;
 		Page		page;
 		AnnHnswVectorItem *piece;
 		Size		length;
 		ItemId		id;
 
+		if (block == ANN_HNSW_META_BLOCK || block == InvalidBlockNumber)
+			AnnPageCorrupted(index, block, "a row names a vector item that cannot be");
+		buffer = ReadBuffer(index, block);
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
 		page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_VECTOR);
 		if (offset > PageGetMaxOffsetNumber(page) ||

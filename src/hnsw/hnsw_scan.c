@@ -20,6 +20,9 @@
 #include "hnsw/hnsw_options.h"
 #include "hnsw/hnsw_search.h"
 
+#define MIN_VISITS_PER_ROW 2
+#define MAX_VISITS_PER_ROW 8
+
 /* The graph is given up for a sweep when this share of the rows has been visited. */
 #define SWEEP_SHARE 8
 
@@ -62,6 +65,8 @@ typedef struct HnswScan
 	bool		recheck;
 
 	double		last_lo;		/* of the last row returned in order */
+	double		floor;			/* upper bound of the last row that went out without a recheck */
+	bool		exhausted;		/* the scan visits no more rows and ends with the results it has */
 	double		max_hi;			/* of all rows returned */
 	uint64		nreturned;
 	AnnRowId   *returned;
@@ -70,6 +75,7 @@ typedef struct HnswScan
 	Tuplesortstate *sort;
 	TupleTableSlot *slot;
 	BlockNumber list_page;
+	BlockNumber list_pages;		/* pages of the chain so far */
 } HnswScan;
 
 static void
@@ -122,7 +128,9 @@ ann_hnsw_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys, i
 	state->returned = NULL;
 	state->returned_capacity = 0;
 	state->nreturned = 0;
+	state->exhausted = false;
 	state->last_lo = -get_float8_infinity();
+	state->floor = -get_float8_infinity();
 	state->max_hi = -get_float8_infinity();
 }
 
@@ -167,6 +175,7 @@ startScan(IndexScanDesc scan)
 	}
 	AnnHnswSpaceInit(&state->space, &state->meta, center);
 	state->iterative = AnnHnswIterativeScan();
+	state->exhausted = state->iterative == ANN_ITERATIVE_OFF;
 
 	if (scan->orderByData[0].sk_flags & SK_ISNULL)
 	{
@@ -247,6 +256,17 @@ rememberReturned(HnswScan *state, AnnRowId row)
 }
 
 /*
+ * Visits that the scan makes for each row it returns.  The farther part of what
+ * was visited may still be overtaken by rows that are not known yet, and a row
+ * returned too early makes them late.  ef is about what ten rows need.
+ */
+static int
+visitsPerRow(int ef)
+{
+	return Max(MIN_VISITS_PER_ROW, Min(MAX_VISITS_PER_ROW, ef / 10));
+}
+
+/*
  * The next row of phases 1 and 2.  False when the graph has no more, or the
  * rest is better swept.
  */
@@ -255,32 +275,21 @@ nextFromGraph(Relation index, HnswScan *state)
 {
 	AnnHnswSearch *search = state->search;
 	AnnHnswResult result;
-	Size		memory = mul_size((Size) work_mem * 1024, 1);
+	Size		memory = (Size) ((double) work_mem * 1024 * AnnHnswScanMemMultiplier());
 	int			max_tuples = AnnHnswMaxScanTuples();
+	int			ratio = visitsPerRow(search->ef);
 
-	memory = (Size) ((double) memory * AnnHnswScanMemMultiplier());
 	for (;;)
 	{
-		bool		more = false;
-
-		/*
-		 * Half of what was visited is returned: the farther half may still be
-		 * overtaken by rows that are not known yet.
-		 */
-		if (state->iterative == ANN_ITERATIVE_OFF || state->nreturned * 2 < search->nvisited)
-			more = true;
-		else if (max_tuples > 0 && search->nvisited >= max_tuples)
+		if (max_tuples > 0 && search->nvisited >= max_tuples)
+			state->exhausted = true;
+		if ((state->exhausted || state->nreturned * ratio < search->nvisited) && AnnHnswPopResult(search, &result))
 		{
-			state->iterative = ANN_ITERATIVE_OFF;
-			more = true;
-		}
-		if (more && AnnHnswPopResult(search, &result))
-		{
-			if (state->iterative == ANN_ITERATIVE_STRICT && result.lo < state->last_lo)
+			if (state->iterative == ANN_ITERATIVE_STRICT && result.lo < Max(state->last_lo, state->floor))
 				continue;		/* late: the sweep returns it */
 			break;
 		}
-		if (state->iterative == ANN_ITERATIVE_OFF)
+		if (state->exhausted)
 			return false;
 		if (search->nvisited * SWEEP_SHARE >= state->meta.rows || AnnHnswSearchMemory(search) > memory ||
 			!AnnHnswSearchMore(search))
@@ -295,8 +304,10 @@ nextFromGraph(Relation index, HnswScan *state)
 	state->recheck = result.lo < result.hi &&
 		(state->max_hi > result.lo || (search->nresults > 0 && search->results[0].lo < result.hi));
 	state->last_lo = result.lo;
-	if (result.hi > state->max_hi)
-		state->max_hi = result.hi;
+	/* Without a recheck the row goes out at once: what comes later must not be able to be nearer. */
+	if (!state->recheck)
+		state->floor = Max(state->floor, result.hi);
+	state->max_hi = Max(state->max_hi, result.hi);
 	return true;
 }
 
@@ -334,7 +345,8 @@ startSweep(Relation index, HnswScan *state)
 	Size		nrows = mul_size(nblocks, layout->rows_per_page);
 	uint8	   *returned = NULL;
 	TupleTableSlot *input;
-	AnnHnswRowHeader *row = palloc(layout->row_size);
+	BufferAccessStrategy strategy;
+	Page		page = palloc(BLCKSZ);
 	char	   *scratch = AnnHnswVectorIsExternal(layout) ? palloc(layout->vector_size) : NULL;
 
 	if (state->nreturned > 0)
@@ -353,26 +365,26 @@ startSweep(Relation index, HnswScan *state)
 	state->slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
 	input = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 
+	strategy = GetAccessStrategy(BAS_BULKREAD);
 	for (BlockNumber block = ANN_HNSW_META_BLOCK + 1; block < nblocks; block++)
 	{
-		for (int i = 0; i < layout->rows_per_page; i++)
+		Buffer		buffer = ReadBufferExtended(index, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
+		bool		has_rows;
+
+		CHECK_FOR_INTERRUPTS();
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		memcpy(page, BufferGetPage(buffer), BLCKSZ);
+		UnlockReleaseBuffer(buffer);
+		if (!PageIsNew(page) && !AnnPageIsOurs(page, ANN_HNSW_PAGE_ID))
+			AnnPageCorrupted(index, block, "it is not a page of the expected kind");
+		has_rows = !PageIsNew(page) && AnnPageOpaque(page)->kind == ANN_HNSW_ROW;
+		for (int i = 0; has_rows && i < layout->rows_per_page; i++)
 		{
 			AnnRowId	id = block * layout->rows_per_page + i;
-			Buffer		buffer = ReadBuffer(index, block);
-			Page		page;
+			AnnHnswRowHeader *row = AnnHnswRowOnPage(layout, page, i);
 			const char *stored;
 			AnnInterval interval = {0};
 
-			CHECK_FOR_INTERRUPTS();
-			LockBuffer(buffer, BUFFER_LOCK_SHARE);
-			page = BufferGetPage(buffer);
-			if (!AnnPageIsOurs(page, ANN_HNSW_PAGE_ID) || AnnPageOpaque(page)->kind != ANN_HNSW_ROW)
-			{
-				UnlockReleaseBuffer(buffer);
-				break;
-			}
-			memcpy(row, AnnHnswRowOnPage(layout, page, i), layout->row_size);
-			UnlockReleaseBuffer(buffer);
 			if (row->state != ANN_HNSW_LIVE || (returned != NULL && (returned[id / 8] & 1 << id % 8)))
 				continue;
 			if (row->ntids > ANN_HNSW_INLINE_TIDS)
@@ -399,12 +411,13 @@ startSweep(Relation index, HnswScan *state)
 			}
 		}
 	}
+	FreeAccessStrategy(strategy);
 	startTids(state);
 	ExecDropSingleTupleTableSlot(input);
 	tuplesort_performsort(state->sort);
 	if (returned != NULL)
 		pfree(returned);
-	pfree(row);
+	pfree(page);
 }
 
 static bool
@@ -452,6 +465,8 @@ nextFromList(Relation index, HnswScan *state)
 			addTid(state, &list->tids[i]);
 		state->list_page = AnnPageOpaque(page)->next;
 		UnlockReleaseBuffer(buffer);
+		if (++state->list_pages > RelationGetNumberOfBlocks(index))
+			AnnPageCorrupted(index, state->list_page, "a chain of TID lists has a cycle");
 		if (state->ntids > 0)
 		{
 			state->lo = get_float8_nan();
@@ -480,7 +495,7 @@ nextRow(IndexScanDesc scan, HnswScan *state)
 			case SCAN_GRAPH:
 				if (nextFromGraph(index, state))
 					return true;
-				state->phase = state->iterative == ANN_ITERATIVE_OFF ? SCAN_DONE : SCAN_SWEEP;
+				state->phase = state->exhausted ? SCAN_DONE : SCAN_SWEEP;
 				break;
 			case SCAN_SWEEP:
 				if (state->sort == NULL)
@@ -489,12 +504,14 @@ nextRow(IndexScanDesc scan, HnswScan *state)
 					return true;
 				state->phase = SCAN_ZERO;
 				state->list_page = state->meta.zero_tids;
+				state->list_pages = 0;
 				break;
 			case SCAN_ZERO:
 				if (nextFromList(index, state))
 					return true;
 				state->phase = SCAN_NULL;
 				state->list_page = state->meta.null_tids;
+				state->list_pages = 0;
 				break;
 			case SCAN_NULL:
 				if (nextFromList(index, state))

@@ -4,7 +4,8 @@
  */
 #include "postgres.h"
 
-#include "common/hashfn.h"
+#include <math.h>
+
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
 #include "storage/buf_internals.h"
@@ -75,6 +76,16 @@ AnnHnswSearchAcquire(void)
 	return pool;
 }
 
+/* Bytes that the search has allocated, earlier scans' included. */
+static Size
+allocatedMemory(const AnnHnswSearch *search)
+{
+	return sizeof(AnnHnswBeamEntry) * (Size) search->beam_capacity +
+		sizeof(AnnHnswCandidate) * (Size) search->frontier_capacity +
+		sizeof(AnnHnswResult) * (Size) search->results_capacity +
+		sizeof(uint64) * (Size) search->seen_capacity + (Size) search->codes_capacity;
+}
+
 /*
  * Ends a search; the caller forgets it.
  */
@@ -89,20 +100,23 @@ AnnHnswSearchRelease(AnnHnswSearch *search)
 	}
 	search->owner->search = NULL;
 	search->owner = NULL;
-	if (AnnHnswSearchMemory(search) > POOL_KEEP_BYTES)
+	if (allocatedMemory(search) > POOL_KEEP_BYTES)
 	{
 		MemoryContextDelete(search->context);
 		pool = NULL;
 	}
 }
 
+/*
+ * Bytes that this search uses.
+ */
 Size
 AnnHnswSearchMemory(const AnnHnswSearch *search)
 {
-	return sizeof(AnnHnswBeamEntry) * (Size) search->beam_capacity +
-		sizeof(AnnHnswCandidate) * (Size) search->frontier_capacity +
-		sizeof(AnnHnswResult) * (Size) search->results_capacity +
-		sizeof(uint64) * (Size) search->seen_capacity + (Size) search->codes_capacity;
+	return sizeof(AnnHnswBeamEntry) * (Size) search->nbeam +
+		sizeof(AnnHnswCandidate) * (Size) search->nfrontier +
+		sizeof(AnnHnswResult) * (Size) search->nresults +
+		2 * sizeof(uint64) * (Size) search->nseen;
 }
 
 /* Makes room for one more element; *array may be NULL at first. */
@@ -161,7 +175,7 @@ AnnHnswSearchBegin(AnnHnswSearch *search)
 	}
 	search->vector = NULL;
 	search->ncodes = 0;
-	search->visiting = NULL;
+	search->visiting = 0;
 }
 
 /* ---- rows seen ---- */
@@ -455,11 +469,28 @@ const char *
 AnnHnswStoredVector(Relation index, const AnnHnswLayout *layout, AnnHnswRowHeader *header, char *scratch)
 {
 	ItemPointerData item;
+	Size		size;
+	bool		bad;
 
 	if (!AnnHnswVectorIsExternal(layout))
 		return AnnHnswRowVector(header);
 	memcpy(&item, AnnHnswRowVector(header), sizeof(item));
-	return AnnHnswReadVector(index, item, scratch, layout->vector_size) > 0 ? scratch : NULL;
+	size = AnnHnswReadVector(index, item, scratch, layout->vector_size);
+	if (size == 0)
+		return NULL;
+	if (layout->element == ANN_ELEMENT_SPARSE)
+	{
+		const AnnSparseVector *sparse = (const AnnSparseVector *) scratch;
+
+		bad = size < offsetof(AnnSparseVector, indices) || VARSIZE(sparse) != size ||
+			sparse->nnz < 0 || sparse->nnz > ANN_SPARSE_MAX_NNZ || AnnSparseVectorSize(sparse->nnz) != size ||
+			sparse->dim != (int32) layout->dim;
+	}
+	else
+		bad = size != layout->vector_size;
+	if (bad)
+		AnnPageCorrupted(index, ItemPointerGetBlockNumber(&item), "a vector item is not a vector of this index");
+	return scratch;
 }
 
 static char *
@@ -478,10 +509,12 @@ scoreRow(AnnHnswSearch *search, AnnRowId row, AnnHnswRowHeader *header, const ch
 	AnnInterval interval;
 
 	search->nscored++;
-	if (header->state != ANN_HNSW_LIVE)
+	/* The sweep finds the place of a distance that is no number. */
+	if (header->state != ANN_HNSW_LIVE || isnan(score))
 		return;
 	if (search->hook != NULL)
-		search->hook(search->hook_arg, row, header, stored, score, search->visiting);
+		search->hook(search->hook_arg, row, header, stored, score,
+					 search->ncodes > 0 ? (const AnnHnswEdgeCode *) (search->codes + search->visiting * edgeCodeSize(search)) : NULL);
 	if (!search->keep_results || (header->ntids == 0 && header->node == ANN_HNSW_NO_NODE))
 		return;
 	interval = AnnHnswInterval(search->query, stored, score);
@@ -564,6 +597,8 @@ scorePlain(AnnHnswSearch *search, AnnRowId row)
 	scoreRow(search, row, header, stored, score);
 	UnlockReleaseBuffer(buffer);
 
+	if (isnan(score))
+		score = INFINITY;
 	if (search->frontier_is_heap)
 		addFrontier(search, row, score);
 	else if (beamTakes(search, score))
@@ -702,7 +737,7 @@ AnnHnswSearchBeam(AnnHnswSearch *search)
 		entry->visited = true;
 		search->reach = Max(search->reach, search->next);
 		if (search->ncodes > 0)
-			search->visiting = (const AnnHnswEdgeCode *) (search->codes + entry->code * edgeCodeSize(search));
+			search->visiting = entry->code;
 		if (search->keep_dropped)
 			markVisited(search, entry->row);
 		visit(search, entry->row);

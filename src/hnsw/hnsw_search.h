@@ -89,7 +89,7 @@ typedef struct AnnHnswSearch
 	char	   *codes;
 	int			ncodes;
 	int			codes_capacity;
-	const AnnHnswEdgeCode *visiting;	/* of the row that is being visited */
+	uint32		visiting;		/* number of the code of the row that is being visited */
 
 	uint64		nvisited;		/* rows expanded */
 	uint64		nscored;		/* vectors scored */
