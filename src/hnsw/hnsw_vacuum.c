@@ -4,6 +4,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "commands/progress.h"
 #include "commands/vacuum.h"
 #include "common/pg_prng.h"
@@ -634,7 +636,7 @@ ann_hnsw_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats,
 		AnnHnswRepairGraph(&repair, numberOfBlocks(index));
 		freeRows(&state);
 	}
-	if (Abs(state.meta.rows - state.live) > ROWS_TOLERANCE * state.live)
+	if (fabs(state.meta.rows - state.live) > ROWS_TOLERANCE * state.live)
 		AnnHnswCountRows(index, ANN_WRITE_WAL, state.live - state.meta.rows);
 	stats->num_pages = RelationGetNumberOfBlocks(index);
 
