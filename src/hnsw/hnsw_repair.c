@@ -15,7 +15,7 @@
 #include "hnsw/hnsw_repair.h"
 
 /* Candidates of one row that are kept by their estimated length. */
-#define POOL_SIZE 32
+#define POOL_SIZE 64
 
 /* Candidates that are read for their exact length (DESIGN, fact 16). */
 #define MAX_FINALISTS 8
@@ -33,6 +33,7 @@ typedef struct PoolEntry
 	int			code;			/* place of its code in work->pool_codes */
 	float		norm;			/* |residual|, with codes */
 	bool		chosen;
+	bool		kept;			/* by the rule, beside the live edges */
 } PoolEntry;
 
 /* A row that was read: it becomes a neighbour if there is room. */
@@ -166,6 +167,7 @@ offer(AnnHnswRepair *repair, AnnRowId row, float length2, const uint8 *code, flo
 	{
 		entry.row = row;
 		entry.chosen = false;
+		entry.kept = false;
 		if (work->npool == POOL_SIZE)
 			entry.code = pool[i = POOL_SIZE - 1].code;
 		else
@@ -377,6 +379,7 @@ chooseFinalists(AnnHnswRepair *repair, AnnHnswRowHeader *row, int limit)
 				continue;
 			work->lengths[n++] = length;
 			entry->chosen = true;
+			entry->kept = true;
 			chosen++;
 		}
 	}
@@ -451,6 +454,7 @@ findEdges(AnnHnswRepair *repair, AnnHnswRowHeader *row, AnnRowId self)
 	int			nfinalists = 0;
 	int			wanted = layout->slots;
 	int			extra = EXTRA_SOURCES;
+	bool		coded = AnnHnswHasCodes(layout);
 
 	if (!loadRow(repair, row))
 		return;
@@ -478,7 +482,7 @@ findEdges(AnnHnswRepair *repair, AnnHnswRowHeader *row, AnnRowId self)
 	chooseFinalists(repair, row, MAX_FINALISTS);
 	for (int i = 0; i < work->npool; i++)
 		if (work->pool[i].chosen && readFinalist(repair, work->pool[i].row, &finalists[nfinalists]))
-			nfinalists++;
+			finalists[nfinalists++].occluded = coded && !work->pool[i].kept;
 
 	qsort(finalists, nfinalists, sizeof(Finalist), compareLength);
 	for (int i = 0; i < nfinalists; i++)
@@ -507,7 +511,7 @@ findEdges(AnnHnswRepair *repair, AnnHnswRowHeader *row, AnnRowId self)
 			edge->length = finalists[i].length;
 			edge->hint = finalists[i].hint;
 			edge->code = NULL;
-			if (AnnHnswHasCodes(layout))
+			if (coded)
 			{
 				AnnCodeFactors factors;
 
