@@ -24,6 +24,7 @@ OBJS = \
 	$(KERNEL_SETS:%=src/distance/%.o) \
 	src/hnsw/hnsw_build.o \
 	src/hnsw/hnsw_calibrate.o \
+	src/hnsw/hnsw_check.o \
 	src/hnsw/hnsw_graph.o \
 	src/hnsw/hnsw_handler.o \
 	src/hnsw/hnsw_insert.o \
@@ -59,6 +60,7 @@ OBJS = \
 	src/space/opclass.o \
 	src/space/options.o \
 	src/space/space.o \
+	src/tools/check.o \
 	src/types/agg.o \
 	src/types/bit.o \
 	src/types/detoast.o \

@@ -1024,3 +1024,17 @@ CREATE OPERATOR CLASS bit_hamming_ops
 	FUNCTION 2 ivfflat_bit_support(internal);
 
 -- tools
+
+CREATE FUNCTION ann_index_check(index regclass, heapallindexed boolean DEFAULT false)
+	RETURNS TABLE (block bigint, item int, defect text)
+	AS 'MODULE_PATHNAME', 'ann_index_check' LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION ann_index_check(regclass, boolean) IS
+	'defects of a vector index, one per row; blocks writes to the table meanwhile';
+
+CREATE FUNCTION ann_index_info(index regclass)
+	RETURNS TABLE (name text, value text)
+	AS 'MODULE_PATHNAME', 'ann_index_info' LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION ann_index_info(regclass) IS
+	'what a vector index consists of; reads the whole index';
+
+REVOKE ALL ON FUNCTION ann_index_check(regclass, boolean), ann_index_info(regclass) FROM PUBLIC;

@@ -168,4 +168,21 @@ AnnGucIsSet(const char *name)
 #define AnnTuplesortGetDatum(sort, value, isnull) tuplesort_getdatum(sort, true, value, isnull, NULL)
 #endif
 
+/* A safe search_path while code of a table's owner runs; before 17 maintenance commands had none. */
+#if PG_VERSION_NUM >= 170000
+#define AnnRestrictSearchPath() RestrictSearchPath()
+#else
+#define AnnRestrictSearchPath() ((void) 0)
+#endif
+
+/* Whether the current user owns a relation. */
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#if PG_VERSION_NUM >= 160000
+#define AnnIsOwner(relid) object_ownercheck(RelationRelationId, relid, GetUserId())
+#else
+#define AnnIsOwner(relid) pg_class_ownercheck(relid, GetUserId())
+#endif
+
 #endif							/* ANN_COMPAT_H */

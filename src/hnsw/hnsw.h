@@ -14,6 +14,7 @@
 #include "nodes/execnodes.h"
 #include "storage/itemptr.h"
 
+#include "page/check.h"
 #include "page/hints.h"
 #include "page/page.h"
 #include "quantize/quantize.h"
@@ -325,6 +326,54 @@ AnnHnswVectorIsExternal(const AnnHnswLayout *layout)
 	return !layout->vector_inline;
 }
 
+/* The length of that edge. */
+static inline float
+AnnHnswEdgeLength(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
+{
+	float		length;
+
+	if (!AnnHnswHasCodes(layout))
+		return AnnHnswGetPlainSlot(layout, row, i)->length;
+	ann_kernels.f16_to_f32(&AnnHnswCodedSlot(layout, row, i)->length, &length, 1);
+	return length;
+}
+
+/* ---- sets of rows (hnsw_repair.c) ---- */
+
+/*
+ * A set of row ids below nrows: one bit each.  Ids above are never in it.
+ */
+typedef struct AnnHnswRowSet
+{
+	uint64		nrows;
+	uint64	   *words;
+} AnnHnswRowSet;
+
+static inline bool
+AnnHnswRowSetHas(const AnnHnswRowSet *set, AnnRowId row)
+{
+	return row < set->nrows && (set->words[row / 64] >> row % 64 & 1) != 0;
+}
+
+static inline void
+AnnHnswRowSetAdd(AnnHnswRowSet *set, AnnRowId row)
+{
+	if (row < set->nrows)
+		set->words[row / 64] |= UINT64CONST(1) << row % 64;
+}
+
+static inline void
+AnnHnswRowSetRemove(AnnHnswRowSet *set, AnnRowId row)
+{
+	if (row < set->nrows)
+		set->words[row / 64] &= ~(UINT64CONST(1) << row % 64);
+}
+
+extern void AnnHnswRowSetInit(AnnHnswRowSet *set, uint64 nrows);
+extern void AnnHnswRowSetClear(AnnHnswRowSet *set);
+extern void AnnHnswRowSetFree(AnnHnswRowSet *set);
+extern bool AnnHnswRowSetNext(const AnnHnswRowSet *set, AnnRowId *row);
+
 /* ---- hnsw_space.c: what the index makes of an SQL value ---- */
 
 /*
@@ -443,7 +492,8 @@ extern char *AnnHnswBuildPhaseName(int64 phase);
 /* ---- hnsw_insert.c ---- */
 
 extern void AnnHnswInsertValue(Relation index, AnnWriteMode mode, Datum value, bool isnull, ItemPointer tid);
-extern void AnnHnswRelinkRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row);
+extern void AnnHnswRelinkRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row,
+							 AnnHnswRowSet *twice);
 extern bool ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
 							IndexUniqueCheck check_unique, bool index_unchanged, IndexInfo *info);
 
@@ -453,6 +503,12 @@ extern IndexScanDesc ann_hnsw_beginscan(Relation index, int nkeys, int norderbys
 extern void ann_hnsw_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys, int norderbys);
 extern bool ann_hnsw_gettuple(IndexScanDesc scan, ScanDirection direction);
 extern void ann_hnsw_endscan(IndexScanDesc scan);
+
+/* ---- hnsw_check.c ---- */
+
+extern void AnnHnswCheckIndex(AnnCheck *check);
+extern AnnCheckValue AnnHnswCheckValue(Relation index, Datum value, bool isnull);
+extern void AnnHnswDescribeIndex(AnnInfo *info);
 
 /* ---- hnsw_vacuum.c ---- */
 

@@ -1491,6 +1491,10 @@ linkFromNeighbour(AnnGraph *graph, AnnGraphNode node, const uint8 *reached, uint
 
 			if (!getBit(reached, links[i]))
 				continue;
+			/* Linked itself since the last look, it may have the edge all along. */
+			for (at = 0; at < count; at++)
+				if (from[at] == node)
+					return true;
 			if (count == graph->shape.slots)
 			{
 				int			victim = count - 1;

@@ -488,11 +488,72 @@ linkBack(InsertState *state, int nedges, AnnRowId row, ItemPointer hint, float *
 }
 
 /*
- * Gives back-links, and edges as far as it has room, to a row that no edge
- * names.  For VACUUM: nobody else frees rows.
+ * Gives the row one edge from the nearest candidate that has a free slot, or an
+ * edge to spare: the furthest whose target is in `twice`, which it leaves.  (What an
+ * insert does would cut off other rows.)
+ */
+static void
+linkOnce(InsertState *state, int nedges, AnnRowId row, ItemPointer hint, float *scratch, AnnHnswRowSet *twice)
+{
+	const AnnHnswLayout *layout = &state->space->layout;
+	uint8	   *code = NULL;
+	AnnHalf		halves[3];
+	bool		done = false;
+
+	if (AnnHnswHasCodes(layout))
+	{
+		AnnCodeFactors factors;
+
+		code = palloc(layout->code_size);
+		AnnHnswEncode(state->space, state->point->dense, code, &factors, scratch);
+		AnnFactorsToHalf(&state->space->code, &factors, halves);
+	}
+	qsort(state->candidates, nedges, sizeof(Candidate), compareLength);
+	for (int i = 0; i < nedges && !done; i++)
+	{
+		Candidate  *from = &state->candidates[i];
+		AnnHnswRowHeader *header;
+		Buffer		buffer = AnnHnswLockRow(state->index, NULL, layout, from->row, BUFFER_LOCK_EXCLUSIVE, &header);
+		int			slot = -1;
+
+		if (header->state == ANN_HNSW_LIVE && header->version == from->version)
+		{
+			float		furthest = -1;
+
+			if (header->nedges < layout->slots)
+				slot = header->nedges;
+			for (int j = 0; j < header->nedges && !done; j++)
+			{
+				float		length = AnnHnswEdgeLength(layout, header, j);
+				AnnRowId	to = AnnHnswEdge(layout, header, j);
+
+				if (to == row)
+					done = true;
+				else if (slot < header->nedges && length > furthest && AnnHnswRowSetHas(twice, to))
+				{
+					furthest = length;
+					slot = j;
+				}
+			}
+		}
+		if (slot >= 0 && !done)
+		{
+			if (slot < header->nedges)
+				AnnHnswRowSetRemove(twice, AnnHnswEdge(layout, header, slot));
+			putEdge(state, buffer, header, slot, row, from->length, hint, halves, code);
+			done = true;
+		}
+		UnlockReleaseBuffer(buffer);
+	}
+}
+
+/*
+ * Makes a row reachable: an edge to it from a row that a search for it finds, and
+ * edges from it as far as it has room.  Rows in `twice` are named by more than one
+ * edge: one of these may make way.  For VACUUM: nobody else frees rows.
  */
 void
-AnnHnswRelinkRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row)
+AnnHnswRelinkRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row, AnnHnswRowSet *twice)
 {
 	const AnnHnswLayout *layout = &space->layout;
 	InsertState state = {0};
@@ -534,7 +595,7 @@ AnnHnswRelinkRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 	state.self = row;
 	findCandidates(&state, cache, AnnHnswQueryFromStored(space, stored));
 	nedges = chooseEdges(&state);
-	linkBack(&state, nedges, row, &hint, scratch);
+	linkOnce(&state, nedges, row, &hint, scratch, twice);
 
 	buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_EXCLUSIVE, &header);
 	edit = AnnPageEditBegin(index, ANN_WRITE_WAL);

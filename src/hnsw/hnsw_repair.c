@@ -266,17 +266,6 @@ offerNeighbours(AnnHnswRepair *repair, AnnHnswRowHeader *row, AnnRowId self, Ann
 	UnlockReleaseBuffer(buffer);
 }
 
-static float
-edgeLength(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
-{
-	float		length;
-
-	if (!AnnHnswHasCodes(layout))
-		return AnnHnswGetPlainSlot(layout, row, i)->length;
-	ann_kernels.f16_to_f32(&AnnHnswCodedSlot(layout, row, i)->length, &length, 1);
-	return length;
-}
-
 /* Reads the vector of the row that is repaired and makes it a query. */
 static bool
 loadRow(AnnHnswRepair *repair, AnnHnswRowHeader *row)
@@ -464,7 +453,7 @@ findEdges(AnnHnswRepair *repair, AnnHnswRowHeader *row, AnnRowId self)
 		AnnRowId	neighbour = AnnHnswEdge(layout, row, i);
 
 		if (AnnHnswRowSetHas(repair->deleting, neighbour))
-			offerNeighbours(repair, row, self, neighbour, edgeLength(layout, row, i));
+			offerNeighbours(repair, row, self, neighbour, AnnHnswEdgeLength(layout, row, i));
 		else
 			wanted--;
 	}
@@ -475,7 +464,7 @@ findEdges(AnnHnswRepair *repair, AnnHnswRowHeader *row, AnnRowId self)
 
 		if (!AnnHnswRowSetHas(repair->deleting, neighbour))
 		{
-			offerNeighbours(repair, row, self, neighbour, edgeLength(layout, row, i));
+			offerNeighbours(repair, row, self, neighbour, AnnHnswEdgeLength(layout, row, i));
 			extra--;
 		}
 	}
@@ -546,6 +535,15 @@ dropEdges(AnnHnswRepair *repair, AnnHnswRowHeader *row)
 	row->nedges = (uint8) kept;
 }
 
+static void
+addLink(AnnHnswRepair *repair, AnnRowId row)
+{
+	if (AnnHnswRowSetHas(&repair->linked, row))
+		AnnHnswRowSetAdd(&repair->twice, row);
+	else
+		AnnHnswRowSetAdd(&repair->linked, row);
+}
+
 /* Writes what was found for the rows of a page. */
 static void
 writePage(AnnHnswRepair *repair, BlockNumber block)
@@ -573,16 +571,13 @@ writePage(AnnHnswRepair *repair, BlockNumber block)
 		AnnHnswSetSlot(repair->space, row, row->nedges, edge->row, edge->length, &edge->hint, edge->halves,
 					   edge->code);
 		row->nedges++;
-		AnnHnswRowSetAdd(repair->linked, edge->row);
+		addLink(repair, edge->row);
 	}
 	AnnPageEditCommit(&edit);
 	UnlockReleaseBuffer(buffer);
 }
 
-/*
- * Repairs the rows of a block if it is a ROW page.  Rows that are not live, and
- * what is no row at all, count as linked.
- */
+/* Repairs the rows of a block if it is a ROW page, and notes what it has. */
 static void
 repairPage(AnnHnswRepair *repair, BlockNumber block)
 {
@@ -606,10 +601,8 @@ repairPage(AnnHnswRepair *repair, BlockNumber block)
 
 		work->dirty[i] = false;
 		if (row == NULL || row->state != ANN_HNSW_LIVE)
-		{
-			AnnHnswRowSetAdd(repair->linked, block * layout->rows_per_page + i);
 			continue;
-		}
+		AnnHnswRowSetAdd(&repair->live, block * layout->rows_per_page + i);
 		if (row->nedges > layout->slots)
 			AnnPageCorrupted(repair->index, block, "a row has more edges than it can hold");
 		for (int j = 0; j < row->nedges; j++)
@@ -619,7 +612,7 @@ repairPage(AnnHnswRepair *repair, BlockNumber block)
 			if (AnnHnswRowSetHas(repair->deleting, neighbour))
 				dirty = work->dirty[i] = true;
 			else
-				AnnHnswRowSetAdd(repair->linked, neighbour);
+				addLink(repair, neighbour);
 		}
 	}
 	if (!dirty)
@@ -664,19 +657,109 @@ initWork(AnnHnswRepair *repair)
 }
 
 /*
+ * Adds to `reached` all rows of `present` that can be reached along edges from
+ * those in it; `expanded`, empty at first, is scratch.  Goes over the rows in the
+ * order of their pages, as often as there is something new.
+ */
+void
+AnnHnswSpread(Relation index, BufferAccessStrategy strategy, const AnnHnswLayout *layout,
+			  const AnnHnswRowSet *present, AnnHnswRowSet *reached, AnnHnswRowSet *expanded)
+{
+	PGAlignedBlock copy;
+	bool		more = true;
+
+	while (more)
+	{
+		more = false;
+		for (AnnRowId row = 0; AnnHnswRowSetNext(reached, &row); row++)
+		{
+			BlockNumber block = AnnHnswRowBlock(layout, row);
+			Buffer		buffer;
+			bool		again = true;
+
+			if (AnnHnswRowSetHas(expanded, row))
+				continue;
+			AnnVacuumDelayPoint();
+			buffer = ReadBufferExtended(index, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
+			LockBuffer(buffer, BUFFER_LOCK_SHARE);
+			memcpy(copy.data, AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW), BLCKSZ);
+			UnlockReleaseBuffer(buffer);
+			/* All rows of the page, while it is here: what they name may be on it too. */
+			while (again)
+			{
+				again = false;
+				for (int i = 0; i < layout->rows_per_page; i++)
+				{
+					AnnRowId	id = block * layout->rows_per_page + i;
+					AnnHnswRowHeader *header = AnnHnswRowOnPage(layout, (Page) copy.data, i);
+
+					if (!AnnHnswRowSetHas(reached, id) || AnnHnswRowSetHas(expanded, id))
+						continue;
+					AnnHnswRowSetAdd(expanded, id);
+					for (int j = 0; j < Min(header->nedges, layout->slots); j++)
+					{
+						AnnRowId	neighbour = AnnHnswEdge(layout, header, j);
+
+						if (AnnHnswRowSetHas(present, neighbour))
+							AnnHnswRowSetAdd(reached, neighbour);
+					}
+					again = more = true;
+				}
+			}
+		}
+	}
+}
+
+/*
+ * Links the live rows that cannot be reached from the entries.
+ */
+static void
+linkUnreachable(AnnHnswRepair *repair)
+{
+	AnnHnswCache *cache = AnnHnswCacheGet(repair->index);
+	AnnHnswRowSet reached;
+
+	AnnHnswRowSetInit(&reached, repair->live.nrows);
+	AnnHnswCacheRefresh(repair->index, cache);
+	for (uint32 i = 0; i < cache->meta.nentries; i++)
+	{
+		AnnRowId	row = ((AnnHnswEntry *) (cache->entries + i * cache->entry_size))->row;
+
+		if (AnnHnswRowSetHas(&repair->live, row))
+			AnnHnswRowSetAdd(&reached, row);
+	}
+	AnnHnswRowSetClear(&repair->linked);
+	AnnHnswSpread(repair->index, repair->strategy, &repair->space->layout, &repair->live, &reached, &repair->linked);
+	for (AnnRowId row = 0; AnnHnswRowSetNext(&repair->live, &row); row++)
+	{
+		MemoryContext old;
+
+		if (AnnHnswRowSetHas(&reached, row))
+			continue;
+		AnnVacuumDelayPoint();
+		old = MemoryContextSwitchTo(repair->work->context);
+		AnnHnswRelinkRow(repair->index, AnnHnswCacheGet(repair->index), repair->space, row, &repair->twice);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(repair->work->context);
+	}
+	AnnHnswRowSetFree(&reached);
+}
+
+/*
  * Removes the edges of live rows that point at deleting ones, in all blocks below
  * nblocks, and fills their places with neighbours of neighbours; live edges stay.
- * Then gives edges to rows that none names, nor an entry.  Allocates in
- * CurrentMemoryContext.
+ * Then links rows that cannot be reached.  Allocates in CurrentMemoryContext.
  */
 void
 AnnHnswRepairGraph(AnnHnswRepair *repair, BlockNumber nblocks)
 {
-	const AnnHnswLayout *layout = &repair->space->layout;
-	AnnHnswCache *cache;
+	uint64		nrows = (uint64) nblocks * repair->space->layout.rows_per_page;
 	MemoryContext old;
 
 	initWork(repair);
+	AnnHnswRowSetInit(&repair->live, nrows);
+	AnnHnswRowSetInit(&repair->linked, nrows);
+	AnnHnswRowSetInit(&repair->twice, nrows);
 	old = MemoryContextSwitchTo(repair->work->context);
 	for (BlockNumber block = ANN_HNSW_META_BLOCK + 1; block < nblocks; block++)
 	{
@@ -684,19 +767,10 @@ AnnHnswRepairGraph(AnnHnswRepair *repair, BlockNumber nblocks)
 		repairPage(repair, block);
 		MemoryContextReset(repair->work->context);
 	}
-
-	cache = AnnHnswCacheGet(repair->index);
-	AnnHnswCacheRefresh(repair->index, cache);
-	for (uint32 i = 0; i < cache->meta.nentries; i++)
-		AnnHnswRowSetAdd(repair->linked, ((AnnHnswEntry *) (cache->entries + i * cache->entry_size))->row);
-	for (uint64 row = layout->rows_per_page; row < repair->linked->nrows; row++)
-	{
-		if (AnnHnswRowSetHas(repair->linked, (AnnRowId) row))
-			continue;
-		AnnVacuumDelayPoint();
-		AnnHnswRelinkRow(repair->index, AnnHnswCacheGet(repair->index), repair->space, (AnnRowId) row);
-		MemoryContextReset(repair->work->context);
-	}
 	MemoryContextSwitchTo(old);
+	linkUnreachable(repair);
+	AnnHnswRowSetFree(&repair->live);
+	AnnHnswRowSetFree(&repair->linked);
+	AnnHnswRowSetFree(&repair->twice);
 	MemoryContextDelete(repair->work->context);
 }

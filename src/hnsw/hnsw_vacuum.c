@@ -33,7 +33,7 @@ typedef struct VacuumState
 	AnnHnswMetaPageData meta;
 	AnnHnswSpace space;
 	AnnHnswRowSet deleting;		/* rows to be freed */
-	AnnHnswRowSet marked;		/* step 1: rows whose chain is to be inspected; step 4: rows that an edge names */
+	AnnHnswRowSet marked;		/* rows whose chain is to be inspected */
 	uint64		ndeleting;
 	double		live;
 
@@ -604,7 +604,7 @@ ann_hnsw_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats,
 	}
 	else
 		AnnHnswSpaceInit(&state.space, &cache->meta, NULL);
-	state.sample_capacity = state.meta.entry_capacity;
+	state.sample_capacity = state.meta.nentries;
 	state.sample = palloc(mul_size(sizeof(AnnRowId), Max(state.sample_capacity, 1)));
 
 	nblocks = numberOfBlocks(index);
@@ -616,6 +616,7 @@ ann_hnsw_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats,
 
 	removeTids(&state, nblocks);
 	inspectChains(&state);
+	AnnHnswRowSetFree(&state.marked);
 	if (state.ndeleting > 0)
 	{
 		AnnHnswRepair repair = {0};
@@ -631,8 +632,6 @@ ann_hnsw_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats,
 		repair.strategy = info->strategy;
 		repair.space = &state.space;
 		repair.deleting = &state.deleting;
-		repair.linked = &state.marked;
-		AnnHnswRowSetClear(&state.marked);
 		AnnHnswRepairGraph(&repair, numberOfBlocks(index));
 		freeRows(&state);
 	}
@@ -641,7 +640,6 @@ ann_hnsw_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats,
 	stats->num_pages = RelationGetNumberOfBlocks(index);
 
 	AnnHnswRowSetFree(&state.deleting);
-	AnnHnswRowSetFree(&state.marked);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return stats;
