@@ -481,6 +481,7 @@ extern void AnnHnswListTidPage(Relation index, bool zero, BlockNumber block);
 
 extern ItemPointerData AnnHnswWriteVector(Relation index, AnnWriteMode mode, const char *data, Size size);
 extern Size AnnHnswReadVector(Relation index, ItemPointerData item, char *data, Size capacity);
+extern void AnnHnswRecordVectorPage(Relation index, BlockNumber block, Page page);
 extern void AnnHnswDeleteVector(Relation index, AnnWriteMode mode, ItemPointerData item);
 
 /* ---- hnsw_build.c ---- */

@@ -1345,6 +1345,20 @@ AnnHnswReadVector(Relation index, ItemPointerData item, char *data, Size capacit
 }
 
 /*
+ * Tells the free-space map what a VECTOR page has room for.  An empty one holds
+ * an item of the largest size, which the map's rounding would not let it have.
+ */
+void
+AnnHnswRecordVectorPage(Relation index, BlockNumber block, Page page)
+{
+	bool		empty = true;
+
+	for (OffsetNumber offset = FirstOffsetNumber; offset <= PageGetMaxOffsetNumber(page) && empty; offset++)
+		empty = !ItemIdIsUsed(PageGetItemId(page, offset));
+	RecordPageWithFreeSpace(index, block, empty ? BLCKSZ - 1 : PageGetFreeSpace(page));
+}
+
+/*
  * Deletes the items of a vector whose row was freed.  The places of other items
  * stay as they are.
  */
@@ -1362,7 +1376,6 @@ AnnHnswDeleteVector(Relation index, AnnWriteMode mode, ItemPointerData item)
 		AnnPageEdit edit;
 		ItemId		id;
 		Page		page;
-		Size		room;
 
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 		page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_VECTOR);
@@ -1381,9 +1394,12 @@ AnnHnswDeleteVector(Relation index, AnnWriteMode mode, ItemPointerData item)
 		page = AnnPageEditAdd(&edit, buffer, false);
 		PageIndexTupleDeleteNoCompact(page, offset);
 		PageSetHasFreeLinePointers(page);
+		/* Unused line pointers at the end would take room from an item of the largest size. */
+		while (PageGetMaxOffsetNumber(page) > 0 &&
+			   !ItemIdIsUsed(PageGetItemId(page, PageGetMaxOffsetNumber(page))))
+			((PageHeader) page)->pd_lower -= sizeof(ItemIdData);
 		AnnPageEditCommit(&edit);
-		room = PageGetFreeSpace(BufferGetPage(buffer));
+		AnnHnswRecordVectorPage(index, block, BufferGetPage(buffer));
 		UnlockReleaseBuffer(buffer);
-		RecordPageWithFreeSpace(index, block, room);
 	}
 }

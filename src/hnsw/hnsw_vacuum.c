@@ -268,11 +268,10 @@ static void
 recordVectorPage(VacuumState *state, Buffer buffer)
 {
 	Page		page = BufferGetPage(buffer);
-	Size		room = PageGetFreeSpace(page);
 
 	if (PageGetMaxOffsetNumber(page) == 0)
 		state->stats->pages_free++;
-	RecordPageWithFreeSpace(state->index, BufferGetBlockNumber(buffer), room);
+	AnnHnswRecordVectorPage(state->index, BufferGetBlockNumber(buffer), page);
 	UnlockReleaseBuffer(buffer);
 }
 

@@ -145,14 +145,22 @@ sub recall
 		my $plan = plan_of($node, $select->($arg{queries}[0]), $settings);
 		like($plan, $arg{plan}, 'recall is measured on the intended plan');
 	}
-	for my $q (@{ $arg{queries} })
+	# All queries in one session: a line for each, '-' for no row.
+	my $answers = sub {
+		my ($set) = @_;
+		my $sql = join('', map { "SELECT coalesce(string_agg(d::text, ' '), '-') FROM (" . $select->($_) . ") s;\n" }
+			@{ $arg{queries} });
+		return map { [ grep { $_ ne '-' } split / / ] } split /\n/, $node->safe_psql('postgres', "$set\n$sql");
+	};
+	my @got = $answers->($settings);
+	my @want = $answers->($exact);
+	for my $i (0 .. $#want)
 	{
-		my @got = split /\n/, $node->safe_psql('postgres', "$settings " . $select->($q));
-		my @want = split /\n/, $node->safe_psql('postgres', "$exact " . $select->($q));
-		next if !@want;
-		my $limit = $want[-1];
-		my $hits = grep { $_ ne '' && ($_ <= $limit || $_ eq $limit) } @got;
-		push @recall, min($hits, scalar @want) / @want;
+		my @exact = @{ $want[$i] };
+		next if !@exact;
+		my $limit = $exact[-1];
+		my $hits = grep { $_ <= $limit || $_ eq $limit } @{ $got[$i] };
+		push @recall, min($hits, scalar @exact) / @exact;
 	}
 	die 'no query had an answer' if !@recall;
 	return (sum0(@recall) / @recall, min(@recall));
