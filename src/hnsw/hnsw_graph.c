@@ -20,7 +20,10 @@
 #define START_ENTRIES 8
 
 /* Best nodes of the beam whose links are asked for ahead. */
-#define PREFETCH_LINKS 3
+#define PREFETCH_LINKS 6
+
+/* Nodes expanded at once. */
+#define EXPAND_AT_ONCE 3
 
 /* Rows to a bucket of the table of values. */
 #define BUCKET_ROWS 2
@@ -313,14 +316,14 @@ AnnGraphAttach(AnnGraphShared *shared, const AnnHnswSpace *space)
 	graph->touched = palloc(mul_size(sizeof(AnnGraphNode), graph->touched_capacity));
 	graph->max_candidates = 2 * shape->ef;
 	graph->candidates = palloc(sizeof(AnnGraphNear) * graph->max_candidates);
-	graph->estimates = palloc(sizeof(float) * Max(shape->slots, shared->max_entries));
+	graph->estimates = palloc(sizeof(float) * Max(EXPAND_AT_ONCE * shape->slots, shared->max_entries));
 	graph->length_scale = ldexpf(1, shape->length_exp);
 	graph->probes = palloc(sizeof(Probe) * graph->max_candidates);
 	if (shape->form == ANN_GRAPH_CODE)
 	{
 		graph->query = palloc(AnnQueryCodeSize(&shape->code));
 		graph->gather_stride = TYPEALIGN(GATHER_STEP, shape->compared_size);
-		graph->gathered = palloc(mul_size(graph->gather_stride, Max(shape->slots, START_ENTRIES)));
+		graph->gathered = palloc(mul_size(graph->gather_stride, EXPAND_AT_ONCE * shape->slots + START_ENTRIES));
 		graph->norm_scale = ldexpf(1, shape->code.half_exp);
 		graph->versine = palloc(sizeof(float) * (shape->code.kept + 1));
 		for (int i = 0; i <= shape->code.kept; i++)
@@ -1073,31 +1076,34 @@ searchNearest(AnnGraph *graph, AnnGraphNode self)
 	graph->nbeam = 0;
 	graph->ndropped = 0;
 	startSearch(graph);
-	while (next < graph->nbeam)
+	for (;;)
 	{
-		AnnGraphNear *best = &graph->beam[next];
-		AnnGraphNode *links;
 		int			first = graph->ntouched;
 		int			nfresh;
-		int			low;
+		int			expanded = 0;
 
-		if (best->node & EXPANDED)
+		/* Several at once, so that memory has something to do while it is waited for. */
+		makeRoomForTouched(graph, EXPAND_AT_ONCE * graph->shape.slots + 1);
+		for (int i = next; i < graph->nbeam && expanded < EXPAND_AT_ONCE; i++)
 		{
-			next++;
-			continue;
-		}
-		links = linksOf(graph, best->node);
-		best->node |= EXPANDED;
-		low = ++next;
-		makeRoomForTouched(graph, graph->shape.slots + 1);
-		for (int i = 0; i < graph->shape.slots; i++)
-		{
-			AnnGraphNode node = *(volatile AnnGraphNode *) &links[i];
+			AnnGraphNode *links;
 
-			if (node == ANN_GRAPH_NO_NODE)
-				break;
-			markSeen(graph, node);
+			if (graph->beam[i].node & EXPANDED)
+				continue;
+			links = linksOf(graph, graph->beam[i].node);
+			graph->beam[i].node |= EXPANDED;
+			expanded++;
+			for (int j = 0; j < graph->shape.slots; j++)
+			{
+				AnnGraphNode node = *(volatile AnnGraphNode *) &links[j];
+
+				if (node == ANN_GRAPH_NO_NODE)
+					break;
+				markSeen(graph, node);
+			}
 		}
+		if (expanded == 0)
+			break;
 		pg_read_barrier();
 		nfresh = graph->ntouched - first;
 		for (int i = 0; i < nfresh; i++)
@@ -1108,9 +1114,10 @@ searchNearest(AnnGraph *graph, AnnGraphNode self)
 			{
 				int			at = addToBeam(graph, graph->touched[first + i], graph->estimates[i]);
 
-				low = Min(low, at);
+				next = Min(next, at);
 			}
-		next = low;
+		while (next < graph->nbeam && (graph->beam[next].node & EXPANDED))
+			next++;
 		for (int i = next; i < graph->nbeam && i < next + PREFETCH_LINKS; i++)
 			if (!(graph->beam[i].node & EXPANDED))
 				prefetchLinks(graph, graph->beam[i].node);
