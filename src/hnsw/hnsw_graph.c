@@ -93,7 +93,7 @@ struct AnnGraph
 	int			nbeam;
 	AnnGraphNear *dropped;		/* expanded, then pushed out of the beam */
 	int			ndropped;
-	uint64	  **seen;			/* by chunk: a bit for each node */
+	uint64	   *seen;			/* a bit for each node that there is room for */
 	AnnGraphNode *touched;		/* nodes whose bit is set */
 	int			ntouched;
 	int			touched_capacity;
@@ -311,7 +311,9 @@ AnnGraphAttach(AnnGraphShared *shared, const AnnHnswSpace *space)
 	graph->point = palloc0(shape->point_size);
 	graph->beam = palloc(sizeof(AnnGraphNear) * (shape->ef + 1));
 	graph->dropped = palloc(sizeof(AnnGraphNear) * shape->ef);
-	graph->seen = palloc0(sizeof(uint64 *) * ANN_GRAPH_MAX_CHUNKS);
+	graph->seen = MemoryContextAllocExtended(graph->context,
+											 ((Size) shared->max_blocks << graph->chunk_shift) / 8 + sizeof(uint64),
+											 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	graph->touched_capacity = Max(4 * shape->ef, 64) * shape->slots;
 	graph->touched = palloc(mul_size(sizeof(AnnGraphNode), graph->touched_capacity));
 	graph->max_candidates = 2 * shape->ef;
@@ -461,10 +463,6 @@ blockAddress(AnnGraph *graph, uint32 block)
 static pg_noinline char *
 attachChunk(AnnGraph *graph, uint32 chunk)
 {
-	Size		bits = Max((Size) 1 << graph->chunk_shift, 64);
-
-	if (graph->seen[chunk] == NULL)
-		graph->seen[chunk] = MemoryContextAllocZero(graph->context, bits / 8);
 	graph->chunks[chunk] = blockAddress(graph, graph->shared->chunk_block[chunk]);
 	return graph->chunks[chunk];
 }
@@ -741,10 +739,8 @@ AnnGraphFindEqual(AnnGraph *graph, uint32 hash, AnnGraphNode after)
 static void
 clearSeen(AnnGraph *graph)
 {
-	uint32		mask = (1U << graph->chunk_shift) - 1;
-
 	for (int i = 0; i < graph->ntouched; i++)
-		graph->seen[graph->touched[i] >> graph->chunk_shift][(graph->touched[i] & mask) / 64] = 0;
+		graph->seen[graph->touched[i] / 64] = 0;
 	graph->ntouched = 0;
 }
 
@@ -883,12 +879,9 @@ AnnGraphForget(AnnGraph *graph)
 static inline void
 markSeen(AnnGraph *graph, AnnGraphNode node)
 {
-	uint32		mask = (1U << graph->chunk_shift) - 1;
-	uint64	   *word;
+	uint64	   *word = &graph->seen[node / 64];
 	uint64		bit = UINT64CONST(1) << (node % 64);
 
-	chunkOf(graph, node);
-	word = &graph->seen[node >> graph->chunk_shift][(node & mask) / 64];
 	graph->touched[graph->ntouched] = node;
 	graph->ntouched += (*word & bit) == 0;
 	*word |= bit;
