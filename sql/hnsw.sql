@@ -222,8 +222,21 @@ SET hnsw.ef_search = 100001;
 SET hnsw.iterative_scan = 'on';
 
 -- Nothing but an ordering uses the index.
-EXPLAIN (COSTS OFF) SELECT count(*) FROM hnsw_all;
+CREATE FUNCTION hnsw_scans_index(query text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+	line text;
+BEGIN
+	FOR line IN EXECUTE 'EXPLAIN ' || query LOOP
+		IF line LIKE '%Index%Scan%' THEN
+			RETURN true;
+		END IF;
+	END LOOP;
+	RETURN false;
+END $$;
+SELECT hnsw_scans_index('SELECT count(*) FROM hnsw_all') AS counts,
+	hnsw_scans_index('SELECT id FROM hnsw_all WHERE v <-> (SELECT v FROM hnsw_rows LIMIT 1) < 1') AS filters,
+	hnsw_scans_index('SELECT id FROM hnsw_all ORDER BY v <-> (SELECT v FROM hnsw_rows LIMIT 1) LIMIT 1') AS orders;
 SELECT amname, opcname, amvalidate(c.oid) FROM pg_opclass c JOIN pg_am a ON a.oid = opcmethod WHERE amname = 'hnsw' ORDER BY 2;
 
 DROP TABLE centre, hnsw_rows, hnsw_query, hnsw_all, hnsw_grown, hnsw_large, hnsw_extreme, hnsw_untyped;
-DROP FUNCTION hnsw_recall, hnsw_try;
+DROP FUNCTION hnsw_recall, hnsw_try, hnsw_scans_index;
