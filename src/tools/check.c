@@ -5,6 +5,7 @@
  */
 #include "postgres.h"
 
+#include "access/amapi.h"
 #include "access/genam.h"
 #include "access/heapam.h"
 #include "access/table.h"
@@ -26,9 +27,23 @@
 #include "hnsw/hnsw.h"
 #include "page/check.h"
 
+/* What an access method does for these functions; told by its ambuild. */
+typedef struct CheckMethods
+{
+	ambuild_function build;
+	void		(*check) (AnnCheck *check);
+	AnnCheckValue (*value) (Relation index, Datum value, bool isnull);
+	void		(*describe) (AnnInfo *info);
+} CheckMethods;
+
+static const CheckMethods methods[] = {
+	{ann_hnsw_build, AnnHnswCheckIndex, AnnHnswCheckValue, AnnHnswDescribeIndex},
+};
+
 typedef struct CheckCall
 {
 	AnnCheck	check;			/* first: what the access method gets */
+	const CheckMethods *methods;
 	ReturnSetInfo *result;
 	Tuplesortstate *sorts[2];	/* heap TIDs by the index and by the heap */
 	TupleTableSlot *slot;
@@ -46,7 +61,7 @@ typedef struct InfoCall
  * have it read as a whole.
  */
 static Relation
-openIndex(Oid relid, LOCKMODE lockmode, Relation *heap)
+openIndex(Oid relid, LOCKMODE lockmode, Relation *heap, const CheckMethods **found)
 {
 	Oid			heapid = IndexGetRelation(relid, true);
 	Relation	index;
@@ -58,10 +73,14 @@ openIndex(Oid relid, LOCKMODE lockmode, Relation *heap)
 	/* The table first, as everybody else does. */
 	*heap = table_open(heapid, lockmode);
 	index = index_open(relid, lockmode);
-	if (index->rd_indam->ambuild != ann_hnsw_build)
+	*found = NULL;
+	for (int i = 0; i < lengthof(methods); i++)
+		if (index->rd_indam->ambuild == methods[i].build)
+			*found = &methods[i];
+	if (*found == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is not an hnsw index of this extension", RelationGetRelationName(index))));
+				 errmsg("\"%s\" is not a vector index that can be checked", RelationGetRelationName(index))));
 	if (!AnnIsOwner(relid))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_INDEX, RelationGetRelationName(index));
 	if (RELATION_IS_OTHER_TEMP(index))
@@ -134,7 +153,7 @@ tidOfHeap(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool ali
 {
 	CheckCall  *call = (CheckCall *) state;
 
-	putTid(call, 1, tid, AnnHnswCheckValue(index, values[0], isnull[0]));
+	putTid(call, 1, tid, call->methods->value(index, values[0], isnull[0]));
 	call->heap_tuples++;
 }
 
@@ -232,6 +251,10 @@ tidDesc(void)
 
 /*
  * ann_index_check(index regclass, heapallindexed boolean): one row per defect.
+ *
+ * The share lock keeps writers and VACUUM out, and waits for those that are at
+ * it, so that nothing that changes meanwhile looks like a defect.  A standby cannot
+ * take it: there replay should be paused.
  */
 PG_FUNCTION_INFO_V1(ann_index_check);
 Datum
@@ -241,7 +264,7 @@ ann_index_check(PG_FUNCTION_ARGS)
 	LOCKMODE	lockmode = RecoveryInProgress() ? AccessShareLock : ShareLock;
 	CheckCall	call = {0};
 	Relation	heap;
-	Relation	index = openIndex(PG_GETARG_OID(0), lockmode, &heap);
+	Relation	index = openIndex(PG_GETARG_OID(0), lockmode, &heap, &call.methods);
 	Snapshot	snapshot = NULL;
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -271,7 +294,7 @@ ann_index_check(PG_FUNCTION_ARGS)
 												 Max(maintenance_work_mem / 2, 64), NULL, TUPLESORT_NONE);
 	}
 
-	AnnHnswCheckIndex(&call.check);
+	call.methods->check(&call.check);
 	if (with_heap)
 	{
 		compareWithHeap(&call, heap, snapshot);
@@ -315,13 +338,14 @@ ann_index_info(PG_FUNCTION_ARGS)
 {
 	InfoCall	call = {0};
 	Relation	heap;
-	Relation	index = openIndex(PG_GETARG_OID(0), AccessShareLock, &heap);
+	const CheckMethods *am;
+	Relation	index = openIndex(PG_GETARG_OID(0), AccessShareLock, &heap, &am);
 
 	InitMaterializedSRF(fcinfo, 0);
 	call.result = (ReturnSetInfo *) fcinfo->resultinfo;
 	call.info.index = index;
 	call.info.line = reportLine;
-	AnnHnswDescribeIndex(&call.info);
+	am->describe(&call.info);
 	index_close(index, AccessShareLock);
 	table_close(heap, AccessShareLock);
 	return (Datum) 0;
