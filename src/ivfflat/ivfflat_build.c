@@ -227,8 +227,9 @@ readBlocks(Relation heap, Relation index, IndexInfo *info, BlockNumber nblocks, 
 	while (BlockSampler_HasMore(&sampler))
 	{
 		CHECK_FOR_INTERRUPTS();
-		table_index_build_range_scan(heap, index, info, false, true, false, BlockSampler_Next(&sampler), 1,
-									 callback, sample, NULL);
+		/* A concurrent build reads with an MVCC snapshot, of which nothing else can be asked. */
+		table_index_build_range_scan(heap, index, info, false, !info->ii_Concurrent, false,
+									 BlockSampler_Next(&sampler), 1, callback, sample, NULL);
 	}
 }
 

@@ -108,6 +108,7 @@ typedef struct IvfScan
 	bool		null;
 	bool		recheck;
 	double		last_lo;		/* of the last row returned in order */
+	double		floor;			/* upper bound of the last row that went out without a recheck */
 	double		max_hi;			/* of all rows returned */
 
 	Tuplesortstate *sort;
@@ -118,6 +119,7 @@ typedef struct IvfScan
 	uint32		plain_list;
 	BlockNumber plain_page;
 	BlockNumber plain_prev;
+	int			plain_restarts;	/* in the list at hand */
 } IvfScan;
 
 /* ---- arrays ---- */
@@ -352,6 +354,7 @@ ann_ivfflat_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys
 	state->context = context;
 	state->phase = SCAN_START;
 	state->last_lo = -get_float8_infinity();
+	state->floor = -get_float8_infinity();
 	state->max_hi = -get_float8_infinity();
 }
 
@@ -701,7 +704,7 @@ readList(IvfScan *state, Relation index, uint32 list)
 		}
 		AnnIvfCheckListPage(index, block, page, &state->meta.layout, &shape);
 		next = AnnPageOpaque(page)->next;
-		if (!wasSeen(arrays, block))
+		if (restarts == 0 || !wasSeen(arrays, block))
 		{
 			growArray(arrays, (void **) &arrays->seen, arrays->nseen, 1, &arrays->seen_capacity, sizeof(BlockNumber));
 			arrays->seen[arrays->nseen++] = block;
@@ -785,6 +788,13 @@ setTid(IvfScan *state, const ItemPointerData *tid)
 	state->next_tid = 0;
 }
 
+/* Whether strict order has this row wait for the end: a farther one may be out. */
+static bool
+isLate(const IvfScan *state, const Found *result)
+{
+	return state->iterative == ANN_ITERATIVE_STRICT && result->lo < Max(state->last_lo, state->floor);
+}
+
 /*
  * The next row of SCAN_LISTS; false when the lists have no more, or the rest is
  * better sorted.
@@ -816,7 +826,7 @@ nextFromLists(IvfScan *state, Relation index)
 				return false;
 			continue;
 		}
-		if (state->iterative == ANN_ITERATIVE_STRICT && result.lo < state->last_lo)
+		if (isLate(state, &result))
 		{
 			growArray(arrays, (void **) &arrays->late, arrays->nlate, 1, &arrays->late_capacity, sizeof(Found));
 			arrays->late[arrays->nlate++] = result;
@@ -831,8 +841,10 @@ nextFromLists(IvfScan *state, Relation index)
 	state->recheck = result.lo < result.hi &&
 		(state->max_hi > result.lo || (arrays->nresults > 0 && arrays->results[0].lo < result.hi));
 	state->last_lo = result.lo;
-	if (result.hi > state->max_hi)
-		state->max_hi = result.hi;
+	/* Without a recheck the row goes out at once: what comes later must not be able to be nearer. */
+	if (!state->recheck)
+		state->floor = Max(state->floor, result.hi);
+	state->max_hi = Max(state->max_hi, result.hi);
 	state->nreturned++;
 	return true;
 }
@@ -840,11 +852,12 @@ nextFromLists(IvfScan *state, Relation index)
 static TupleDesc
 restDesc(void)
 {
-	TupleDesc	desc = CreateTemplateTupleDesc(3);
+	TupleDesc	desc = CreateTemplateTupleDesc(4);
 
-	TupleDescInitEntry(desc, 1, "lo", FLOAT8OID, -1, 0);
-	TupleDescInitEntry(desc, 2, "hi", FLOAT8OID, -1, 0);
-	TupleDescInitEntry(desc, 3, "tid", INT8OID, -1, 0);
+	TupleDescInitEntry(desc, 1, "late", INT4OID, -1, 0);
+	TupleDescInitEntry(desc, 2, "lo", FLOAT8OID, -1, 0);
+	TupleDescInitEntry(desc, 3, "hi", FLOAT8OID, -1, 0);
+	TupleDescInitEntry(desc, 4, "tid", INT8OID, -1, 0);
 	return desc;
 }
 
@@ -852,31 +865,32 @@ static void
 putRest(IvfScan *state, TupleTableSlot *input, const Found *result)
 {
 	ExecClearTuple(input);
-	input->tts_values[0] = Float8GetDatum(result->lo);
-	input->tts_values[1] = Float8GetDatum(result->hi);
-	input->tts_values[2] = Int64GetDatum((int64) ItemPointerGetBlockNumberNoCheck(&result->tid) << 16 |
+	input->tts_values[0] = Int32GetDatum(isLate(state, result));
+	input->tts_values[1] = Float8GetDatum(result->lo);
+	input->tts_values[2] = Float8GetDatum(result->hi);
+	input->tts_values[3] = Int64GetDatum((int64) ItemPointerGetBlockNumberNoCheck(&result->tid) << 16 |
 										 ItemPointerGetOffsetNumberNoCheck(&result->tid));
-	memset(input->tts_isnull, false, sizeof(bool) * 3);
+	memset(input->tts_isnull, false, sizeof(bool) * 4);
 	ExecStoreVirtualTuple(input);
 	tuplesort_puttupleslot(state->sort, input);
 }
 
 /*
- * Scores and sorts everything that was not returned: what is at hand, what came late and,
- * within the limit of lists, the lists not read yet.
+ * Scores and sorts everything that was not returned: what is at hand, within the limit of
+ * lists the lists not read yet, and behind it all what comes late.
  */
 static void
 startRest(IvfScan *state, Relation index)
 {
 	Arrays	   *arrays = state->arrays;
 	TupleDesc	desc = restDesc();
-	AttrNumber	column = 1;
-	Oid			operator = Float8LessOperator;
-	Oid			collation = InvalidOid;
-	bool		nulls_first = false;
+	AttrNumber	columns[] = {1, 2};
+	Oid			operators[] = {Int4LessOperator, Float8LessOperator};
+	Oid			collations[] = {InvalidOid, InvalidOid};
+	bool		nulls_first[] = {false, false};
 	TupleTableSlot *input = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 
-	state->sort = tuplesort_begin_heap(desc, 1, &column, &operator, &collation, &nulls_first,
+	state->sort = tuplesort_begin_heap(desc, 2, columns, operators, collations, nulls_first,
 									   work_mem, NULL, TUPLESORT_NONE);
 	state->slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
 	for (int i = 0; i < arrays->nlate; i++)
@@ -912,9 +926,9 @@ nextFromRest(IvfScan *state)
 
 	if (!tuplesort_gettupleslot(state->sort, true, false, state->slot, NULL))
 		return false;
-	state->lo = DatumGetFloat8(slot_getattr(state->slot, 1, &isnull));
-	hi = DatumGetFloat8(slot_getattr(state->slot, 2, &isnull));
-	packed = DatumGetInt64(slot_getattr(state->slot, 3, &isnull));
+	state->lo = DatumGetFloat8(slot_getattr(state->slot, 2, &isnull));
+	hi = DatumGetFloat8(slot_getattr(state->slot, 3, &isnull));
+	packed = DatumGetInt64(slot_getattr(state->slot, 4, &isnull));
 	ItemPointerSet(&tid, (BlockNumber) (packed >> 16), (OffsetNumber) (packed & 0xFFFF));
 	setTid(state, &tid);
 	state->recheck = state->lo < hi;
@@ -935,11 +949,11 @@ nextPlain(IvfScan *state, Relation index)
 		AnnIvfShape shape = AnnIvfShapeOf(&state->meta, state->plain_list);
 		BlockNumber first = state->cache->first[state->plain_list];
 		Arrays	   *arrays = state->arrays;
-		int			restarts = 0;
 
 		if (!BlockNumberIsValid(state->plain_page) && !BlockNumberIsValid(state->plain_prev))
 		{
 			state->plain_page = first;
+			state->plain_restarts = 0;
 			arrays->nseen = 0;
 		}
 		while (BlockNumberIsValid(state->plain_page))
@@ -953,7 +967,7 @@ nextPlain(IvfScan *state, Relation index)
 			if (!AnnIvfIsListPage(page, &shape, state->plain_list) || AnnIvfListPageOf(page)->prev != state->plain_prev)
 			{
 				UnlockReleaseBuffer(buffer);
-				if (block == first || ++restarts > MAX_RESTARTS)
+				if (block == first || ++state->plain_restarts > MAX_RESTARTS)
 					AnnPageCorrupted(index, block, "it is not a page of the list that leads to it");
 				state->plain_page = first;
 				state->plain_prev = InvalidBlockNumber;
@@ -962,7 +976,7 @@ nextPlain(IvfScan *state, Relation index)
 			AnnIvfCheckListPage(index, block, page, &state->meta.layout, &shape);
 			state->ntids = 0;
 			state->next_tid = 0;
-			if (!wasSeen(arrays, block))
+			if (state->plain_restarts == 0 || !wasSeen(arrays, block))
 			{
 				growArray(arrays, (void **) &arrays->seen, arrays->nseen, 1, &arrays->seen_capacity, sizeof(BlockNumber));
 				arrays->seen[arrays->nseen++] = block;
