@@ -11,9 +11,9 @@ my $rows = random_vectors(4000, 40, seed => 11);
 my $queries = [ map { vector_text($_) } @{ random_vectors(40, 40, seed => 12) } ];
 my $settings = 'SET enable_seqscan = off; SET hnsw.ef_search = 100';
 
-# Measured: 0.95 to 0.97 at every point of every kind but the last two, which are exact.
-# A graph that is not repaired falls below 0.9 in the second round.
-my $floor = 0.92;
+# Measured at every point: 0.977 to 1 for coded, cosine and plain, 0.942 to 0.978 for
+# product.  That the graph is repaired shows in the number of edges at once.
+my %floor = (coded => 0.95, cosine => 0.95, plain => 0.95, product => 0.91);
 
 sub measure
 {
@@ -25,6 +25,7 @@ sub measure
 		queries => $queries,
 		settings => $settings,
 		plan => qr/Index Scan using ${table}_idx/);
+	note("$table: recall $mean");
 	return $mean;
 }
 
@@ -39,6 +40,14 @@ sub complete
 			 FROM (SELECT id FROM $table ORDER BY v $operator '$queries->[0]') s"),
 		't|t',
 		"$table $when: each row once");
+}
+
+# Mean number of edges of a row: unrepaired, a fifth of them is gone after each round.
+sub degree
+{
+	my ($degree) = split / /,
+	  $node->safe_psql('postgres', "SELECT value FROM ann_index_info('$_[0]_idx') WHERE name = 'edges per row'");
+	return $degree;
 }
 
 sub size { return $node->safe_psql('postgres', "SELECT pg_relation_size('$_[0]_idx')"); }
@@ -61,7 +70,8 @@ for my $kind (@kinds)
 	});
 	my $start = measure($table, $operator);
 	my $size = size($table);
-	cmp_ok($start, '>=', $floor, "$table: recall at the start");
+	my $degree = degree($table);
+	cmp_ok($start, '>=', $floor{$table}, "$table: recall at the start");
 
 	for my $round (1 .. 5)
 	{
@@ -71,15 +81,16 @@ for my $kind (@kinds)
 		if ($round == 1 || $round == 5)
 		{
 			my $mean = measure($table, $operator);
-			cmp_ok($mean, '>=', $floor, "$table: recall after VACUUM $round");
+			cmp_ok($mean, '>=', $floor{$table}, "$table: recall after VACUUM $round");
+			cmp_ok(degree($table), '>=', $degree * ($round == 1 ? 0.97 : 0.92), "$table: VACUUM $round has filled the places of dead edges");
 			complete($table, $operator, "after VACUUM $round");
 			index_ok($node, "${table}_idx");
 		}
 		$node->safe_psql('postgres', "INSERT INTO $table SELECT * FROM ${table}_all WHERE $some");
 	}
 	my $end = measure($table, $operator);
-	cmp_ok($end, '>=', $floor, "$table: recall after five rounds");
-	cmp_ok($end, '>=', $start - 0.03, "$table: no decay over five rounds");
+	cmp_ok($end, '>=', $floor{$table}, "$table: recall after five rounds");
+	cmp_ok($end, '>=', $start - 0.04, "$table: no decay over five rounds");
 	complete($table, $operator, 'after five rounds');
 	index_ok($node, "${table}_idx");
 	cmp_ok(size($table), '<=', $size * 1.05, "$table: the space of deleted rows is used again");

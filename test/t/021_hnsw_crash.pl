@@ -70,7 +70,8 @@ my ($mean) = recall(
 	queries => $queries,
 	settings => 'SET enable_seqscan = off; SET hnsw.ef_search = 100',
 	plan => qr/Index Scan using t_idx/);
-cmp_ok($mean, '>=', 0.93, 'recall after eight crashes');	# measured: 0.96 to 0.98
+note("recall $mean");
+cmp_ok($mean, '>=', 0.93, 'recall after eight crashes');	# measured: 1
 is( $node->safe_psql(
 		'postgres', "SELECT (SELECT value FROM ann_index_info('t_idx') WHERE name = 'heap tuples')::bigint -
 		(SELECT count(*) FROM t)"),
