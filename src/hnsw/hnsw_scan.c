@@ -277,6 +277,7 @@ nextFromGraph(Relation index, HnswScan *state)
 	AnnHnswResult result;
 	Size		memory = (Size) ((double) work_mem * 1024 * AnnHnswScanMemMultiplier());
 	int			max_tuples = AnnHnswMaxScanTuples();
+	bool		limited = max_tuples > 0 && max_tuples < state->meta.rows;
 	int			ratio = visitsPerRow(search->ef);
 
 	for (;;)
@@ -291,9 +292,14 @@ nextFromGraph(Relation index, HnswScan *state)
 		}
 		if (state->exhausted)
 			return false;
-		if (search->nvisited * SWEEP_SHARE >= state->meta.rows || AnnHnswSearchMemory(search) > memory ||
-			!AnnHnswSearchMore(search))
-			return false;
+		if ((!limited && search->nvisited * SWEEP_SHARE >= state->meta.rows) ||
+			AnnHnswSearchMemory(search) > memory || !AnnHnswSearchMore(search))
+		{
+			/* A sweep would go through more rows than a limit allows. */
+			if (!limited)
+				return false;
+			state->exhausted = true;
+		}
 	}
 
 	rememberReturned(state, result.row);
