@@ -405,7 +405,7 @@ AnnBuildAddToEqual(AnnBuild *build, uint32 hash, const char *stored, Size stored
 /*
  * Reads a row's vector into stored (layout.vector_size bytes), and all of the row
  * into image (layout.row_size bytes) unless that is NULL.  Returns the vector's
- * size.
+ * size, or 0 if the row is not there any more.
  */
 Size
 AnnBuildReadRow(AnnBuild *build, AnnRowId row, char *image, char *stored)
@@ -418,6 +418,11 @@ AnnBuildReadRow(AnnBuild *build, AnnRowId row, char *image, char *stored)
 
 	if (image != NULL)
 		memcpy(image, header, layout->row_size);
+	if (header->state != ANN_HNSW_LIVE)
+	{
+		UnlockReleaseBuffer(buffer);
+		return 0;
+	}
 	if (!AnnHnswVectorIsExternal(layout))
 	{
 		memcpy(stored, AnnHnswRowVector(header), layout->vector_size);

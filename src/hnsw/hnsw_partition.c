@@ -105,7 +105,7 @@ static bool
 readRow(AnnBuild *build, AnnRowId row, RowReader *reader)
 {
 	reader->stored_size = AnnBuildReadRow(build, row, reader->image, reader->stored);
-	if (rowOf(reader)->state != ANN_HNSW_LIVE)
+	if (reader->stored_size == 0)
 		return false;
 	if (reader->dense != NULL)
 		AnnHnswDecode(&build->space, reader->stored, reader->dense);
@@ -594,10 +594,19 @@ linkPartition(AnnBuild *build)
 
 /* When all rows have their edges. */
 static void
-finish(Partitioner *p)
+finish(Partitioner *p, RowReader *reader)
 {
-	uint32		ncalibrate = Min(p->nsample, ANN_BUILD_CALIBRATION_ROWS);
-	AnnRowId   *calibrate = palloc(sizeof(AnnRowId) * Max(ncalibrate, 1));
+	uint32		nlive = 0;
+	uint32		ncalibrate;
+	AnnRowId   *calibrate;
+
+	/* Rows that became TIDs of equal ones are not rows any more. */
+	for (uint32 i = 0; i < p->nsample; i++)
+		if (readRow(p->build, p->sample[i], reader))
+			p->sample[nlive++] = p->sample[i];
+	p->nsample = nlive;
+	ncalibrate = Min(nlive, ANN_BUILD_CALIBRATION_ROWS);
+	calibrate = palloc(sizeof(AnnRowId) * Max(ncalibrate, 1));
 
 	/* Shuffled, so that each part of it is a fair sample. */
 	for (uint32 i = p->nsample; i > 1; i--)
@@ -690,7 +699,7 @@ AnnBuildPartitions(AnnBuild *build)
 	{
 		if (partitioner.sort != NULL)
 			tuplesort_end(partitioner.sort);
-		finish(&partitioner);
+		finish(&partitioner, &reader);
 	}
 	freeReader(&reader);
 	AnnBuildWait(build);
