@@ -5,6 +5,8 @@
 #   load_vectors($node, 't', 'vector(16)', $rows);          table t (id int, v), ids from 0
 #   my $near = exact_nearest($rows, $query, 'l2', 10);      [[id, distance], ...] in Perl doubles
 #   my ($mean, $worst) = recall($node, table => 't', ...);  against exact search
+#   my $rows = clustered_vectors(1000, 96, seed => 1);      hard for an index, as real data is
+#   my ($recall, $unsorted) = index_recall($node, ...);     many queries in one statement
 #   index_ok($node, 't_v_idx');  log_ok($node);             checks
 package AnnTest;
 
@@ -17,8 +19,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(ann_node random_vectors random_numbers vector_text load_vectors
-  exact_distance exact_nearest recall index_ok log_ok plan_of %operator);
+our @EXPORT = qw(ann_node random_vectors random_numbers clustered_vectors vector_text load_vectors
+  exact_distance exact_nearest recall index_recall index_ok log_ok plan_of index_scan %operator);
 
 # Operator of each metric.
 our %operator = (l2 => '<->', ip => '<#>', cosine => '<=>', l1 => '<+>');
@@ -66,6 +68,26 @@ sub random_vectors
 	my $steps = 16 * $range + 1;
 	return [
 		map { [ map { int($next->() * $steps) / 8 - $range } 1 .. $dim ] } 1 .. $count
+	];
+}
+
+# $count vectors of $dim coordinates with three decimals: points around $opt{clusters}
+# (20) centres in [-1, 1], +- $opt{spread} (0.7) in each coordinate.  Neighbours lie in
+# one cluster and are nearly equally far, which is hard.  Options: seed (1).
+# Vectors of the same seed's first part have the same centres: take rows and queries
+# from one call.
+sub clustered_vectors
+{
+	my ($count, $dim, %opt) = @_;
+	my $next = random_numbers($opt{seed} // 1);
+	my $clusters = $opt{clusters} // 20;
+	my $scale = 2 * ($opt{spread} // 0.7);
+	my @centre = map { [ map { 2 * $next->() - 1 } 1 .. $dim ] } 1 .. $clusters;
+	return [
+		map {
+			my $centre = $centre[ int($next->() * $clusters) ];
+			[ map { int(1000 * ($_ + $scale * ($next->() - 0.5))) / 1000 } @$centre ]
+		} 1 .. $count
 	];
 }
 
@@ -164,6 +186,46 @@ sub recall
 	}
 	die 'no query had an answer' if !@recall;
 	return (sum0(@recall) / @recall, min(@recall));
+}
+
+# Settings with which an ordered scan of an index is what the planner takes.  No jit:
+# the price of what is switched off would make every statement worth compiling.
+sub index_scan
+{
+	return 'SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off; '
+	  . 'SET max_parallel_workers_per_gather = 0; SET jit = off;';
+}
+
+# Recall of index scans for all rows of a table of queries (id, v), in one session.
+# The exact answers come from sequential scans and are kept in table exact_$key, so that
+# several indexes of the same column share them; as in recall(), ties do no harm.
+# Arguments: table, queries (its name), key; column (v), query (v, expression over the
+# queries), operator (<->), k (10), where (true), settings.  Returns the mean recall and
+# the number of answers that have too few rows or are not sorted by the true distance
+# (a filter that keeps few rows: but for a tail that is).
+sub index_recall
+{
+	my ($node, %arg) = @_;
+	my ($column, $op, $k) = ($arg{column} // 'v', $arg{operator} // '<->', $arg{k} // 10);
+	my $query = 'q.' . ($arg{query} // 'v');
+	my $where = $arg{where} // 'true';
+	my $from = "FROM $arg{queries} q, LATERAL (SELECT t.$column $op $query AS d FROM $arg{table} t "
+	  . "WHERE $where ORDER BY t.$column $op $query LIMIT $k) n";
+	my $settings = index_scan() . ($arg{settings} // '') . ';';
+	my $tail = $where eq 'true' ? 0 : 1;
+
+	$node->safe_psql(
+		'postgres', "SET enable_indexscan = off; SET enable_bitmapscan = off;
+		CREATE TABLE IF NOT EXISTS exact_$arg{key} AS SELECT q.id, array_agg(d ORDER BY d) AS exact $from GROUP BY q.id");
+	my $plan = plan_of($node, "SELECT q.id, d $from", $settings);
+	die "no index scan: $plan" if $plan !~ /Index Scan using.*Order By/s;
+	my ($recall, $unsorted) = split /\|/, $node->safe_psql(
+		'postgres', "$settings SELECT avg(hits / cardinality(exact)::float), count(*) FILTER (WHERE NOT good)
+		FROM (SELECT id, (SELECT count(*) FROM unnest(got) d WHERE d <= exact[cardinality(exact)]) AS hits, exact,
+			cardinality(got) = cardinality(exact) AND $tail >= (SELECT count(*) FILTER (WHERE d < before)
+				FROM (SELECT d, lag(d) OVER (ORDER BY i) AS before FROM unnest(got) WITH ORDINALITY u (d, i)) p) AS good
+			FROM (SELECT q.id, array_agg(d) AS got $from GROUP BY q.id) g JOIN exact_$arg{key} USING (id)) h");
+	return ($recall, $unsorted);
 }
 
 # The plan of a query, without costs.
