@@ -45,7 +45,9 @@ OBJS = \
 	src/ivfflat/ivfflat_kmeans.o \
 	src/ivfflat/ivfflat_options.o \
 	src/ivfflat/ivfflat_page.o \
+	src/ivfflat/ivfflat_relist.o \
 	src/ivfflat/ivfflat_scan.o \
+	src/ivfflat/ivfflat_train.o \
 	src/ivfflat/ivfflat_vacuum.o \
 	src/ivfflat/ivfflat_value.o \
 	src/page/hints.o \
@@ -113,7 +115,7 @@ src/quantize/%.o: CFLAGS += -O3 $(KERNEL_FLAGS)
 src/distance/avx2.o: CFLAGS += $(KERNEL_FLAGS_avx2)
 src/distance/avx512.o: CFLAGS += $(KERNEL_FLAGS_avx512)
 # Loops over elements: at -O2 gcc 12 vectorizes only those of known length.
-src/types/vector.o src/types/halfvec.o src/types/agg.o: CFLAGS += -O3
+src/types/vector.o src/types/halfvec.o src/types/agg.o src/ivfflat/ivfflat_centroid.o src/ivfflat/ivfflat_kmeans.o: CFLAGS += -O3
 
 -include $(OBJS:.o=.d)
 

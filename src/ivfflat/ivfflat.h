@@ -71,14 +71,38 @@ typedef struct AnnIvfLayout
 
 StaticAssertDecl(sizeof(AnnIvfLayout) == 32, "on-disk format");
 
+/* What there is beside the lists in use: lists in the making, or lists that were replaced. */
+typedef enum AnnIvfOtherState
+{
+	ANN_IVF_OTHER_NONE = 0,
+	ANN_IVF_OTHER_BUILDING,		/* not in use yet, or given up */
+	ANN_IVF_OTHER_RETIRED,		/* scans may still read them */
+	ANN_IVF_OTHER_FREEING		/* nobody reads them; some pages are free already */
+} AnnIvfOtherState;
+
+typedef struct AnnIvfOther
+{
+	uint16		state;			/* AnnIvfOtherState */
+	uint16		generation;
+	uint32		lists;
+	BlockNumber heads;
+	BlockNumber centroids;
+	BlockNumber centroid_codes;
+	uint32		reserved;
+	uint64		xid;			/* retired: nobody whose snapshot is older may be left */
+} AnnIvfOther;
+
+StaticAssertDecl(sizeof(AnnIvfOther) == 32, "on-disk format");
+
 /*
- * Meta page.  All but rows, free_pages is fixed from build to build.
+ * Meta page.  The layout is fixed; what follows changes when VACUUM makes new lists, with
+ * a new generation (README, New lists).
  */
 typedef struct AnnIvfMetaPageData
 {
 	uint32		magic;
 	uint16		version;
-	uint16		reserved;
+	uint16		generation;
 	AnnIvfLayout layout;
 	AnnCodeParams code;			/* of entries; all zero without codes */
 	AnnCodeParams centroid_code;	/* of centroids; all zero without codes */
@@ -88,11 +112,12 @@ typedef struct AnnIvfMetaPageData
 	BlockNumber centroid_codes; /* blob: float4[dim] mean, then an AnnIvfCentroidCode for each list */
 	BlockNumber heads;			/* first HEADS page */
 	BlockNumber free_pages;		/* first FREE page, or invalid */
-	double		rows;			/* vectors at the build */
+	double		rows;			/* heap TIDs when the lists were made */
 	double		spread;			/* mean squared distance of a vector from its centroid at the build */
+	AnnIvfOther other;
 } AnnIvfMetaPageData;
 
-StaticAssertDecl(sizeof(AnnIvfMetaPageData) == 128, "on-disk format");
+StaticAssertDecl(sizeof(AnnIvfMetaPageData) == 160, "on-disk format");
 
 typedef struct AnnIvfListHead
 {
@@ -111,7 +136,7 @@ StaticAssertDecl(sizeof(AnnIvfListHead) == 8, "on-disk format");
  *                                8     2   count: entries ever used, the first ones
  *                               10     2   live: those of them that hold a TID
  *                               12     2   nblocks: VECTORS pages it owns
- *                               14     2   reserved
+ *                               14     2   generation: that of the lists it belongs to
  *                               16  4 *b   blocks[layout.blocks] (CODES)
  *                                -  e *n   entries
  * A FREE page keeps blocks; the special area's next then chains FREE pages.
@@ -123,7 +148,7 @@ typedef struct AnnIvfListPage
 	uint16		count;
 	uint16		live;
 	uint16		nblocks;
-	uint16		reserved;
+	uint16		generation;
 	BlockNumber blocks[FLEXIBLE_ARRAY_MEMBER];
 } AnnIvfListPage;
 
@@ -172,6 +197,7 @@ typedef struct AnnIvfShape
 	Size		entry_size;
 	Size		first_entry;	/* offset in the raw area */
 	bool		has_vectors;
+	uint16		generation;
 } AnnIvfShape;
 
 static inline bool
@@ -221,8 +247,9 @@ extern void AnnIvfReadMeta(Relation index, AnnIvfMetaPageData *meta);
 extern AnnIvfMetaPageData *AnnIvfMetaOnPage(Page page);
 extern void AnnIvfCreateEmpty(Relation index, ForkNumber fork, AnnIvfMetaPageData *meta);
 
-extern BlockNumber AnnIvfWriteBlob(Relation index, const char *data, Size size);
-extern void AnnIvfReadBlob(Relation index, BlockNumber first, Size offset, Size size, char *data);
+extern BlockNumber AnnIvfWriteBlob(Relation index, AnnWriteMode mode, const char *data, Size size);
+extern void AnnIvfReadBlob(Relation index, AnnBufferHints *hints, BlockNumber first, Size offset, Size size, char *data);
+extern BlockNumber AnnIvfWriteHeads(Relation index, AnnWriteMode mode, const AnnIvfListHead *heads, uint32 count);
 
 extern void AnnIvfInitListPage(Page page, const AnnIvfShape *shape, uint32 list, BlockNumber prev);
 extern bool AnnIvfIsListPage(Page page, const AnnIvfShape *shape, uint32 list);
@@ -258,6 +285,7 @@ typedef struct AnnIvfCentroids
 	Size		code_stride;
 	const float *vectors;		/* float[count][dim], or NULL: they are read from the index */
 	Relation	index;
+	AnnBufferHints *hints;		/* or NULL */
 	BlockNumber block;			/* their blob; invalid: one centroid, zero */
 } AnnIvfCentroids;
 
@@ -296,10 +324,9 @@ typedef struct AnnIvfCache
 	AnnRelationLocatorData locator;	/* the file that the rest is about */
 	bool		loaded;
 	MemoryContext context;
-	AnnIvfMetaPageData meta;	/* as of the load; rows and free_pages may be out of date */
+	AnnIvfMetaPageData meta;	/* as of AnnIvfCacheGet */
 	AnnSpace	space;
 	AnnIvfCentroids centroids;
-	BlockNumber *first;			/* first page of each list */
 	AnnBufferHints hints;
 } AnnIvfCache;
 
@@ -323,6 +350,7 @@ typedef struct AnnIvfFormer
 } AnnIvfFormer;
 
 extern float *AnnIvfDense(const AnnSpace *space, const AnnPoint *point);
+extern void AnnIvfFormPlaced(const AnnIvfFormer *former, float *dense, const char *stored, AnnIvfValue *result);
 extern void AnnIvfFormValue(const AnnIvfFormer *former, Datum value, bool isnull, AnnIvfValue *result);
 extern void AnnIvfSetEntry(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, AnnIvfEntry *entry,
 						   ItemPointer tid, const AnnIvfValue *value);
@@ -331,6 +359,27 @@ extern void AnnIvfSetEntry(const AnnIvfMetaPageData *meta, const AnnIvfShape *sh
 
 extern int	AnnIvfKmeans(const float *points, int npoints, int dim, int k, bool spherical, float *centroids,
 						 int *assignment);
+
+/* ---- ivfflat_train.c: centroids from a sample ---- */
+
+/* Vectors of the index space; under inner product normalised, with the norms beside them. */
+typedef struct AnnIvfSample
+{
+	AnnSpace	space;
+	int			dim;
+	float	   *points;
+	float	   *norms;			/* inner product only */
+	int			count;
+	int			capacity;
+} AnnIvfSample;
+
+extern int	AnnIvfChooseLists(Relation index, double rows);
+extern void AnnIvfSampleInit(AnnIvfSample *sample, const AnnIvfLayout *layout, double rows, int lists);
+extern bool AnnIvfSampleTake(AnnIvfSample *sample, const float *dense, int place);
+extern char *AnnIvfTrain(const AnnIvfSample *sample, AnnIvfMetaPageData *meta, int lists, double rows);
+extern Size AnnIvfCentroidsSize(const AnnIvfMetaPageData *meta);
+extern Size AnnIvfCentroidCodesSize(const AnnIvfMetaPageData *meta);
+extern void AnnIvfOpenCentroids(AnnIvfCentroids *centroids, const AnnIvfMetaPageData *meta, const char *data);
 
 /* ---- ivfflat_build.c ---- */
 
@@ -342,6 +391,8 @@ extern char *AnnIvfBuildPhaseName(int64 phase);
 
 extern bool ann_ivfflat_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
 							   IndexUniqueCheck check_unique, bool index_unchanged, IndexInfo *info);
+
+extern void AnnIvfInsertEntry(Relation index, const AnnIvfMetaPageData *meta, ItemPointer tid, const AnnIvfValue *value);
 
 /* ---- ivfflat_scan.c ---- */
 
@@ -355,5 +406,9 @@ extern void ann_ivfflat_endscan(IndexScanDesc scan);
 extern IndexBulkDeleteResult *ann_ivfflat_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats,
 													 IndexBulkDeleteCallback callback, void *callback_state);
 extern IndexBulkDeleteResult *ann_ivfflat_vacuumcleanup(IndexVacuumInfo *info, IndexBulkDeleteResult *stats);
+
+/* ---- ivfflat_relist.c ---- */
+
+extern void AnnIvfRelist(IndexVacuumInfo *info, double tuples);
 
 #endif							/* ANN_IVFFLAT_H */

@@ -39,23 +39,7 @@
 /* Blocks that are counted to tell how many rows the table has. */
 #define COUNT_BLOCKS 300
 
-/* Rows of the sample for each list. */
-#define SAMPLE_ROWS 50
-#define MIN_SAMPLE_ROWS 2000
-
-/* Without the option: lists for this many rows, and no more than a list for so many rows. */
-#define LISTS_PER_ROOT 2.0
-#define MIN_ROWS_PER_LIST 40
-
-/* Calibration of probes: rows of the sample that are looked for, neighbours of each, share to be found. */
-#define CALIBRATION_QUERIES 256
-#define CALIBRATION_NEIGHBOURS 10
-#define CALIBRATION_SHARE 0.96
-
 #define BUILD_SEED 1147
-
-/* Vectors with larger coordinates are left out of the sample. */
-#define MAX_COORDINATE 1e18f
 
 /* What pg_stat_progress_create_index shows. */
 typedef enum ProgressPhase
@@ -101,20 +85,15 @@ typedef struct BuildState
 	MemoryContext tuple_context;
 } BuildState;
 
-/* The sample, in the index space; under inner product normalised, with the norms beside it. */
-typedef struct Sample
+/* A sample that is being read from the table. */
+typedef struct Sampling
 {
-	AnnSpace	space;
-	int			dim;
-	float	   *points;
-	float	   *norms;			/* inner product only */
-	int			count;
-	int			capacity;
+	AnnIvfSample *sample;
 	uint64		seen;			/* rows so far */
 	double		counted;		/* rows with a value, of the blocks counted */
 	pg_prng_state prng;
 	MemoryContext tuple_context;
-} Sample;
+} Sampling;
 
 /* What goes through the sort behind the list: a bytea. */
 typedef struct SortedEntry
@@ -162,63 +141,52 @@ static void
 countCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool alive, void *arg)
 {
 	if (!isnull[0] && alive)
-		((Sample *) arg)->counted++;
+		((Sampling *) arg)->counted++;
 }
 
 /* Takes a value into the sample at this place, unless it has no place in the index space. */
 static bool
-takeSample(Sample *sample, Datum value, int place)
+takeValue(Sampling *sampling, Datum value, int place)
 {
-	MemoryContext old = MemoryContextSwitchTo(sample->tuple_context);
+	MemoryContext old = MemoryContextSwitchTo(sampling->tuple_context);
+	AnnIvfSample *sample = sampling->sample;
 	AnnPoint	point;
-	bool		usable;
+	bool		taken;
 
 	AnnSpaceFormPoint(&sample->space, value, &point);
-	usable = !point.unplaced;
-	if (usable)
-	{
-		float	   *to = sample->points + (Size) place * sample->dim;
-		const float *dense = AnnIvfDense(&sample->space, &point);
-
-		/* A vector out of range would make a mean that is nobody's. */
-		for (int i = 0; i < sample->dim && usable; i++)
-			usable = isfinite(dense[i]) && fabsf(dense[i]) < MAX_COORDINATE;
-		if (usable && sample->norms != NULL)
-			sample->norms[place] = (float) AnnNormalize(dense, to, sample->dim);
-		else if (usable)
-			memcpy(to, dense, sizeof(float) * sample->dim);
-	}
+	taken = !point.unplaced && AnnIvfSampleTake(sample, AnnIvfDense(&sample->space, &point), place);
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(sample->tuple_context);
-	return usable;
+	MemoryContextReset(sampling->tuple_context);
+	return taken;
 }
 
 /* Algorithm R (Vitter 1985) over the rows of the blocks that are read. */
 static void
 sampleCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool alive, void *arg)
 {
-	Sample	   *sample = (Sample *) arg;
+	Sampling   *sampling = (Sampling *) arg;
+	AnnIvfSample *sample = sampling->sample;
 
 	if (isnull[0] || !alive)
 		return;
-	sample->seen++;
+	sampling->seen++;
 	if (sample->count < sample->capacity)
 	{
-		if (takeSample(sample, values[0], sample->count))
+		if (takeValue(sampling, values[0], sample->count))
 			sample->count++;
 	}
 	else
 	{
-		uint64		place = pg_prng_uint64_range(&sample->prng, 0, sample->seen - 1);
+		uint64		place = pg_prng_uint64_range(&sampling->prng, 0, sampling->seen - 1);
 
 		if (place < (uint64) sample->capacity)
-			takeSample(sample, values[0], (int) place);
+			takeValue(sampling, values[0], (int) place);
 	}
 }
 
 /* Reads nblocks random blocks of the table. */
 static void
-readBlocks(Relation heap, Relation index, IndexInfo *info, BlockNumber nblocks, Sample *sample,
+readBlocks(Relation heap, Relation index, IndexInfo *info, BlockNumber nblocks, Sampling *sampling,
 		   IndexBuildCallback callback)
 {
 	BlockSamplerData sampler;
@@ -229,7 +197,7 @@ readBlocks(Relation heap, Relation index, IndexInfo *info, BlockNumber nblocks, 
 		CHECK_FOR_INTERRUPTS();
 		/* A concurrent build reads with an MVCC snapshot, of which nothing else can be asked. */
 		table_index_build_range_scan(heap, index, info, false, !info->ii_Concurrent, false,
-									 BlockSampler_Next(&sampler), 1, callback, sample, NULL);
+									 BlockSampler_Next(&sampler), 1, callback, sampling, NULL);
 	}
 }
 
@@ -239,263 +207,66 @@ estimateRows(Relation heap, Relation index, IndexInfo *info)
 {
 	BlockNumber nblocks = RelationGetNumberOfBlocks(heap);
 	BlockNumber ncounted = Min(nblocks, COUNT_BLOCKS);
-	Sample		sample = {0};
+	Sampling	sampling = {0};
 
 	if (nblocks == 0)
 		return 0;
-	readBlocks(heap, index, info, ncounted, &sample, countCallback);
-	return sample.counted / ncounted * nblocks;
+	readBlocks(heap, index, info, ncounted, &sampling, countCallback);
+	return sampling.counted / ncounted * nblocks;
 }
 
-/* Lists for an index of so many rows. */
-static int
-chooseLists(Relation index, double rows)
-{
-	int			option = AnnIvfOptionLists((const AnnIvfOptions *) index->rd_options);
-	double		lists = Min(LISTS_PER_ROOT * sqrt(rows), rows / MIN_ROWS_PER_LIST);
-
-	return option > 0 ? option : (int) Max(1, Min(lists, ANN_IVF_MAX_LISTS));
-}
-
-/*
- * Reads a sample for so many lists, within maintenance_work_mem.
- */
+/* Fills a sample of a table of so many rows. */
 static void
-readSample(Sample *sample, Relation heap, Relation index, IndexInfo *info, const AnnIvfLayout *layout,
-		   double rows, int lists)
+readSample(AnnIvfSample *sample, Relation heap, Relation index, IndexInfo *info, double rows)
 {
 	BlockNumber nblocks = RelationGetNumberOfBlocks(heap);
 	double		density = rows / Max(nblocks, 1);
-	Size		row_size = sizeof(float) * ((Size) layout->dim + 1);
-	double		wanted = Max((double) lists * SAMPLE_ROWS, MIN_SAMPLE_ROWS);
+	Sampling	sampling = {0};
 	double		nsample;
 
-	memset(sample, 0, sizeof(*sample));
-	AnnIvfSpaceInit(&sample->space, layout);
-	sample->dim = (int) layout->dim;
-	wanted = Min(wanted, Max((double) maintenance_work_mem * 1024 / row_size, Min(lists, 64)));
-	/* The estimate may be low: room for some more rows, and all of a small table. */
-	wanted = Min(wanted, rows * 1.2 + 1000);
-	sample->capacity = (int) wanted;
-	sample->points = MemoryContextAllocHuge(CurrentMemoryContext, mul_size(row_size, sample->capacity));
-	if (layout->metric == ANN_METRIC_IP)
-		sample->norms = sample->points + (Size) sample->capacity * sample->dim;
 	if (nblocks == 0)
 		return;
-	pg_prng_seed(&sample->prng, BUILD_SEED);
-	sample->tuple_context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat build sample row", ALLOCSET_DEFAULT_SIZES);
+	sampling.sample = sample;
+	pg_prng_seed(&sampling.prng, BUILD_SEED);
+	sampling.tuple_context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat build sample row", ALLOCSET_DEFAULT_SIZES);
 	/* Twice the blocks that would do, so that rows that lie together are not all taken. */
-	nsample = density > 0 ? Max(ceil(2 * wanted / density), COUNT_BLOCKS) : nblocks;
-	readBlocks(heap, index, info, (BlockNumber) Min(nsample, nblocks), sample, sampleCallback);
-	MemoryContextDelete(sample->tuple_context);
-}
-
-/* ---- clustering and calibration ---- */
-
-/*
- * Under inner product clusters are made of directions; the centroids that are kept
- * are the means of the vectors themselves.
- */
-static void
-scaleCentroids(const Sample *sample, float *centroids, int k, const int *assignment)
-{
-	int			dim = sample->dim;
-	int		   *counts = palloc0(mul_size(sizeof(int), k));
-	float	   *directions = palloc_extended(mul_size(mul_size(sizeof(float), dim), k), MCXT_ALLOC_HUGE);
-
-	memcpy(directions, centroids, sizeof(float) * dim * (Size) k);
-	memset(centroids, 0, sizeof(float) * dim * (Size) k);
-	for (int i = 0; i < sample->count; i++)
-	{
-		const float *point = sample->points + (Size) i * dim;
-		float	   *centroid = centroids + (Size) assignment[i] * dim;
-
-		for (int j = 0; j < dim; j++)
-			centroid[j] += sample->norms[i] * point[j];
-		counts[assignment[i]]++;
-	}
-	for (int c = 0; c < k; c++)
-	{
-		float	   *centroid = centroids + (Size) c * dim;
-
-		if (counts[c] == 0)
-			memcpy(centroid, directions + (Size) c * dim, sizeof(float) * dim);
-		else
-			for (int j = 0; j < dim; j++)
-				centroid[j] /= counts[c];
-	}
-	pfree(counts);
-	pfree(directions);
-}
-
-/* Mean squared distance of the sample's vectors from their centroids. */
-static double
-meanSpread(const Sample *sample, const float *centroids, const int *assignment)
-{
-	float	   *vector = palloc(mul_size(sizeof(float), sample->dim));
-	double		sum = 0;
-
-	for (int i = 0; i < sample->count; i++)
-	{
-		const float *point = sample->points + (Size) i * sample->dim;
-		float		norm = sample->norms != NULL ? sample->norms[i] : 1;
-
-		for (int j = 0; j < sample->dim; j++)
-			vector[j] = norm * point[j];
-		sum += ann_kernels.l2sq_f32(vector, centroids + (Size) assignment[i] * sample->dim, sample->dim);
-	}
-	pfree(vector);
-	return sum / Max(sample->count, 1);
-}
-
-/* Order of the sample's row i for query q: smaller is nearer. */
-static float
-sampleScore(const Sample *sample, int q, int i)
-{
-	const float *a = sample->points + (Size) q * sample->dim;
-	const float *b = sample->points + (Size) i * sample->dim;
-
-	if (sample->norms != NULL)
-		return -sample->norms[i] * ann_kernels.ip_f32(a, b, sample->dim);
-	return ann_kernels.l2sq_f32(a, b, sample->dim);
-}
-
-static int
-compareInts(const void *a, const void *b)
-{
-	int			x = *(const int *) a;
-	int			y = *(const int *) b;
-
-	return (x > y) - (x < y);
+	nsample = density > 0 ? Max(ceil(2 * sample->capacity / density), COUNT_BLOCKS) : nblocks;
+	readBlocks(heap, index, info, (BlockNumber) Min(nsample, nblocks), &sampling, sampleCallback);
+	MemoryContextDelete(sampling.tuple_context);
 }
 
 /*
- * Lists that a scan has to read to find CALIBRATION_SHARE of a row's nearest
- * neighbours: rows of the sample are looked for among the rest of it.  The sample is
- * thinner than the table, so fewer neighbours are looked at in proportion.
+ * Trains the lists of a new index on a sample of the table; fills in what the meta page
+ * says of them.  Returns centroids with mean and codes (AnnIvfTrain).
  */
-static uint32
-calibrateProbes(const Sample *sample, const float *centroids, int lists, const int *assignment, double rows)
-{
-	int			nqueries = Min(CALIBRATION_QUERIES, sample->count);
-	int			k = (int) rint(CALIBRATION_NEIGHBOURS * sample->count / Max(rows, 1));
-	int			nranks = 0;
-	int		   *ranks;
-	float	   *best;
-	int		   *nearest;
-
-	k = Min(Max(k, 1), CALIBRATION_NEIGHBOURS);
-	if (lists < 2 || sample->count < 2 * k + 2)
-		return (uint32) lists;
-	ranks = palloc(sizeof(int) * nqueries * k);
-	best = palloc(sizeof(float) * nqueries * k);
-	nearest = palloc(sizeof(int) * nqueries * k);
-	for (int i = 0; i < nqueries * k; i++)
-	{
-		best[i] = INFINITY;
-		nearest[i] = -1;
-	}
-	for (int i = 0; i < sample->count; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		for (int n = 0; n < nqueries; n++)
-		{
-			int			q = (int) ((int64) n * sample->count / nqueries);
-			float		score;
-			int			at = k;
-
-			if (q == i)
-				continue;
-			score = sampleScore(sample, q, i);
-			while (at > 0 && score < best[n * k + at - 1])
-				at--;
-			if (at == k)
-				continue;
-			memmove(&best[n * k + at + 1], &best[n * k + at], sizeof(float) * (k - at - 1));
-			memmove(&nearest[n * k + at + 1], &nearest[n * k + at], sizeof(int) * (k - at - 1));
-			best[n * k + at] = score;
-			nearest[n * k + at] = i;
-		}
-	}
-	for (int n = 0; n < nqueries; n++)
-	{
-		const float *query = sample->points + (int64) n * sample->count / nqueries * sample->dim;
-		float	   *scores = palloc(mul_size(sizeof(float), lists));
-
-		for (int c = 0; c < lists; c++)
-		{
-			const float *centroid = centroids + (Size) c * sample->dim;
-
-			scores[c] = sample->norms != NULL ? -ann_kernels.ip_f32(query, centroid, sample->dim) :
-				ann_kernels.l2sq_f32(query, centroid, sample->dim);
-		}
-		for (int j = 0; j < k; j++)
-		{
-			int			rank = 1;
-
-			if (nearest[n * k + j] < 0)
-				continue;
-			for (int c = 0; c < lists; c++)
-				rank += scores[c] < scores[assignment[nearest[n * k + j]]];
-			ranks[nranks++] = rank;
-		}
-		pfree(scores);
-	}
-	qsort(ranks, nranks, sizeof(int), compareInts);
-	return (uint32) (nranks > 0 ? ranks[Min(nranks - 1, (int) (nranks * CALIBRATION_SHARE))] : 1);
-}
-
-/*
- * Clusters a sample of the table; fills in the meta page's lists, probes, rows, spread and
- * the scale of codes.  Returns the centroids, float[lists][dim] palloc'd, or NULL for the
- * single one that is zero.
- */
-static float *
+static char *
 train(Relation heap, Relation index, IndexInfo *info, AnnIvfMetaPageData *meta)
 {
 	MemoryContext result = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat training", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Size		row_size = sizeof(float) * (Size) meta->layout.dim;
+	AnnIvfSample sample;
 	double		rows;
 	int			lists;
-	int			k;
-	Sample		sample;
-	float	   *centroids = NULL;
+	char	   *centroids;
 
 	reportPhase(PROGRESS_SAMPLE);
 	rows = estimateRows(heap, index, info);
-	lists = chooseLists(index, rows);
+	lists = AnnIvfChooseLists(index, rows);
 	pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_TOTAL, (int64) rows);
-	readSample(&sample, heap, index, info, &meta->layout, rows, lists);
-
+	AnnIvfSampleInit(&sample, &meta->layout, rows, lists);
+	readSample(&sample, heap, index, info, rows);
 	reportPhase(PROGRESS_CLUSTER);
-	meta->lists = 1;
-	meta->rows = rows;
-	if (sample.count > 0)
-	{
-		int		   *assignment = palloc(mul_size(sizeof(int), sample.count));
-
-		centroids = MemoryContextAllocHuge(result, mul_size(row_size, Min(lists, sample.count)));
-		k = AnnIvfKmeans(sample.points, sample.count, sample.dim, Min(lists, sample.count),
-						 meta->layout.metric == ANN_METRIC_IP || meta->layout.metric == ANN_METRIC_COSINE,
-						 centroids, assignment);
-		if (sample.norms != NULL)
-			scaleCentroids(&sample, centroids, k, assignment);
-		meta->lists = k;
-		meta->spread = meanSpread(&sample, centroids, assignment);
-		meta->probes = calibrateProbes(&sample, centroids, k, assignment, rows);
-		if (AnnIvfHasCodes(&meta->layout) && meta->spread > 0)
-			AnnCodeParamsSetScale(&meta->code, (float) sqrt(meta->spread));
-	}
+	MemoryContextSwitchTo(result);
+	centroids = AnnIvfTrain(&sample, meta, lists, rows);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 	if ((int) meta->lists < AnnIvfOptionLists((const AnnIvfOptions *) index->rd_options))
 		ereport(NOTICE,
 				(errmsg("ivfflat index \"%s\" has %u lists in place of %d",
 						RelationGetRelationName(index), meta->lists, lists),
 				 errdetail("The table does not have more different rows to make lists of."),
-				 errhint("REINDEX it when the table has grown.")));
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
+				 errhint("VACUUM makes new lists when the table has grown.")));
 	return centroids;
 }
 
@@ -567,44 +338,6 @@ assignCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, boo
 }
 
 /*
- * Points the struct at centroids (float[lists][dim]) that are followed by their
- * mean and codes.
- */
-static void
-openCentroids(AnnIvfCentroids *centroids, const AnnIvfMetaPageData *meta, const char *data)
-{
-	memset(centroids, 0, sizeof(*centroids));
-	centroids->count = (int) meta->lists;
-	centroids->dim = (int) meta->layout.dim;
-	centroids->ip = meta->layout.metric == ANN_METRIC_IP;
-	centroids->vectors = (const float *) data;
-	centroids->block = InvalidBlockNumber;
-	if (meta->centroid_code.dim > 0)
-	{
-		centroids->code = meta->centroid_code;
-		centroids->mean = centroids->vectors + (Size) meta->lists * meta->layout.dim;
-		centroids->codes = (const char *) (centroids->mean + meta->layout.dim);
-		centroids->code_stride = AnnIvfCentroidCodeStride(&meta->centroid_code);
-	}
-}
-
-/* Bytes of the centroids, and of mean and codes behind them. */
-static Size
-centroidsSize(const AnnIvfMetaPageData *meta)
-{
-	return mul_size(mul_size(sizeof(float), meta->layout.dim), meta->lists);
-}
-
-static Size
-centroidCodesSize(const AnnIvfMetaPageData *meta)
-{
-	if (meta->centroid_code.dim == 0)
-		return 0;
-	return add_size(sizeof(float) * (Size) meta->layout.dim,
-					mul_size(AnnIvfCentroidCodeStride(&meta->centroid_code), meta->lists));
-}
-
-/*
  * A participant's part of the assignment: its share of the table into its sort.
  */
 static void
@@ -615,7 +348,7 @@ assignRows(BuildState *state, TableScanDesc scan, SortCoordinate coordinate, con
 	double		tuples;
 
 	AnnIvfSpaceInit(&state->space, &shared->meta.layout);
-	openCentroids(&state->centroids, &shared->meta, centroids);
+	AnnIvfOpenCentroids(&state->centroids, &shared->meta, centroids);
 	state->tuple_context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat build row", ALLOCSET_DEFAULT_SIZES);
 	state->slot = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	state->sort = beginSort(shared->sort_memory, coordinate);
@@ -817,25 +550,18 @@ writeIndex(Relation index, AnnIvfMetaPageData *meta, Tuplesortstate *sort, char 
 	meta->magic = ANN_IVF_MAGIC;
 	meta->version = ANN_IVF_VERSION;
 	meta->free_pages = InvalidBlockNumber;
+	meta->other.state = ANN_IVF_OTHER_NONE;
 	AnnPageInit((Page) image, ANN_IVFFLAT_PAGE_ID, ANN_IVF_META);
 	if (writeNewPage(index, image) != ANN_IVF_META_BLOCK)
 		elog(ERROR, "index \"%s\" is not empty", RelationGetRelationName(index));
 	meta->centroids = meta->centroid_codes = InvalidBlockNumber;
 	if (centroids != NULL)
 	{
-		meta->centroids = AnnIvfWriteBlob(index, centroids, centroidsSize(meta));
+		meta->centroids = AnnIvfWriteBlob(index, ANN_WRITE_BUILD, centroids, AnnIvfCentroidsSize(meta));
 		if (meta->centroid_code.dim > 0)
-			meta->centroid_codes = AnnIvfWriteBlob(index, centroids + centroidsSize(meta), centroidCodesSize(meta));
+			meta->centroid_codes = AnnIvfWriteBlob(index, ANN_WRITE_BUILD, centroids + AnnIvfCentroidsSize(meta), AnnIvfCentroidCodesSize(meta));
 	}
-	AnnPageInit((Page) image, ANN_IVFFLAT_PAGE_ID, ANN_IVF_HEADS);
-	AnnPageSetRawSize((Page) image, ANN_PAGE_USABLE);
-	for (uint32 i = 0; i < total; i += ANN_IVF_HEADS_PER_PAGE)
-	{
-		BlockNumber block = writeNewPage(index, image);
-
-		if (i == 0)
-			meta->heads = block;
-	}
+	meta->heads = AnnIvfWriteHeads(index, ANN_WRITE_BUILD, heads, total);
 	for (uint32 i = 0; i < total; i++)
 	{
 		AnnIvfShape shape = AnnIvfShapeOf(meta, i);
@@ -925,9 +651,10 @@ initState(Relation heap, Relation index, IndexInfo *info, BuildShared *shared, b
 }
 
 static void
-writeSorted(BuildPlan *plan, Tuplesortstate *sort)
+writeSorted(BuildPlan *plan, const BuildShared *shared, Tuplesortstate *sort)
 {
 	reportPhase(PROGRESS_WRITE);
+	plan->meta.rows = shared->index_tuples;
 	writeIndex(plan->index, &plan->meta, sort, plan->centroids);
 	tuplesort_end(sort);
 }
@@ -939,7 +666,7 @@ buildSerially(BuildPlan *plan, BuildShared *shared)
 
 	initShared(shared, plan, 1);
 	assignRows(&state, NULL, NULL, plan->centroids);
-	writeSorted(plan, state.sort);
+	writeSorted(plan, shared, state.sort);
 }
 
 void
@@ -1068,7 +795,7 @@ buildInParallel(BuildPlan *plan, int nworkers, BuildShared *result)
 		coordinate.nParticipants = nparticipants;
 		state.sort = beginSort(maintenance_work_mem, &coordinate);
 		tuplesort_performsort(state.sort);
-		writeSorted(plan, state.sort);
+		writeSorted(plan, shared, state.sort);
 		WaitForParallelWorkersToFinish(context);
 		*result = *shared;
 	}
@@ -1100,28 +827,16 @@ ann_ivfflat_build(Relation heap, Relation index, IndexInfo *info)
 	BuildPlan	plan = {.heap = heap, .index = index, .info = info};
 	BuildShared shared;
 	int			nworkers;
-	float	   *centroids;
 
 	if (RelationGetNumberOfBlocks(index) != 0)
 		elog(ERROR, "index \"%s\" already contains data", RelationGetRelationName(index));
 	initMeta(index, &plan.meta);
-	centroids = train(heap, index, info, &plan.meta);
-	if (centroids != NULL)
-	{
-		AnnIvfCentroids table;
-		Size		size = centroidsSize(&plan.meta);
-
-		AnnIvfCentroidParams(&plan.meta.centroid_code, &plan.meta.layout);
-		plan.centroids_size = add_size(size, centroidCodesSize(&plan.meta));
-		plan.centroids = repalloc_huge(centroids, plan.centroids_size);
-		openCentroids(&table, &plan.meta, plan.centroids);
-		if (plan.meta.centroid_code.dim > 0)
-			AnnIvfEncodeCentroids(&table, &plan.meta.centroid_code, (float *) (plan.centroids + size),
-								  plan.centroids + size + sizeof(float) * plan.meta.layout.dim);
-	}
+	plan.centroids = train(heap, index, info, &plan.meta);
+	if (plan.centroids != NULL)
+		plan.centroids_size = add_size(AnnIvfCentroidsSize(&plan.meta), AnnIvfCentroidCodesSize(&plan.meta));
 
 	reportPhase(PROGRESS_ASSIGN);
-	nworkers = plan.meta.rows > 0 ? AnnBuildWorkers(heap, index, info) : 0;
+	nworkers = plan.centroids != NULL ? AnnBuildWorkers(heap, index, info) : 0;
 	if (nworkers == 0 || !buildInParallel(&plan, nworkers, &shared))
 		buildSerially(&plan, &shared);
 

@@ -33,7 +33,7 @@ loadCentroids(Relation index, AnnIvfCache *cache)
 		Size		size = sizeof(float) * dim + stride * meta->lists;
 		char	   *blob = MemoryContextAllocHuge(cache->context, size);
 
-		AnnIvfReadBlob(index, meta->centroid_codes, 0, size, blob);
+		AnnIvfReadBlob(index, NULL, meta->centroid_codes, 0, size, blob);
 		centroids->code = meta->centroid_code;
 		centroids->mean = (const float *) blob;
 		centroids->codes = blob + sizeof(float) * dim;
@@ -43,39 +43,21 @@ loadCentroids(Relation index, AnnIvfCache *cache)
 	{
 		char	   *blob = MemoryContextAllocHuge(cache->context, vectors);
 
-		AnnIvfReadBlob(index, meta->centroids, 0, vectors, blob);
+		AnnIvfReadBlob(index, NULL, meta->centroids, 0, vectors, blob);
 		centroids->vectors = (const float *) blob;
 	}
 }
 
-static void
-loadHeads(Relation index, AnnIvfCache *cache)
-{
-	uint32		total = AnnIvfTotalLists(&cache->meta);
-
-	cache->first = MemoryContextAlloc(cache->context, sizeof(BlockNumber) * total);
-	for (uint32 i = 0; i < total; i += ANN_IVF_HEADS_PER_PAGE)
-	{
-		Buffer		buffer = ReadBuffer(index, cache->meta.heads + i / ANN_IVF_HEADS_PER_PAGE);
-		const AnnIvfListHead *heads;
-
-		LockBuffer(buffer, BUFFER_LOCK_SHARE);
-		heads = (AnnIvfListHead *) AnnPageRaw(AnnPageGet(index, buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_HEADS));
-		for (uint32 j = 0; j < ANN_IVF_HEADS_PER_PAGE && i + j < total; j++)
-			cache->first[i + j] = heads[j].first;
-		UnlockReleaseBuffer(buffer);
-	}
-}
-
 /*
- * The backend's cache of this index, valid until the end of the current call.
- * What it holds does not change while the index keeps its file.
+ * The backend's cache of this index, valid until the end of the current call; its
+ * meta page has just been read.
  */
 AnnIvfCache *
 AnnIvfCacheGet(Relation index)
 {
 	AnnIvfCache *cache;
 	Oid			relid = RelationGetRelid(index);
+	AnnIvfMetaPageData meta;
 	bool		found;
 
 	if (caches == NULL)
@@ -93,7 +75,9 @@ AnnIvfCacheGet(Relation index)
 		cache->loaded = false;
 		cache->context = NULL;
 	}
-	if (!cache->loaded || !AnnLocatorEquals(cache->locator, AnnRelationLocator(index)))
+	AnnIvfReadMeta(index, &meta);
+	if (!cache->loaded || !AnnLocatorEquals(cache->locator, AnnRelationLocator(index)) ||
+		cache->meta.generation != meta.generation || cache->meta.heads != meta.heads)
 	{
 		if (cache->context != NULL)
 			MemoryContextDelete(cache->context);
@@ -101,12 +85,13 @@ AnnIvfCacheGet(Relation index)
 		cache->context = AllocSetContextCreate(CacheMemoryContext, "ann ivfflat index cache", ALLOCSET_DEFAULT_SIZES);
 		cache->locator = AnnRelationLocator(index);
 		cache->hints.context = cache->context;
-		AnnIvfReadMeta(index, &cache->meta);
+		cache->meta = meta;
 		AnnIvfSpaceInit(&cache->space, &cache->meta.layout);
 		loadCentroids(index, cache);
-		loadHeads(index, cache);
+		cache->centroids.hints = &cache->hints;
 		cache->loaded = true;
 	}
+	cache->meta = meta;
 	/* The relation was opened anew, maybe, since the last call. */
 	cache->centroids.index = index;
 	AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));

@@ -10,8 +10,11 @@
 
 #include "ivfflat/ivfflat.h"
 
-/* Bits per coordinate of a centroid's code: its error decides how many centroids are read. */
-#define CENTROID_PLANES 4
+/*
+ * Bits per coordinate of a centroid's code: its error decides how many centroids are
+ * read. Measured with 900 lists at 768 dimensions: two take less time than four.
+ */
+#define CENTROID_PLANES 2
 
 /* Fewer centroids than this are all scored exactly. */
 #define MIN_CODED_CENTROIDS 16
@@ -86,7 +89,7 @@ AnnIvfCentroid(const AnnIvfCentroids *centroids, uint32 list, float *scratch)
 	if (!BlockNumberIsValid(centroids->block))
 		memset(scratch, 0, size);
 	else
-		AnnIvfReadBlob(centroids->index, centroids->block, list * size, size, (char *) scratch);
+		AnnIvfReadBlob(centroids->index, centroids->hints, centroids->block, list * size, size, (char *) scratch);
 	return scratch;
 }
 
@@ -267,6 +270,7 @@ AnnIvfNearest(const AnnIvfCentroids *centroids, const float *dense, char *scratc
 	float	   *errors = estimates + n;
 	float	   *vector = errors + n;
 	uint32		best = 0;
+	int			first;
 	float		best_score = INFINITY;
 
 	if (n == 1)
@@ -306,16 +310,24 @@ AnnIvfNearest(const AnnIvfCentroids *centroids, const float *dense, char *scratc
 			errors[i] *= inv;
 		}
 	}
-	for (int i = 1; i < n; i++)
-		if (estimates[i] < estimates[best])
+	for (int i = 0; i < n; i++)
+	{
+		if (estimates[i] < best_score)
+		{
+			best_score = estimates[i];
 			best = i;
+		}
+		/* From here on a lower bound. */
+		errors[i] = estimates[i] - ANN_CODE_EPS * errors[i];
+	}
+	first = (int) best;
 	for (int j = -1; j < n; j++)
 	{
 		/* First the one of the best estimate, then all that its score does not rule out. */
-		int			i = j < 0 ? (int) best : j;
+		int			i = j < 0 ? first : j;
 		float		score;
 
-		if (j >= 0 && (j == (int) best || estimates[j] - ANN_CODE_EPS * errors[j] >= best_score))
+		if (j >= 0 && (errors[j] >= best_score || j == first))
 			continue;
 		score = exactScore(centroids, dense, i, vector);
 		if (centroids->ip)

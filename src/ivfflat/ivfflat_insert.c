@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/memutils.h"
 
 #include "ivfflat/ivfflat.h"
@@ -208,24 +209,42 @@ insertIntoList(const InsertState *state)
 		AnnIvfSetInsertPage(state->index, state->meta, list, block);
 }
 
+/*
+ * Adds an entry to the lists that *meta describes.
+ */
+void
+AnnIvfInsertEntry(Relation index, const AnnIvfMetaPageData *meta, ItemPointer tid, const AnnIvfValue *value)
+{
+	InsertState state;
+
+	state.index = index;
+	state.meta = meta;
+	state.shape = AnnIvfShapeOf(meta, value->list);
+	state.tid = tid;
+	state.value = value;
+	insertIntoList(&state);
+}
+
 bool
 ann_ivfflat_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
 				   IndexUniqueCheck check_unique, bool index_unchanged, IndexInfo *info)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ann ivfflat insert", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	AnnIvfCache *cache = AnnIvfCacheGet(index);
-	AnnIvfFormer former = {&cache->meta, &cache->space, &cache->centroids};
+	Datum		datum = isnull[0] ? (Datum) 0 : PointerGetDatum(PG_DETOAST_DATUM(values[0]));
+	AnnIvfCache *cache;
+	AnnIvfFormer former;
 	AnnIvfValue value;
-	InsertState state;
 
-	AnnIvfFormValue(&former, values[0], isnull[0], &value);
-	state.index = index;
-	state.meta = &cache->meta;
-	state.shape = AnnIvfShapeOf(&cache->meta, value.list);
-	state.tid = tid;
-	state.value = &value;
-	insertIntoList(&state);
+	/* The lists stay those in use until the entry is in one (README, New lists). */
+	LockPage(index, ANN_IVF_META_BLOCK, ShareLock);
+	cache = AnnIvfCacheGet(index);
+	former.meta = &cache->meta;
+	former.space = &cache->space;
+	former.centroids = &cache->centroids;
+	AnnIvfFormValue(&former, datum, isnull[0], &value);
+	AnnIvfInsertEntry(index, &cache->meta, tid, &value);
+	UnlockPage(index, ANN_IVF_META_BLOCK, ShareLock);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return false;

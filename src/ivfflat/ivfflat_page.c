@@ -124,6 +124,7 @@ AnnIvfShapeOf(const AnnIvfMetaPageData *meta, uint32 list)
 	AnnIvfShape shape;
 
 	shape.has_vectors = list < meta->lists;
+	shape.generation = meta->generation;
 	if (shape.has_vectors)
 	{
 		shape.kind = ANN_IVF_CODES;
@@ -231,6 +232,7 @@ AnnIvfCreateEmpty(Relation index, ForkNumber fork, AnnIvfMetaPageData *meta)
 	meta->centroid_codes = InvalidBlockNumber;
 	meta->heads = ANN_IVF_META_BLOCK + 1;
 	meta->free_pages = InvalidBlockNumber;
+	memset(&meta->other, 0, sizeof(meta->other));
 
 	for (BlockNumber block = ANN_IVF_META_BLOCK; block < meta->heads + 1 + AnnIvfTotalLists(meta); block++)
 	{
@@ -251,7 +253,7 @@ AnnIvfCreateEmpty(Relation index, ForkNumber fork, AnnIvfMetaPageData *meta)
 			AnnPageInit(page, ANN_IVFFLAT_PAGE_ID, ANN_IVF_HEADS);
 			for (uint32 i = 0; i < AnnIvfTotalLists(meta); i++)
 				heads[i].first = heads[i].insert = meta->heads + 1 + i;
-			AnnPageSetRawSize(page, ANN_PAGE_USABLE);
+			AnnPageSetRawSize(page, sizeof(AnnIvfListHead) * AnnIvfTotalLists(meta));
 		}
 		else
 		{
@@ -271,11 +273,11 @@ AnnIvfCreateEmpty(Relation index, ForkNumber fork, AnnIvfMetaPageData *meta)
 /* ---- blobs ---- */
 
 /*
- * Writes a byte string into new consecutive pages of an index that nobody else
- * sees, unlogged, and returns the first one's block.
+ * Writes a byte string into new consecutive pages and returns the first one's block.  The
+ * caller sees to it that nobody else extends the index.
  */
-BlockNumber
-AnnIvfWriteBlob(Relation index, const char *data, Size size)
+static BlockNumber
+writePages(Relation index, AnnWriteMode mode, AnnIvfPageKind kind, const char *data, Size size)
 {
 	BlockNumber first = InvalidBlockNumber;
 	BlockNumber expected = InvalidBlockNumber;
@@ -283,35 +285,44 @@ AnnIvfWriteBlob(Relation index, const char *data, Size size)
 	for (Size at = 0; at < size; at += ANN_PAGE_USABLE)
 	{
 		Buffer		buffer = AnnExtendRelation(index);
-		Page		page = BufferGetPage(buffer);
+		AnnPageEdit edit;
+		Page		page;
 		Size		n = Min(size - at, ANN_PAGE_USABLE);
 
-		CHECK_FOR_INTERRUPTS();
 		if (at == 0)
 			first = expected = BufferGetBlockNumber(buffer);
 		if (BufferGetBlockNumber(buffer) != expected++)
 			elog(ERROR, "pages of index \"%s\" are not consecutive", RelationGetRelationName(index));
-		AnnPageInit(page, ANN_IVFFLAT_PAGE_ID, ANN_IVF_BLOB);
+		edit = AnnPageEditBegin(index, mode);
+		page = AnnPageEditAdd(&edit, buffer, true);
+		AnnPageInit(page, ANN_IVFFLAT_PAGE_ID, kind);
 		memcpy(AnnPageRaw(page), data + at, n);
 		AnnPageSetRawSize(page, n);
-		MarkBufferDirty(buffer);
+		AnnPageEditCommit(&edit);
 		UnlockReleaseBuffer(buffer);
+		CHECK_FOR_INTERRUPTS();
 	}
 	return first;
 }
 
+BlockNumber
+AnnIvfWriteBlob(Relation index, AnnWriteMode mode, const char *data, Size size)
+{
+	return writePages(index, mode, ANN_IVF_BLOB, data, size);
+}
+
 /*
- * Reads `size` bytes from `offset` on.
+ * Reads `size` bytes from `offset` on.  hints may be NULL.
  */
 void
-AnnIvfReadBlob(Relation index, BlockNumber first, Size offset, Size size, char *data)
+AnnIvfReadBlob(Relation index, AnnBufferHints *hints, BlockNumber first, Size offset, Size size, char *data)
 {
 	while (size > 0)
 	{
 		Size		in_page = offset % ANN_PAGE_USABLE;
 		Size		n = Min(size, ANN_PAGE_USABLE - in_page);
 		BlockNumber block = first + (BlockNumber) (offset / ANN_PAGE_USABLE);
-		Buffer		buffer = ReadBuffer(index, block);
+		Buffer		buffer = hints != NULL ? AnnReadBuffer(index, hints, block) : ReadBuffer(index, block);
 		Page		page;
 
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
@@ -324,6 +335,13 @@ AnnIvfReadBlob(Relation index, BlockNumber first, Size offset, Size size, char *
 		offset += n;
 		size -= n;
 	}
+}
+
+BlockNumber
+AnnIvfWriteHeads(Relation index, AnnWriteMode mode, const AnnIvfListHead *heads, uint32 count)
+{
+	StaticAssertStmt(ANN_PAGE_USABLE % sizeof(AnnIvfListHead) == 0, "heads do not cross pages");
+	return writePages(index, mode, ANN_IVF_HEADS, (const char *) heads, mul_size(sizeof(AnnIvfListHead), count));
 }
 
 /* ---- list pages ---- */
@@ -341,6 +359,7 @@ AnnIvfInitListPage(Page page, const AnnIvfShape *shape, uint32 list, BlockNumber
 	memset(header, 0, ANN_PAGE_USABLE);
 	header->list = list;
 	header->prev = prev;
+	header->generation = shape->generation;
 	AnnPageSetRawSize(page, ANN_PAGE_USABLE);
 }
 
@@ -352,7 +371,7 @@ bool
 AnnIvfIsListPage(Page page, const AnnIvfShape *shape, uint32 list)
 {
 	return AnnPageIsOurs(page, ANN_IVFFLAT_PAGE_ID) && AnnPageOpaque(page)->kind == shape->kind &&
-		AnnIvfListPageOf(page)->list == list;
+		AnnIvfListPageOf(page)->list == list && AnnIvfListPageOf(page)->generation == shape->generation;
 }
 
 /*
@@ -458,7 +477,7 @@ AnnIvfAllocPage(Relation index, AnnPageEdit *edit, Page *page, Buffer *extra)
 		AnnPageCorrupted(index, free_block, "it owns more pages than it can name");
 	if (header->nblocks > 0)
 	{
-		/* One of its VECTORS pages; the META page stays locked, so that nobody else takes it. */
+		/* One of its VECTORS pages; the FREE page's lock keeps others from it. */
 		BlockNumber block = header->blocks[header->nblocks - 1];
 
 		buffer = ReadBuffer(index, block);

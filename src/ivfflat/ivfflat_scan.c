@@ -92,6 +92,7 @@ typedef struct IvfScan
 	float	   *lowers;			/* one for each entry of a page, and as many errors */
 	char	   *vector;			/* scratch for a vector of several pages */
 	char	   *page;			/* copy of a CODES page */
+	AnnIvfCentroids centroids;	/* vectors to be read from the index */
 	AnnIvfRanking ranking;
 	int			probes;
 	int			max_probes;
@@ -443,6 +444,11 @@ startScan(IndexScanDesc scan)
 	}
 	state->arrays = acquireArrays();
 	AnnIvfRank(&state->ranking, &state->cache->centroids, state->dense);
+	/* From here on the cache may become that of newer lists. */
+	state->centroids = state->cache->centroids;
+	state->centroids.codes = NULL;
+	state->centroids.vectors = NULL;
+	state->ranking.centroids = &state->centroids;
 	state->phase = SCAN_LISTS;
 }
 
@@ -591,7 +597,7 @@ addCoded(IvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape)
 		pending++;
 	}
 	if (needed > header->nblocks)
-		AnnPageCorrupted(state->cache->centroids.index, block, "it has entries without vectors");
+		AnnPageCorrupted(state->centroids.index, block, "it has entries without vectors");
 	arrays->npending = (int) (pending - arrays->pending);
 }
 
@@ -666,7 +672,7 @@ readList(IvfScan *state, Relation index, uint32 list)
 {
 	AnnIvfShape shape = AnnIvfShapeOf(&state->meta, list);
 	Arrays	   *arrays = state->arrays;
-	BlockNumber first = state->cache->first[list];
+	BlockNumber first = AnnIvfReadHead(index, &state->meta, list).first;
 	BlockNumber block = first;
 	BlockNumber prev = InvalidBlockNumber;
 	int			restarts = 0;
@@ -674,7 +680,7 @@ readList(IvfScan *state, Relation index, uint32 list)
 	arrays->nseen = 0;
 	if (state->code != NULL)
 	{
-		const float *centroid = AnnIvfCentroid(&state->cache->centroids, list, state->centroid);
+		const float *centroid = AnnIvfCentroid(&state->centroids, list, state->centroid);
 		int			dim = (int) state->meta.layout.dim;
 		float		q_dot_c = 0;
 
@@ -732,7 +738,6 @@ readLists(IvfScan *state, Relation index, int n)
 	AnnIvfListScore next;
 	bool		any = false;
 
-	state->ranking.centroids = &state->cache->centroids;
 	while (n-- > 0 && state->nprobed < state->max_probes && AnnIvfRankNext(&state->ranking, &next))
 	{
 		readList(state, index, next.list);
@@ -947,7 +952,7 @@ nextPlain(IvfScan *state, Relation index)
 	while (state->plain_list < AnnIvfTotalLists(&state->meta))
 	{
 		AnnIvfShape shape = AnnIvfShapeOf(&state->meta, state->plain_list);
-		BlockNumber first = state->cache->first[state->plain_list];
+		BlockNumber first = AnnIvfReadHead(index, &state->meta, state->plain_list).first;
 		Arrays	   *arrays = state->arrays;
 
 		if (!BlockNumberIsValid(state->plain_page) && !BlockNumberIsValid(state->plain_prev))
@@ -1049,6 +1054,25 @@ nextRow(IndexScanDesc scan, IvfScan *state)
 	}
 }
 
+/*
+ * Lists that were replaced stay as they are until no snapshot of the primary is older than
+ * that. A standby's scan may be, and its pages be gone.
+ */
+static void
+checkGeneration(const IvfScan *state, Relation index)
+{
+	const AnnIvfMetaPageData *now = &state->cache->meta;
+
+	if (state->phase == SCAN_START || state->phase == SCAN_REST || now->heads == state->meta.heads ||
+		(now->other.heads == state->meta.heads && now->other.state == ANN_IVF_OTHER_RETIRED))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("lists of ivfflat index \"%s\" were removed while they were scanned", RelationGetRelationName(index)),
+			 errdetail("VACUUM has replaced them, and no snapshot on the primary was old enough to need them."),
+			 errhint("Run the query again, or set hot_standby_feedback.")));
+}
+
 bool
 ann_ivfflat_gettuple(IndexScanDesc scan, ScanDirection direction)
 {
@@ -1061,6 +1085,9 @@ ann_ivfflat_gettuple(IndexScanDesc scan, ScanDirection direction)
 		bool		found;
 
 		state->cache = AnnIvfCacheGet(scan->indexRelation);
+		state->centroids.index = scan->indexRelation;
+		state->centroids.hints = &state->cache->hints;
+		checkGeneration(state, scan->indexRelation);
 		found = nextRow(scan, state);
 		MemoryContextSwitchTo(old);
 		if (!found)

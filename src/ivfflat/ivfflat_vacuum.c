@@ -213,7 +213,8 @@ ann_ivfflat_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats, Inde
 }
 
 /*
- * amvacuumcleanup: counts what is there, if ambulkdelete has not.
+ * amvacuumcleanup: counts what is there, if ambulkdelete has not; makes new lists where they
+ * are due.
  */
 IndexBulkDeleteResult *
 ann_ivfflat_vacuumcleanup(IndexVacuumInfo *info, IndexBulkDeleteResult *stats)
@@ -222,6 +223,7 @@ ann_ivfflat_vacuumcleanup(IndexVacuumInfo *info, IndexBulkDeleteResult *stats)
 		return stats;
 	if (stats == NULL)
 		stats = vacuumIndex(info, NULL, NULL, NULL);
+	AnnIvfRelist(info, stats->num_index_tuples);
 	stats->num_pages = RelationGetNumberOfBlocks(info->index);
 	return stats;
 }

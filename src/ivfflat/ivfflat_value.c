@@ -28,32 +28,18 @@ AnnIvfDense(const AnnSpace *space, const AnnPoint *point)
 }
 
 /*
- * What the index stores for an SQL value.  palloc's in CurrentMemoryContext.  Raises
- * ERRCODE_DATA_EXCEPTION if the dimensions are not the index's.
+ * What the index stores for a vector of the index space, which is overwritten.
+ * palloc's in CurrentMemoryContext; `stored` becomes part of the result.
  */
 void
-AnnIvfFormValue(const AnnIvfFormer *former, Datum value, bool isnull, AnnIvfValue *result)
+AnnIvfFormPlaced(const AnnIvfFormer *former, float *dense, const char *stored, AnnIvfValue *result)
 {
 	const AnnIvfMetaPageData *meta = former->meta;
 	int			dim = (int) meta->layout.dim;
-	AnnPoint	point;
-	float	   *dense;
 
 	memset(result, 0, sizeof(*result));
-	if (isnull)
-	{
-		result->list = AnnIvfNullList(meta);
-		return;
-	}
-	AnnSpaceFormPoint(former->space, value, &point);
-	if (point.unplaced)
-	{
-		result->list = AnnIvfZeroList(meta);
-		return;
-	}
-	dense = AnnIvfDense(former->space, &point);
 	result->list = AnnIvfNearest(former->centroids, dense, palloc(AnnIvfNearestScratch(former->centroids)));
-	result->stored = point.stored;
+	result->stored = stored;
 	if (AnnIvfHasCodes(&meta->layout))
 	{
 		float	   *scratch = palloc(mul_size(sizeof(float), dim));
@@ -67,6 +53,28 @@ AnnIvfFormValue(const AnnIvfFormer *former, Datum value, bool isnull, AnnIvfValu
 		result->code = palloc0(meta->layout.code_size);
 		AnnEncode(&meta->code, dense, r_dot_c, result->code, &result->factors);
 	}
+}
+
+/*
+ * What the index stores for an SQL value.  palloc's in CurrentMemoryContext.  Raises
+ * ERRCODE_DATA_EXCEPTION if the dimensions are not the index's.
+ */
+void
+AnnIvfFormValue(const AnnIvfFormer *former, Datum value, bool isnull, AnnIvfValue *result)
+{
+	AnnPoint	point;
+
+	memset(result, 0, sizeof(*result));
+	if (isnull)
+	{
+		result->list = AnnIvfNullList(former->meta);
+		return;
+	}
+	AnnSpaceFormPoint(former->space, value, &point);
+	if (point.unplaced)
+		result->list = AnnIvfZeroList(former->meta);
+	else
+		AnnIvfFormPlaced(former, AnnIvfDense(former->space, &point), point.stored, result);
 }
 
 /*

@@ -12,7 +12,7 @@ my $dim = 48;
 my $node = PostgreSQL::Test::Cluster->new('ivfflat_primary');
 $node->init(allows_streaming => 1);
 $node->append_conf('postgresql.conf', join("\n", 'autovacuum = off', 'wal_consistency_checking = generic',
-	'max_connections = 30', 'shared_buffers = 2MB', 'min_parallel_table_scan_size = 0', ''));
+	'max_connections = 30', 'shared_buffers = 2MB', 'wal_keep_size = 6GB', 'min_parallel_table_scan_size = 0', ''));
 $node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION ann');
 $node->backup('base');
@@ -128,9 +128,9 @@ my $dir = PostgreSQL::Test::Utils::tempdir();
 append_to_file("$dir/$_.sql", $script{$_}) for keys %script;
 my @running;
 my $client = sub {
-	my ($on, $file, $clients) = @_;
+	my ($on, $file, $clients, $fixed) = @_;
 	my ($out, $err) = ('', '');
-	push @running, { file => $file, err => \$err, run => IPC::Run::start([ 'pgbench', '-n', '-c', $clients, '-T', 8, '-h', $on->host, '-p', $on->port, '-f', "$dir/$file.sql", 'postgres' ], \undef, \$out, \$err) };
+	push @running, { file => $file, err => \$err, run => IPC::Run::start([ 'pgbench', '-n', '-c', $clients, '-T', 8, '-D', 'fixed=' . ($fixed // 0), '-h', $on->host, '-p', $on->port, '-f', "$dir/$file.sql", 'postgres' ], \undef, \$out, \$err) };
 };
 $client->($node, 'write', 3);
 $client->($node, 'vacuum', 1);
@@ -144,6 +144,70 @@ for my $c (@running)
 complete($node, 't', 'after concurrent work');
 $node->wait_for_catchup($standby);
 complete($standby, 't', 'standby after concurrent work');
+
+# An index made on an empty table gets lists when VACUUM finds rows, and new ones as it
+# grows tenfold with rows from ever other places; beside writers and readers, under
+# cancellation, and on the standby.
+$node->safe_psql('postgres', <<"SQL");
+CREATE TABLE grown (id int DEFAULT nextval('ids'), v vector($dim));
+CREATE INDEX grown_v_idx ON grown USING ivfflat (v);
+INSERT INTO grown SELECT p.id, p.v FROM pool p ORDER BY p.id % 40 LIMIT 900;
+INSERT INTO grown SELECT -i, NULL FROM generate_series(1, 3) i;
+VACUUM grown;
+SQL
+complete($node, 'grown', 'one list');
+for my $round (1 .. 9)
+{
+	my $message = '';
+	# Near rows of the pool's, from a few centres at a time
+	$node->safe_psql('postgres', "INSERT INTO grown SELECT p.id + 10000 * $round, l2_normalize(p.v) * array_fill(1 + 0.05 * $round, ARRAY[$dim])::vector FROM pool p WHERE p.id % 40 BETWEEN 4 * $round - 4 AND 4 * $round + 7");
+	if ($round == 7)
+	{
+		my $cancelled = 0;
+		$node->safe_psql('postgres', "INSERT INTO grown SELECT p.id + 100000 * i, p.v FROM pool p, generate_series(1, 2) i");
+		for my $ms (5, 10, 20, 40, 80, 160)
+		{
+			my (undef, undef, $err) = $node->psql('postgres', "SET statement_timeout = $ms; VACUUM grown; SET statement_timeout = 0;", on_error_stop => 0);
+			$cancelled++ if $err =~ /statement timeout/;
+			is(join("\n", grep { /ERROR/ && !/statement timeout/ } split /\n/, $err), '', "VACUUM making new lists, timeout of $ms ms: no other error");
+		}
+		cmp_ok($cancelled, '>=', 1, 'VACUUM was cancelled');
+		complete($node, 'grown', 'after cancelled VACUUM');
+	}
+	(undef, undef, $message) = $node->psql('postgres', "SET client_min_messages = debug1; VACUUM grown");
+	like($message, qr/"grown_v_idx" has \d\d+ lists in place of 1$/m, 'lists of an index made on an empty table') if $round == 1;
+	complete($node, 'grown', "grown, round $round") if $round % 4 == 1;
+}
+{
+	my @queries = split /\n/, $node->safe_psql('postgres', 'SELECT l2_normalize(v) FROM pool WHERE id % 75 = 11');
+	my $at = sub {
+		my ($mean) = recall($node, table => 'grown', queries => \@queries, settings => "$index_scan SET ivfflat.probes = 2");
+		return $mean;
+	};
+	my $grown = $at->();
+	$node->safe_psql('postgres', 'CREATE TABLE fresh AS SELECT * FROM grown; CREATE INDEX ON fresh USING ivfflat (v)');
+	my ($fresh) = recall($node, table => 'fresh', queries => \@queries, settings => "$index_scan SET ivfflat.probes = 2");
+	cmp_ok($grown, '>=', $fresh - 0.03, "grown tenfold: recall $grown at 2 lists, of a fresh index $fresh");
+}
+append_to_file("$dir/grow.sql", "\\set n random(1, 2900)\nINSERT INTO grown (v) SELECT v FROM pool WHERE id BETWEEN :n AND :n + 30;\n\\sleep 30 ms\n");
+append_to_file("$dir/relist.sql", "VACUUM (INDEX_CLEANUP ON) grown;\n\\sleep 200 ms\n");
+append_to_file("$dir/readgrown.sql", "\\set n random(1, 3000)\nSET enable_seqscan = off;\nSET enable_sort = off;\nSELECT 1 / (count(*) = count(DISTINCT id) AND count(*) FILTER (WHERE id < 1000000) = :fixed)::int FROM (SELECT id FROM grown ORDER BY v <-> (SELECT v FROM pool WHERE id = :n)) o;\n");
+{
+	my $fixed = $node->safe_psql('postgres', 'SELECT count(*) FROM grown WHERE id < 1000000');
+	my $now = @running;
+	$client->($node, 'grow', 3);
+	$client->($node, 'relist', 1);
+	$client->($node, 'readgrown', 2, $fixed);
+	$client->($standby, 'readgrown', 1, $fixed);
+	for my $c (@running[ $now .. $#running ])
+	{
+		ok($c->{run}->finish || $c->{file} eq 'readgrown', "growing: $c->{file}");
+		is(join("\n", grep { /ERROR/ && !/were removed while they were scanned/ } split /\n/, ${ $c->{err} }), '', "growing: $c->{file}: no error");
+	}
+	complete($node, 'grown', 'grown beside readers and VACUUM');
+	$node->wait_for_catchup($standby);
+	complete($standby, 'grown', 'standby: grown');
+}
 
 # Cancelled at any point
 for my $ms (1, 2, 4, 8, 15, 30, 60, 120)

@@ -1,0 +1,319 @@
+/*
+ * ivfflat_train.c
+ *	  From a sample to centroids: clusters, their codes, the calibration of probes.
+ *	  README: Build.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "ivfflat/ivfflat_options.h"
+
+/* Rows of the sample for each list. */
+#define SAMPLE_ROWS 50
+#define MIN_SAMPLE_ROWS 2000
+
+/* Without the option: lists for this many rows, and no more than a list for so many rows. */
+#define LISTS_PER_ROOT 2.0
+#define MIN_ROWS_PER_LIST 40
+
+/* Calibration of probes: rows of the sample that are looked for, neighbours of each, share to be found. */
+#define CALIBRATION_QUERIES 128
+#define CALIBRATION_NEIGHBOURS 10
+#define CALIBRATION_SHARE 0.96
+
+/* Vectors with larger coordinates are left out of a sample. */
+#define MAX_COORDINATE 1e18f
+
+/*
+ * Lists for an index of so many rows.
+ */
+int
+AnnIvfChooseLists(Relation index, double rows)
+{
+	int			option = AnnIvfOptionLists((const AnnIvfOptions *) index->rd_options);
+	double		lists = Min(LISTS_PER_ROOT * sqrt(rows), rows / MIN_ROWS_PER_LIST);
+
+	return option > 0 ? option : (int) Max(1, Min(lists, ANN_IVF_MAX_LISTS));
+}
+
+/*
+ * Makes an empty sample for so many rows and lists, within maintenance_work_mem.
+ */
+void
+AnnIvfSampleInit(AnnIvfSample *sample, const AnnIvfLayout *layout, double rows, int lists)
+{
+	Size		row_size = sizeof(float) * ((Size) layout->dim + 1);
+	double		wanted = Max((double) lists * SAMPLE_ROWS, MIN_SAMPLE_ROWS);
+
+	memset(sample, 0, sizeof(*sample));
+	AnnIvfSpaceInit(&sample->space, layout);
+	sample->dim = (int) layout->dim;
+	wanted = Min(wanted, Max((double) maintenance_work_mem * 1024 / row_size, Min(lists, 64)));
+	/* The estimate may be low: room for some more rows, and all of a small table. */
+	wanted = Min(wanted, rows * 1.2 + 1000);
+	sample->capacity = (int) wanted;
+	sample->points = MemoryContextAllocHuge(CurrentMemoryContext, mul_size(row_size, sample->capacity));
+	if (layout->metric == ANN_METRIC_IP)
+		sample->norms = sample->points + (Size) sample->capacity * sample->dim;
+}
+
+/*
+ * Copies a vector of the index space to a place in the sample; false if it is out of range,
+ * since it would make a mean that is nobody's.
+ */
+bool
+AnnIvfSampleTake(AnnIvfSample *sample, const float *dense, int place)
+{
+	float	   *to = sample->points + (Size) place * sample->dim;
+
+	for (int i = 0; i < sample->dim; i++)
+		if (!(fabsf(dense[i]) < MAX_COORDINATE))
+			return false;
+	if (sample->norms != NULL)
+		sample->norms[place] = (float) AnnNormalize(dense, to, sample->dim);
+	else
+		memcpy(to, dense, sizeof(float) * sample->dim);
+	return true;
+}
+
+/*
+ * Under inner product clusters are made of directions; the centroids that are kept
+ * are the means of the vectors themselves.
+ */
+static void
+scaleCentroids(const AnnIvfSample *sample, float *centroids, int k, const int *assignment)
+{
+	int			dim = sample->dim;
+	int		   *counts = palloc0(mul_size(sizeof(int), k));
+	float	   *directions = palloc_extended(mul_size(mul_size(sizeof(float), dim), k), MCXT_ALLOC_HUGE);
+
+	memcpy(directions, centroids, sizeof(float) * dim * (Size) k);
+	memset(centroids, 0, sizeof(float) * dim * (Size) k);
+	for (int i = 0; i < sample->count; i++)
+	{
+		const float *point = sample->points + (Size) i * dim;
+		float	   *centroid = centroids + (Size) assignment[i] * dim;
+
+		for (int j = 0; j < dim; j++)
+			centroid[j] += sample->norms[i] * point[j];
+		counts[assignment[i]]++;
+	}
+	for (int c = 0; c < k; c++)
+	{
+		float	   *centroid = centroids + (Size) c * dim;
+
+		if (counts[c] == 0)
+			memcpy(centroid, directions + (Size) c * dim, sizeof(float) * dim);
+		else
+			for (int j = 0; j < dim; j++)
+				centroid[j] /= counts[c];
+	}
+	pfree(counts);
+	pfree(directions);
+}
+
+/* Mean squared distance of the sample's vectors from their centroids. */
+static double
+meanSpread(const AnnIvfSample *sample, const float *centroids, const int *assignment)
+{
+	float	   *vector = palloc(mul_size(sizeof(float), sample->dim));
+	double		sum = 0;
+
+	for (int i = 0; i < sample->count; i++)
+	{
+		const float *point = sample->points + (Size) i * sample->dim;
+		float		norm = sample->norms != NULL ? sample->norms[i] : 1;
+
+		for (int j = 0; j < sample->dim; j++)
+			vector[j] = norm * point[j];
+		sum += ann_kernels.l2sq_f32(vector, centroids + (Size) assignment[i] * sample->dim, sample->dim);
+	}
+	pfree(vector);
+	return sum / Max(sample->count, 1);
+}
+
+/* Order of the sample's row i for query q: smaller is nearer. */
+static float
+sampleScore(const AnnIvfSample *sample, int q, int i)
+{
+	const float *a = sample->points + (Size) q * sample->dim;
+	const float *b = sample->points + (Size) i * sample->dim;
+
+	if (sample->norms != NULL)
+		return -sample->norms[i] * ann_kernels.ip_f32(a, b, sample->dim);
+	return ann_kernels.l2sq_f32(a, b, sample->dim);
+}
+
+static int
+compareInts(const void *a, const void *b)
+{
+	int			x = *(const int *) a;
+	int			y = *(const int *) b;
+
+	return (x > y) - (x < y);
+}
+
+/*
+ * Lists that a scan has to read to find CALIBRATION_SHARE of a row's nearest
+ * neighbours: rows of the sample are looked for among the rest of it.  The sample is
+ * thinner than the table, so fewer neighbours are looked at in proportion.
+ */
+static uint32
+calibrateProbes(const AnnIvfSample *sample, const float *centroids, int lists, const int *assignment, double rows)
+{
+	int			nqueries = Min(CALIBRATION_QUERIES, sample->count);
+	int			k = (int) rint(CALIBRATION_NEIGHBOURS * sample->count / Max(rows, 1));
+	int			nranks = 0;
+	int		   *ranks;
+	float	   *best;
+	int		   *nearest;
+
+	k = Min(Max(k, 1), CALIBRATION_NEIGHBOURS);
+	if (lists < 2 || sample->count < 2 * k + 2)
+		return (uint32) lists;
+	ranks = palloc(sizeof(int) * nqueries * k);
+	best = palloc(sizeof(float) * nqueries * k);
+	nearest = palloc(sizeof(int) * nqueries * k);
+	for (int i = 0; i < nqueries * k; i++)
+	{
+		best[i] = INFINITY;
+		nearest[i] = -1;
+	}
+	for (int i = 0; i < sample->count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		for (int n = 0; n < nqueries; n++)
+		{
+			int			q = (int) ((int64) n * sample->count / nqueries);
+			float		score;
+			int			at = k;
+
+			if (q == i)
+				continue;
+			score = sampleScore(sample, q, i);
+			while (at > 0 && score < best[n * k + at - 1])
+				at--;
+			if (at == k)
+				continue;
+			memmove(&best[n * k + at + 1], &best[n * k + at], sizeof(float) * (k - at - 1));
+			memmove(&nearest[n * k + at + 1], &nearest[n * k + at], sizeof(int) * (k - at - 1));
+			best[n * k + at] = score;
+			nearest[n * k + at] = i;
+		}
+	}
+	for (int n = 0; n < nqueries; n++)
+	{
+		const float *query = sample->points + (int64) n * sample->count / nqueries * sample->dim;
+		float	   *scores = palloc(mul_size(sizeof(float), lists));
+
+		for (int c = 0; c < lists; c++)
+		{
+			const float *centroid = centroids + (Size) c * sample->dim;
+
+			scores[c] = sample->norms != NULL ? -ann_kernels.ip_f32(query, centroid, sample->dim) :
+				ann_kernels.l2sq_f32(query, centroid, sample->dim);
+		}
+		for (int j = 0; j < k; j++)
+		{
+			int			rank = 1;
+
+			if (nearest[n * k + j] < 0)
+				continue;
+			for (int c = 0; c < lists; c++)
+				rank += scores[c] < scores[assignment[nearest[n * k + j]]];
+			ranks[nranks++] = rank;
+		}
+		pfree(scores);
+	}
+	qsort(ranks, nranks, sizeof(int), compareInts);
+	return (uint32) (nranks > 0 ? ranks[Min(nranks - 1, (int) (nranks * CALIBRATION_SHARE))] : 1);
+}
+
+/*
+ * Points the struct at centroids (float[lists][dim]) that are followed by their
+ * mean and codes.
+ */
+void
+AnnIvfOpenCentroids(AnnIvfCentroids *centroids, const AnnIvfMetaPageData *meta, const char *data)
+{
+	memset(centroids, 0, sizeof(*centroids));
+	centroids->count = (int) meta->lists;
+	centroids->dim = (int) meta->layout.dim;
+	centroids->ip = meta->layout.metric == ANN_METRIC_IP;
+	centroids->vectors = (const float *) data;
+	centroids->block = InvalidBlockNumber;
+	if (meta->centroid_code.dim > 0)
+	{
+		centroids->code = meta->centroid_code;
+		centroids->mean = centroids->vectors + (Size) meta->lists * meta->layout.dim;
+		centroids->codes = (const char *) (centroids->mean + meta->layout.dim);
+		centroids->code_stride = AnnIvfCentroidCodeStride(&meta->centroid_code);
+	}
+}
+
+/* Bytes of the centroids, and of mean and codes behind them. */
+Size
+AnnIvfCentroidsSize(const AnnIvfMetaPageData *meta)
+{
+	return mul_size(mul_size(sizeof(float), meta->layout.dim), meta->lists);
+}
+
+Size
+AnnIvfCentroidCodesSize(const AnnIvfMetaPageData *meta)
+{
+	if (meta->centroid_code.dim == 0)
+		return 0;
+	return add_size(sizeof(float) * (Size) meta->layout.dim,
+					mul_size(AnnIvfCentroidCodeStride(&meta->centroid_code), meta->lists));
+}
+
+/*
+ * Clusters a sample of an index of so many rows; fills in the meta page's lists, probes, rows,
+ * spread, codes of centroids and scale of codes.  Returns the centroids, float[lists][dim],
+ * with their mean and codes behind them (AnnIvfOpenCentroids), palloc'd; or NULL for the
+ * single one that is zero.
+ */
+char *
+AnnIvfTrain(const AnnIvfSample *sample, AnnIvfMetaPageData *meta, int lists, double rows)
+{
+	Size		row_size = sizeof(float) * (Size) meta->layout.dim;
+	int		   *assignment;
+	AnnIvfCentroids table;
+	char	   *result;
+	float	   *centroids;
+
+	meta->lists = 1;
+	meta->rows = rows;
+	meta->probes = 0;
+	meta->spread = 0;
+	memset(&meta->centroid_code, 0, sizeof(meta->centroid_code));
+	if (sample->count == 0)
+		return NULL;
+
+	lists = Min(lists, sample->count);
+	assignment = palloc(mul_size(sizeof(int), sample->count));
+	result = MemoryContextAllocHuge(CurrentMemoryContext, mul_size(row_size, lists));
+	centroids = (float *) result;
+	meta->lists = AnnIvfKmeans(sample->points, sample->count, sample->dim, lists,
+							   meta->layout.metric == ANN_METRIC_IP || meta->layout.metric == ANN_METRIC_COSINE,
+							   centroids, assignment);
+	if (sample->norms != NULL)
+		scaleCentroids(sample, centroids, meta->lists, assignment);
+	meta->spread = meanSpread(sample, centroids, assignment);
+	meta->probes = calibrateProbes(sample, centroids, meta->lists, assignment, rows);
+	if (AnnIvfHasCodes(&meta->layout) && meta->spread > 0)
+		AnnCodeParamsSetScale(&meta->code, (float) sqrt(meta->spread));
+	pfree(assignment);
+
+	AnnIvfCentroidParams(&meta->centroid_code, &meta->layout);
+	result = repalloc_huge(result, add_size(AnnIvfCentroidsSize(meta), AnnIvfCentroidCodesSize(meta)));
+	AnnIvfOpenCentroids(&table, meta, result);
+	if (meta->centroid_code.dim > 0)
+		AnnIvfEncodeCentroids(&table, &meta->centroid_code, (float *) (result + AnnIvfCentroidsSize(meta)),
+							  result + AnnIvfCentroidsSize(meta) + row_size);
+	return result;
+}
