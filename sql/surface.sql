@@ -6,7 +6,8 @@ SELECT string_to_array(replace(line, 'public.', ''), E'\t') AS row
 FROM regexp_split_to_table(:'surface', E'\n') line
 WHERE line !~ '^(#|$)';
 
--- Settings and options are tested with their access method.
+-- Settings and options come further down: there are differences on purpose.
+CREATE TEMP TABLE tuning AS SELECT row FROM expected WHERE row[1] IN ('setting', 'reloption');
 DELETE FROM expected WHERE row[1] IN ('setting', 'reloption');
 
 -- Limits are tested where the types are.
@@ -72,3 +73,43 @@ WHERE d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'ann') AND p.pr
 SELECT opcname, amname FROM pg_opclass opc JOIN pg_am am ON am.oid = opcmethod
 JOIN pg_depend d ON d.objid = opc.oid AND d.classid = 'pg_opclass'::regclass
 WHERE d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'ann') AND NOT amvalidate(opc.oid);
+
+-- Settings: each is there and takes what pgvector takes.
+CREATE TEMP TABLE setting AS
+SELECT row[2] AS name, row[3] AS pgvector_default, boot_val AS default, nullif(row[4], '')::float8 AS pgvector_min, min_val::float8 AS min,
+	nullif(row[5], '')::float8 AS pgvector_max, max_val::float8 AS max, string_to_array(row[6], ',') AS pgvector_values, enumvals AS values
+FROM tuning LEFT JOIN pg_settings ON name = row[2]
+WHERE row[1] = 'setting';
+SELECT count(*) AS settings FROM setting;
+SELECT name AS missing_or_narrower FROM setting
+WHERE "default" IS NULL OR coalesce(min > pgvector_min, pgvector_min IS NOT NULL) OR coalesce(max < pgvector_max, pgvector_max IS NOT NULL)
+	OR NOT pgvector_values <@ coalesce(values, '{}');
+
+-- All differences, on purpose: nothing is silently short, and what is not set the index decides.
+SELECT name, nullif(pgvector_default, "default") || ' -> ' || "default" AS default, nullif(pgvector_min, min) || ' -> ' || min AS min,
+	nullif(pgvector_max, max) || ' -> ' || max AS max, ARRAY(SELECT unnest(values) EXCEPT SELECT unnest(pgvector_values)) AS more_values
+FROM setting
+WHERE (pgvector_default, pgvector_min, pgvector_max) IS DISTINCT FROM ("default", min, max) OR NOT values <@ pgvector_values
+ORDER BY name COLLATE "C";
+
+-- Options: each is there and takes what pgvector takes.  On purpose ivfflat's lists may be 0, which derives the number from the
+-- rows, and is the default; and hnsw's ef_construction may be less than 2 * m.
+CREATE FUNCTION surface_option(am text, option text, value text) RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('CREATE INDEX surface_option_idx ON surface_rows USING %I (v vector_l2_ops) WITH (%I = %s)', am, option, value);
+	DROP INDEX surface_option_idx;
+	RETURN true;
+EXCEPTION WHEN invalid_parameter_value THEN
+	RETURN false;
+END
+$$;
+CREATE TEMP TABLE surface_rows (v vector(3));
+SET client_min_messages = warning;
+SELECT row[2] AS am, row[3] AS option, row[4] AS pgvector,
+	surface_option(row[2], row[3], least) AS least, surface_option(row[2], row[3], (least::int - 1)::text) AS less,
+	surface_option(row[2], row[3], most) AS most, surface_option(row[2], row[3], (most::int + 1)::text) AS more
+FROM tuning, regexp_match(row[4], '(\d+)\.\.(\d+)') limits, LATERAL (SELECT limits[1], limits[2]) l (least, most)
+WHERE row[1] = 'reloption'
+ORDER BY row COLLATE "C";
+RESET client_min_messages;
+DROP FUNCTION surface_option;
