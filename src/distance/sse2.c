@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "distance/tables.h"
+#include "distance/transpose.h"
 
 #define KERNEL(name) ann_##name##_sse2
 #define KERNEL_TABLE ann_kernels_sse2
@@ -181,7 +182,6 @@ typedef struct CodeAcc
 
 typedef simde__m128i CodeTotal;
 
-/* Byte 8 * j + i of the result is byte 8 * i + j: three perfect shuffles. */
 FORCE_INLINE void
 PrepareQuery(const int8_t *q, int8_t *out)
 {
@@ -189,20 +189,7 @@ PrepareQuery(const int8_t *q, int8_t *out)
 
 	for (int i = 0; i < 4; i++)
 		x_i8x16[i] = simde_mm_xor_si128(IntLoad(q + 16 * i), simde_mm_set1_epi8((char) 0x80));
-	for (int round = 0; round < 3; round++)
-	{
-		simde__m128i a_i8x16 = simde_mm_unpacklo_epi8(x_i8x16[0], x_i8x16[2]);
-		simde__m128i b_i8x16 = simde_mm_unpackhi_epi8(x_i8x16[0], x_i8x16[2]);
-		simde__m128i c_i8x16 = simde_mm_unpacklo_epi8(x_i8x16[1], x_i8x16[3]);
-		simde__m128i d_i8x16 = simde_mm_unpackhi_epi8(x_i8x16[1], x_i8x16[3]);
-
-		x_i8x16[0] = a_i8x16;
-		x_i8x16[1] = b_i8x16;
-		x_i8x16[2] = c_i8x16;
-		x_i8x16[3] = d_i8x16;
-	}
-	for (int i = 0; i < 4; i++)
-		simde_mm_storeu_si128((simde__m128i *) (out + 16 * i), x_i8x16[i]);
+	TransposeBytes(x_i8x16, out);
 }
 
 FORCE_INLINE CodeQuery

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "../random.h"
 #include "quantize/quantize.h"
 
 #define lengthof(array) (sizeof(array) / sizeof((array)[0]))
@@ -38,17 +39,6 @@ Nanoseconds(void)
 
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
 	return t.tv_sec * 1e9 + t.tv_nsec;
-}
-
-static uint64_t
-Random64(void)
-{
-	static uint64_t state = 0x9e3779b97f4a7c15;
-
-	state ^= state >> 12;
-	state ^= state << 25;
-	state ^= state >> 27;
-	return state * 0x2545f4914f6cdd1d;
 }
 
 /* Sum of four uniforms, centred: near enough to normal. */

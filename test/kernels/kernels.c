@@ -8,14 +8,14 @@
  * failed.
  */
 #include <math.h>
-#include <stdarg.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../checks.h"
+#include "../random.h"
 #include "distance/distance.h"
 
 #define lengthof(array) (sizeof(array) / sizeof((array)[0]))
@@ -24,44 +24,10 @@
 #define UNIT 0x1p-24
 
 static const AnnKernels *set;	/* the table under test */
-static const char *test_name;
-static bool test_failed;
-static int	passed;
-static int	failed;
-
 static void
-Begin(const char *kernel, const char *values)
+BeginKernel(const char *kernel, const char *values)
 {
-	static char name[128];
-
-	snprintf(name, sizeof(name), "%s %s, %s", set ? set->name : "all", kernel, values);
-	test_name = name;
-	test_failed = false;
-}
-
-static void
-End(void)
-{
-	if (test_failed)
-		failed++;
-	else
-		passed++;
-}
-
-/* Of a test that fails only the first failure is told. */
-static void __attribute__((format(printf, 2, 3)))
-Check(bool ok, const char *format,...)
-{
-	va_list		args;
-
-	if (ok || test_failed)
-		return;
-	test_failed = true;
-	va_start(args, format);
-	printf("FAILED %s: ", test_name);
-	vprintf(format, args);
-	printf("\n");
-	va_end(args);
+	Begin("%s %s, %s", set ? set->name : "all", kernel, values);
 }
 
 /*
@@ -119,18 +85,6 @@ PlaceIn(Area area, Place place, const void *data, size_t size)
 static Area area_a;
 static Area area_b;
 static Area area_c;
-
-/* xorshift64* */
-static uint64_t
-Random64(void)
-{
-	static uint64_t state = 0x9e3779b97f4a7c15;
-
-	state ^= state >> 12;
-	state ^= state << 25;
-	state ^= state >> 27;
-	return state * 0x2545f4914f6cdd1d;
-}
 
 /* Uniform in [0, 1). */
 static double
@@ -382,7 +336,7 @@ TestPairs(Kinds kinds, const char *const *names)
 	for (Op op = L2SQ; op <= (kinds == F32_F16 ? IP : L1); op++)
 		for (Values values = 0; values < VALUES; values++)
 		{
-			Begin(names[op], values_names[values]);
+			BeginKernel(names[op], values_names[values]);
 			for (size_t i = 0; i < LENGTHS; i++)
 			{
 				size_t		n = Length(i);
@@ -406,7 +360,7 @@ TestCosine(Kinds kinds, const char *name)
 
 	for (Values values = 0; values < VALUES; values++)
 	{
-		Begin(name, values_names[values]);
+		BeginKernel(name, values_names[values]);
 		for (size_t i = 0; i < LENGTHS; i++)
 		{
 			size_t		n = Length(i);
@@ -434,7 +388,7 @@ TestSq8(void)
 
 	for (Values values = 0; values < NONFINITE; values++)
 	{
-		Begin("l2sq_f32_sq8, ip_f32_u8", values_names[values]);
+		BeginKernel("l2sq_f32_sq8, ip_f32_u8", values_names[values]);
 		for (size_t i = 0; i < LENGTHS; i++)
 		{
 			size_t		n = Length(i);
@@ -481,7 +435,7 @@ TestBytes(void)
 
 	for (int extreme = 0; extreme < 2; extreme++)
 	{
-		Begin("ip_i8, hamming, jaccard", extreme ? "extremes" : "uniform");
+		BeginKernel("ip_i8, hamming, jaccard", extreme ? "extremes" : "uniform");
 		for (size_t i = 0; i < LENGTHS; i++)
 		{
 			size_t		n = Length(i);
@@ -529,7 +483,7 @@ TestConversions(void)
 {
 	size_t		n;
 
-	Begin("f16_to_f32", "every half");
+	BeginKernel("f16_to_f32", "every half");
 	for (uint32_t first = 0; first < 65536; first += 4096)
 	{
 		const AnnHalf *src;
@@ -553,7 +507,7 @@ TestConversions(void)
 
 	for (int kind = 0; kind < 2; kind++)
 	{
-		Begin("f32_to_f16", kind ? "random bits" : "every half, tie and neighbour");
+		BeginKernel("f32_to_f16", kind ? "random bits" : "every half, tie and neighbour");
 		for (uint32_t round = 0; round < 64; round++)
 		{
 			n = 0;
@@ -589,7 +543,7 @@ TestConversions(void)
 		End();
 	}
 
-	Begin("f16_to_f32, f32_to_f16", "every length");
+	BeginKernel("f16_to_f32, f32_to_f16", "every length");
 	for (size_t i = 0; i < LENGTHS; i++)
 	{
 		n = Length(i);
@@ -638,7 +592,7 @@ TestCodes(void)
 
 	for (size_t kind = 0; kind < lengthof(kinds); kind++)
 	{
-		Begin("code_ip, code_ip_batch", kinds[kind]);
+		BeginKernel("code_ip, code_ip_batch", kinds[kind]);
 		for (size_t nbits = 0; nbits <= 16000; nbits += nbits < 1152 ? 64 : nbits < 4096 ? 448 : 5952)
 			for (size_t p = 0; p < lengthof(planes_tested); p++)
 			{
@@ -686,7 +640,7 @@ TestFht(void)
 {
 	for (Values values = UNIFORM; values <= MIXED; values++)
 	{
-		Begin("fht_f32", values_names[values]);
+		BeginKernel("fht_f32", values_names[values]);
 		for (int k = 0; k <= 14; k++)
 		{
 			size_t		n = (size_t) 1 << k;
@@ -754,7 +708,7 @@ TestDispatch(void)
 	int			count = AnnDistanceTables(&tables);
 
 	set = NULL;
-	Begin("tables", "dispatch");
+	BeginKernel("tables", "dispatch");
 	Check(count >= 1 && strcmp(tables[0]->name, "scalar") == 0, "the first table is not the scalar one");
 	AnnDistanceInit();
 	Check(memcmp(&ann_kernels, tables[count - 1], sizeof(ann_kernels)) == 0, "the best table was not chosen");
@@ -787,6 +741,5 @@ main(void)
 	TestSet(&ann_kernels_neon);
 #endif
 
-	printf("%d passed, %d failed\n", passed, failed);
-	return failed ? 1 : 0;
+	return Finish();
 }

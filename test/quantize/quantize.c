@@ -7,11 +7,12 @@
  */
 #include <float.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "../checks.h"
+#include "../random.h"
 #include "distance/cosine.h"
 #include "distance/half.h"
 #include "quantize/quantize.h"
@@ -22,49 +23,6 @@
 
 static const AnnKernels *const *tables;
 static int	table_count;
-
-/* Bookkeeping */
-
-static char test_name[256];
-static bool test_failed;
-static int	passed;
-static int	failed;
-
-static void __attribute__((format(printf, 1, 2)))
-Begin(const char *format,...)
-{
-	va_list		args;
-
-	va_start(args, format);
-	vsnprintf(test_name, sizeof(test_name), format, args);
-	va_end(args);
-	test_failed = false;
-}
-
-static void
-End(void)
-{
-	if (test_failed)
-		failed++;
-	else
-		passed++;
-}
-
-/* Of a test that fails only the first failure is told. */
-static void __attribute__((format(printf, 2, 3)))
-Check(bool ok, const char *format,...)
-{
-	va_list		args;
-
-	if (ok || test_failed)
-		return;
-	test_failed = true;
-	va_start(args, format);
-	printf("FAILED %s: ", test_name);
-	vprintf(format, args);
-	printf("\n");
-	va_end(args);
-}
 
 static void *
 Allocate(size_t size)
@@ -78,18 +36,6 @@ Allocate(size_t size)
 }
 
 /* Random numbers */
-
-/* xorshift64* */
-static uint64_t
-Random64(void)
-{
-	static uint64_t state = 0x9e3779b97f4a7c15;
-
-	state ^= state >> 12;
-	state ^= state << 25;
-	state ^= state >> 27;
-	return state * 0x2545f4914f6cdd1d;
-}
 
 /* Uniform in (0, 1). */
 static double
@@ -1430,6 +1376,5 @@ main(void)
 	TestWidths();
 	TestLargest();
 
-	printf("%d passed, %d failed\n", passed, failed);
-	return failed > 0;
+	return Finish();
 }
