@@ -93,12 +93,27 @@ F32Fht(f32xN v_f32x16)
 #define IntCountOnes64(v) _mm512_popcnt_epi64(v)
 #define IntSum64(v) ((uint64_t) _mm512_reduce_add_epi64(v))
 
+/*
+ * Not one masked load of 64 bytes: short bit strings that stream from memory would
+ * take twice as long.
+ */
 FORCE_INLINE ixN
 IntLoadTail(const void *p, size_t n)
 {
-	__mmask64	bytes = ((__mmask64) 1 << (n % VECTOR_BYTES)) - 1;
+	size_t		left = n % VECTOR_BYTES;
+	const char *tail = (const char *) p + n - left;
 
-	return _mm512_maskz_loadu_epi8(bytes, (const char *) p + n - n % VECTOR_BYTES);
+	if (left < 16)
+		return _mm512_zextsi128_si512(_mm_maskz_loadu_epi8((__mmask16) ((1u << left) - 1), tail));
+	if (left < 32)
+	{
+		__m256i		first_u8x32 = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *) tail));
+		__m128i		rest_u8x16 = _mm_maskz_loadu_epi8((__mmask16) ((1u << (left - 16)) - 1), tail + 16);
+
+		return _mm512_zextsi256_si512(_mm256_inserti128_si256(first_u8x32, rest_u8x16, 1));
+	}
+	return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *) tail)),
+							  _mm256_maskz_loadu_epi8((__mmask32) ((1u << (left - 32)) - 1), tail + 32), 1);
 }
 
 /* VNNI multiplies unsigned by signed: the sum of (a + 128) * b, and that of 128 * b. */
