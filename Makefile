@@ -40,6 +40,7 @@ OBJS = \
 	src/ivfflat/ivfflat_build.o \
 	src/ivfflat/ivfflat_cache.o \
 	src/ivfflat/ivfflat_centroid.o \
+	src/ivfflat/ivfflat_check.o \
 	src/ivfflat/ivfflat_handler.o \
 	src/ivfflat/ivfflat_insert.o \
 	src/ivfflat/ivfflat_kmeans.o \

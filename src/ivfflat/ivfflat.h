@@ -14,6 +14,7 @@
 #include "nodes/execnodes.h"
 #include "storage/itemptr.h"
 
+#include "page/check.h"
 #include "page/hints.h"
 #include "page/page.h"
 #include "quantize/quantize.h"
@@ -410,5 +411,11 @@ extern IndexBulkDeleteResult *ann_ivfflat_vacuumcleanup(IndexVacuumInfo *info, I
 /* ---- ivfflat_relist.c ---- */
 
 extern void AnnIvfRelist(IndexVacuumInfo *info, double tuples);
+
+/* ---- ivfflat_check.c ---- */
+
+extern void AnnIvfCheckIndex(AnnCheck *check);
+extern AnnCheckValue AnnIvfCheckValue(Relation index, Datum value, bool isnull);
+extern void AnnIvfDescribeIndex(AnnInfo *info);
 
 #endif							/* ANN_IVFFLAT_H */

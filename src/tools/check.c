@@ -25,6 +25,7 @@
 #include "utils/tuplesort.h"
 
 #include "hnsw/hnsw.h"
+#include "ivfflat/ivfflat.h"
 #include "page/check.h"
 
 /* What an access method does for these functions; told by its ambuild. */
@@ -38,6 +39,7 @@ typedef struct CheckMethods
 
 static const CheckMethods methods[] = {
 	{ann_hnsw_build, AnnHnswCheckIndex, AnnHnswCheckValue, AnnHnswDescribeIndex},
+	{ann_ivfflat_build, AnnIvfCheckIndex, AnnIvfCheckValue, AnnIvfDescribeIndex},
 };
 
 typedef struct CheckCall

@@ -38,6 +38,7 @@ sub complete
 	my ($on, $table, $what) = @_;
 	is($on->safe_psql('postgres', "$index_scan SELECT count(*), count(DISTINCT id) FROM (SELECT id FROM $table ORDER BY v <-> (SELECT v FROM pool WHERE id = 7)) o"),
 		$on->safe_psql('postgres', "SELECT count(*), count(DISTINCT id) FROM $table"), "$what: every row once");
+	index_ok($on, "${table}_v_idx");
 	return;
 }
 
