@@ -23,8 +23,17 @@
 
 /* Memory of the sample that pivots come from, as a share of maintenance_work_mem and at most. */
 #define SAMPLE_SHARE 8
+#define SAMPLE_MIN_BYTES (8 * 1024 * 1024)
 #define SAMPLE_MAX_BYTES (16 * 1024 * 1024)
 #define SAMPLE_MIN_ROWS 256
+
+/*
+ * Partitions of a row: two, or three if there were more than this many, since small
+ * ones lose more at their borders.  62k x 384 text, recall@10 at ef 60 in 64
+ * partitions of two .942, in 143 of three .956; in one .968.
+ */
+#define MANY_PARTITIONS 32
+#define MAX_OVERLAP 3
 
 /* Share of the graph's capacity that a partition may fill in the sample. */
 #define FILL 0.8
@@ -35,17 +44,24 @@
 #define CONNECT_NODES 64
 #define MERGE_NODES 512
 
-/* A row of the sample, and which pivots are nearest to it. */
+/* Pivots that a row belongs to, nearest first; -1 where there are fewer. */
+typedef struct Membership
+{
+	float		length[MAX_OVERLAP];
+	int			pivot[MAX_OVERLAP];
+} Membership;
+
+/* A row of the sample. */
 typedef struct SampleRow
 {
 	const float *dense;
 	const char *stored;
-	float		length[2];
-	int			pivot[2];
+	Membership	member;
 } SampleRow;
 
 typedef struct Pivots
 {
+	int			overlap;		/* that a row belongs to */
 	int			n;
 	int			capacity;
 	SampleRow **rows;
@@ -135,22 +151,37 @@ rowsOfBlock(AnnBuild *build, BlockNumber block, AnnRowId *ids)
 
 /* ---- pivots ---- */
 
-/* Counts a pivot among the two nearest of a row, if it is one. */
-static inline void
-considerPivot(SampleRow *row, int pivot, float length)
+static void
+initMembership(Membership *member)
 {
-	if (row->pivot[0] < 0 || length < row->length[0])
+	for (int i = 0; i < MAX_OVERLAP; i++)
+		member->pivot[i] = -1;
+}
+
+/* Counts a pivot among the nearest of a row, if it is one. */
+static inline void
+considerPivot(Membership *member, int overlap, int pivot, float length)
+{
+	int			at = overlap - 1;
+
+	if (member->pivot[at] >= 0 && length >= member->length[at])
+		return;
+	for (; at > 0 && (member->pivot[at - 1] < 0 || length < member->length[at - 1]); at--)
 	{
-		row->length[1] = row->length[0];
-		row->pivot[1] = row->pivot[0];
-		row->length[0] = length;
-		row->pivot[0] = pivot;
+		member->length[at] = member->length[at - 1];
+		member->pivot[at] = member->pivot[at - 1];
 	}
-	else if (row->pivot[1] < 0 || length < row->length[1])
-	{
-		row->length[1] = length;
-		row->pivot[1] = pivot;
-	}
+	member->length[at] = length;
+	member->pivot[at] = pivot;
+}
+
+static bool
+isMember(const Membership *member, int overlap, int pivot)
+{
+	for (int i = 0; i < overlap; i++)
+		if (member->pivot[i] == pivot)
+			return true;
+	return false;
 }
 
 static void
@@ -163,7 +194,7 @@ addPivot(AnnBuild *build, Pivots *pivots, SampleRow *row, SampleRow *sample, int
 	}
 	pivots->rows[pivots->n] = row;
 	for (int i = 0; i < n; i++)
-		considerPivot(&sample[i], pivots->n,
+		considerPivot(&sample[i].member, pivots->overlap, pivots->n,
 					  AnnHnswPairLength(&build->space, row->dense, row->stored, sample[i].dense, sample[i].stored));
 	pivots->n++;
 }
@@ -174,7 +205,7 @@ sampleRows(AnnBuild *build, int *n)
 {
 	const AnnHnswLayout *layout = &build->meta.layout;
 	Size		row_bytes = sizeof(SampleRow) + layout->vector_size + (layout->element <= ANN_ELEMENT_HALF ? sizeof(float) * layout->dim : 0);
-	Size		bytes = Min((Size) maintenance_work_mem * 1024 / SAMPLE_SHARE, SAMPLE_MAX_BYTES);
+	Size		bytes = Max(Min((Size) maintenance_work_mem * 1024 / SAMPLE_SHARE, SAMPLE_MAX_BYTES), SAMPLE_MIN_BYTES);
 	int			capacity = (int) Max(bytes / row_bytes, SAMPLE_MIN_ROWS);
 	SampleRow  *sample = MemoryContextAllocHuge(CurrentMemoryContext, mul_size(sizeof(SampleRow), capacity));
 	AnnRowId   *ids = palloc(sizeof(AnnRowId) * layout->rows_per_page);
@@ -201,8 +232,7 @@ sampleRows(AnnBuild *build, int *n)
 			row->stored = memcpy(palloc(reader.stored_size), reader.stored, reader.stored_size);
 			row->dense = reader.dense == NULL ? NULL :
 				memcpy(palloc(sizeof(float) * layout->dim), reader.dense, sizeof(float) * layout->dim);
-			row->pivot[0] = row->pivot[1] = -1;
-			row->length[0] = row->length[1] = 0;
+			initMembership(&row->member);
 			(*n)++;
 		}
 	}
@@ -221,6 +251,7 @@ choosePivots(AnnBuild *build, SampleRow *sample, int n, double share, Pivots *pi
 	int		   *load;
 	int			limit = (int) Max(share * n, 8);
 
+	pivots->overlap = share * MANY_PARTITIONS < 2 ? 3 : 2;
 	pivots->n = 0;
 	pivots->capacity = 64;
 	pivots->rows = palloc(sizeof(SampleRow *) * pivots->capacity);
@@ -233,17 +264,17 @@ choosePivots(AnnBuild *build, SampleRow *sample, int n, double share, Pivots *pi
 		CHECK_FOR_INTERRUPTS();
 		memset(load, 0, sizeof(int) * (n + 1));
 		for (int i = 0; i < n && pivots->n > 0; i++)
-			for (int j = 0; j < 2; j++)
-				if (sample[i].pivot[j] >= 0)
-					load[sample[i].pivot[j]]++;
+			for (int j = 0; j < pivots->overlap; j++)
+				if (sample[i].member.pivot[j] >= 0)
+					load[sample[i].member.pivot[j]]++;
 		for (int i = 0; i < pivots->n; i++)
 			if (fullest < 0 || load[i] > load[fullest])
 				fullest = i;
-		if (pivots->n >= 2 && load[fullest] <= limit)
+		if (pivots->n >= pivots->overlap && load[fullest] <= limit)
 			break;
 		nth = (int) pg_prng_uint64_range(&pg_global_prng_state, 0, pivots->n == 0 ? n - 1 : load[fullest] - 1);
 		for (int i = 0; i < n; i++)
-			if ((pivots->n == 0 || sample[i].pivot[0] == fullest || sample[i].pivot[1] == fullest) && nth-- == 0)
+			if ((pivots->n == 0 || isMember(&sample[i].member, pivots->overlap, fullest)) && nth-- == 0)
 			{
 				addPivot(build, pivots, &sample[i], sample, n);
 				break;
@@ -273,15 +304,17 @@ assignRows(Partitioner *p, const Pivots *pivots)
 		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < n; i++)
 		{
-			SampleRow	row = {.pivot = {-1, -1}};
+			Membership	member;
 
 			readRow(build, ids[i], &reader);
+			initMembership(&member);
 			for (int j = 0; j < pivots->n; j++)
-				considerPivot(&row, j, AnnHnswPairLength(&build->space, reader.dense, reader.stored,
+				considerPivot(&member, pivots->overlap, j,
+							  AnnHnswPairLength(&build->space, reader.dense, reader.stored,
 														 pivots->rows[j]->dense, pivots->rows[j]->stored));
-			for (int j = 0; j < 2; j++)
-				if (row.pivot[j] >= 0)
-					tuplesort_putdatum(p->sort, Int64GetDatum((int64) row.pivot[j] << 32 | ids[i]), false);
+			for (int j = 0; j < pivots->overlap; j++)
+				if (member.pivot[j] >= 0)
+					tuplesort_putdatum(p->sort, Int64GetDatum((int64) member.pivot[j] << 32 | ids[i]), false);
 
 			p->rows++;
 			if (p->nsample < p->sample_capacity)
