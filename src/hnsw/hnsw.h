@@ -493,7 +493,7 @@ extern char *AnnHnswBuildPhaseName(int64 phase);
 /* ---- hnsw_insert.c ---- */
 
 extern void AnnHnswInsertValue(Relation index, AnnWriteMode mode, Datum value, bool isnull, ItemPointer tid);
-extern void AnnHnswRelinkRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row,
+extern void AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row,
 							 AnnHnswRowSet *twice);
 extern bool ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
 							IndexUniqueCheck check_unique, bool index_unchanged, IndexInfo *info);

@@ -553,7 +553,8 @@ linkOnce(InsertState *state, int nedges, AnnRowId row, ItemPointer hint, float *
  * edge: one of these may make way.  For VACUUM: nobody else frees rows.
  */
 void
-AnnHnswRelinkRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row, AnnHnswRowSet *twice)
+AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHnswSpace *space,
+				 AnnRowId row, AnnHnswRowSet *twice)
 {
 	const AnnHnswLayout *layout = &space->layout;
 	InsertState state = {0};
@@ -589,7 +590,7 @@ AnnHnswRelinkRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 		scratch = palloc(sizeof(float) * layout->dim);
 	}
 	state.index = index;
-	state.mode = ANN_WRITE_WAL;
+	state.mode = mode;
 	state.space = space;
 	state.point = &point;
 	state.self = row;
@@ -598,7 +599,7 @@ AnnHnswRelinkRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 	linkOnce(&state, nedges, row, &hint, scratch, twice);
 
 	buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_EXCLUSIVE, &header);
-	edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
+	edit = AnnPageEditBegin(index, mode);
 	header = AnnHnswRowOnPage(layout, AnnPageEditAdd(&edit, buffer, false), AnnHnswRowSlot(layout, row));
 	for (int i = 0; i < nedges && header->nedges < layout->slots; i++)
 	{

@@ -20,6 +20,7 @@
 #include "utils/tuplesort.h"
 
 #include "hnsw/hnsw_build.h"
+#include "hnsw/hnsw_repair.h"
 
 /* Memory of the sample that pivots come from, as a share of maintenance_work_mem and at most. */
 #define SAMPLE_SHARE 8
@@ -625,6 +626,28 @@ linkPartition(AnnBuild *build)
 	pfree(nodes);
 }
 
+/*
+ * Merging may have cut rows off that their partition's graph could reach: VACUUM's
+ * repair, with nothing deleted, links them.
+ */
+static void
+linkRows(AnnBuild *build)
+{
+	BlockNumber nblocks = RelationGetNumberOfBlocks(build->index);
+	AnnHnswRowSet none;
+	AnnHnswRepair repair = {0};
+
+	AnnBuildReport(build, ANN_BUILD_LINK);
+	AnnHnswRowSetInit(&none, (uint64) nblocks * build->meta.layout.rows_per_page);
+	build->space.alpha = AnnGraphAlpha(build->graph);
+	repair.index = build->index;
+	repair.mode = ANN_WRITE_BUILD;
+	repair.space = &build->space;
+	repair.deleting = &none;
+	AnnHnswRepairGraph(&repair, nblocks);
+	AnnHnswRowSetFree(&none);
+}
+
 /* When all rows have their edges. */
 static void
 finish(Partitioner *p, RowReader *reader)
@@ -652,6 +675,7 @@ finish(Partitioner *p, RowReader *reader)
 	}
 	memcpy(calibrate, p->sample + p->nsample - ncalibrate, sizeof(AnnRowId) * ncalibrate);
 	AnnBuildFinish(p->build, p->sample, Min(p->nsample, p->build->meta.entry_capacity));
+	linkRows(p->build);
 	AnnBuildCalibrate(p->build, calibrate, (int) ncalibrate);
 	pfree(calibrate);
 	pfree(p->sample);

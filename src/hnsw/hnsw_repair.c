@@ -555,7 +555,7 @@ writePage(AnnHnswRepair *repair, BlockNumber block)
 	Page		page;
 
 	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
-	edit = AnnPageEditBegin(repair->index, ANN_WRITE_WAL);
+	edit = AnnPageEditBegin(repair->index, repair->mode);
 	page = AnnPageEditAdd(&edit, buffer, false);
 	for (int i = 0; i < layout->rows_per_page; i++)
 		if (work->dirty[i])
@@ -738,7 +738,7 @@ linkUnreachable(AnnHnswRepair *repair)
 			continue;
 		AnnVacuumDelayPoint();
 		old = MemoryContextSwitchTo(repair->work->context);
-		AnnHnswRelinkRow(repair->index, AnnHnswCacheGet(repair->index), repair->space, row, &repair->twice);
+		AnnHnswRelinkRow(repair->index, repair->mode, AnnHnswCacheGet(repair->index), repair->space, row, &repair->twice);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(repair->work->context);
 	}

@@ -10,6 +10,7 @@
 typedef struct AnnHnswRepair
 {
 	Relation	index;
+	AnnWriteMode mode;
 	BufferAccessStrategy strategy;
 	const AnnHnswSpace *space;
 	const AnnHnswRowSet *deleting;

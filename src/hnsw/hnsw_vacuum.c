@@ -628,6 +628,7 @@ ann_hnsw_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats,
 		UnlockPage(index, ANN_HNSW_META_BLOCK, ExclusiveLock);
 		replaceEntries(&state);
 		repair.index = index;
+		repair.mode = ANN_WRITE_WAL;
 		repair.strategy = info->strategy;
 		repair.space = &state.space;
 		repair.deleting = &state.deleting;
