@@ -1,5 +1,5 @@
 # README.md: its SQL runs and prints what it says, and its reference leaves out no
-# function, operator, type or setting of the extension.
+# function, operator, operator class, type or setting of the extension.
 use strict;
 use warnings;
 
@@ -53,6 +53,8 @@ is(join(' ', grep { index($readme, "| `$_(n)`") < 0 } $members->('pg_type', "CAS
 (my $unescaped = $readme) =~ s/&#124;/|/g;
 is(join(' ', grep { $unescaped !~ /[`> ]\Q$_\E[`< ]/ } $members->('pg_operator', 'oprname')), '', 'the README names every operator');
 is(join(' ', grep { $readme !~ /`\Q$_\E`/ } $members->('pg_am', 'amname')), '', 'the README names every access method');
+
+is(join(' ', grep { $readme !~ /`\Q$_\E`/ } $members->('pg_opclass', 'opcname')), '', 'the README names every operator class');
 
 my @settings = split /\n/, $node->safe_psql('postgres', q{LOAD 'ann'; SELECT name FROM pg_settings WHERE name ~ '^(ann|hnsw|ivfflat)[.]'});
 is(join(' ', grep { $readme !~ /`\Q$_\E`/ } @settings), '', 'the README names every setting');
