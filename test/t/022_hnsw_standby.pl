@@ -9,7 +9,8 @@ use Test::More;
 
 my $primary = PostgreSQL::Test::Cluster->new('primary');
 $primary->init(allows_streaming => 1);
-$primary->append_conf('postgresql.conf', "autovacuum = off\nwal_consistency_checking = 'all'\n");
+# A slow standby must not find the WAL gone.
+$primary->append_conf('postgresql.conf', "autovacuum = off\nwal_consistency_checking = 'all'\nwal_keep_size = '6GB'\n");
 $primary->start;
 $primary->safe_psql('postgres', 'CREATE EXTENSION ann');
 $primary->backup('b');
