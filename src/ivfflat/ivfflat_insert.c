@@ -10,6 +10,9 @@
 
 #include "ivfflat/ivfflat.h"
 
+/* Pages of a list passed over between looks at the number of pages there are. */
+#define CIRCLE_CHECK_STEPS 4096
+
 typedef struct InsertState
 {
 	Relation	index;
@@ -172,11 +175,13 @@ insertIntoList(const InsertState *state)
 	Buffer		buffer;
 	int			entry;
 
-	for (;;)
+	for (uint32 steps = 1;; steps++)
 	{
 		Page		page;
 
 		CHECK_FOR_INTERRUPTS();
+		if (steps % CIRCLE_CHECK_STEPS == 0 && steps > RelationGetNumberOfBlocks(state->index))
+			AnnPageCorrupted(state->index, block, "its list goes round in a circle");
 		buffer = ReadBuffer(state->index, block);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 		page = BufferGetPage(buffer);

@@ -164,6 +164,9 @@ checkMeta(Relation index, const AnnIvfMetaPageData *meta)
 				 errmsg("index \"%s\" has version %u of the ivfflat format, this library reads version %u",
 						RelationGetRelationName(index), meta->version, ANN_IVF_VERSION),
 				 errhint("Please REINDEX it.")));
+	if (layout->metric > ANN_METRIC_JACCARD || layout->refine > ANN_REFINE_SQ8 ||
+		(!AnnElementIsDense(layout->element) && layout->element != ANN_ELEMENT_BIT))
+		AnnPageCorrupted(index, ANN_IVF_META_BLOCK, "it names an unknown type or metric");
 	if (layout->dim < 1 || layout->entries < 1 || layout->pages_per_vector < 1 ||
 		layout->entry_size < ANN_IVF_TID_ENTRY ||
 		offsetof(AnnIvfListPage, blocks) + sizeof(BlockNumber) * layout->blocks +
