@@ -18,9 +18,9 @@
 
 #include "ivfflat/ivfflat.h"
 
-#define DIRECT_CLUSTERS 96
+#define DIRECT_CLUSTERS 512
 #define MAX_ITERATIONS 12
-#define POLISH_ITERATIONS 4
+#define POLISH_ITERATIONS 12
 
 /* Iterations stop when fewer points than one in this many change their cluster. */
 #define SETTLED_SHARE 200
@@ -30,7 +30,7 @@
 #define GROUP_POINTS 256
 
 /* Groups whose clusters a point looks at. */
-#define NEAR_GROUPS 6
+#define NEAR_GROUPS 8
 
 /* Points handled together: a centroid is fetched once for all of them. */
 #define BLOCK_POINTS 32
