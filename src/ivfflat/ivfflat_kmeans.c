@@ -18,7 +18,7 @@
 
 #include "ivfflat/ivfflat.h"
 
-#define DIRECT_CLUSTERS 512
+#define DIRECT_CLUSTERS 256
 #define MAX_ITERATIONS 12
 #define POLISH_ITERATIONS 12
 
