@@ -51,6 +51,7 @@ OBJS = \
 	src/ivfflat/ivfflat_train.o \
 	src/ivfflat/ivfflat_vacuum.o \
 	src/ivfflat/ivfflat_value.o \
+	src/page/cache.o \
 	src/page/hints.o \
 	src/page/page.o \
 	src/planner/support.o \

@@ -204,6 +204,51 @@ INSERT INTO ivfflat_extreme SELECT i, array_fill(power(10, i), ARRAY[64])::float
 CREATE INDEX ON ivfflat_extreme USING ivfflat (v vector_l2_ops);
 SELECT count(*), count(DISTINCT id) FROM (SELECT id FROM ivfflat_extreme ORDER BY v <-> array_fill(1, ARRAY[64])::vector) t;
 
+-- Caches of indexes that are gone are freed.
+CREATE TEMP TABLE ivfflat_caches AS SELECT count(*) AS n FROM pg_backend_memory_contexts WHERE name LIKE 'ann %index cache';
+DO $$
+BEGIN
+	FOR i IN 1 .. 40 LOOP
+		CREATE TEMP TABLE ivfflat_gone AS SELECT id, v FROM ivfflat_rows LIMIT 10;
+		CREATE INDEX ON ivfflat_gone USING ivfflat (v);
+		PERFORM id FROM ivfflat_gone ORDER BY v <-> (SELECT v FROM ivfflat_rows WHERE id = 1) LIMIT 1;
+		DROP TABLE ivfflat_gone;
+	END LOOP;
+END $$;
+SELECT count(*) - n < 5 AS freed FROM pg_backend_memory_contexts, ivfflat_caches WHERE name LIKE 'ann %index cache' GROUP BY n;
+DROP TABLE ivfflat_caches;
+
+-- TRUNCATE in the transaction that made the table: the index is built anew in the same file.
+BEGIN;
+SET LOCAL ivfflat.probes = 1;
+CREATE TABLE ivfflat_truncated (id int, v vector(40));
+CREATE INDEX ivfflat_truncated_idx ON ivfflat_truncated USING ivfflat (v);
+INSERT INTO ivfflat_truncated SELECT id, v FROM ivfflat_rows WHERE id <= 200;
+SELECT id FROM ivfflat_truncated ORDER BY v <-> (SELECT v FROM ivfflat_rows WHERE id = 100) LIMIT 1;
+ALTER INDEX ivfflat_truncated_idx SET (refine_type = sq8);
+TRUNCATE ivfflat_truncated;
+INSERT INTO ivfflat_truncated SELECT id, v FROM ivfflat_rows WHERE id > 200;
+SELECT count(*) AS found FROM ivfflat_query q, LATERAL (SELECT id FROM ivfflat_truncated t ORDER BY t.v <-> q.v LIMIT 1) n WHERE q.id > 200 AND n.id = q.id;
+ALTER INDEX ivfflat_truncated_idx SET (lists = 20);
+REINDEX TABLE ivfflat_truncated;
+SELECT count(*) AS found FROM ivfflat_query q, LATERAL (SELECT id FROM ivfflat_truncated t ORDER BY t.v <-> q.v LIMIT 1) n WHERE q.id > 200 AND n.id = q.id;
+TRUNCATE ivfflat_truncated;
+INSERT INTO ivfflat_truncated SELECT id, v FROM ivfflat_rows WHERE id > 200;
+SELECT count(*) AS found FROM ivfflat_query q, LATERAL (SELECT id FROM ivfflat_truncated t ORDER BY t.v <-> q.v LIMIT 1) n WHERE q.id > 200 AND n.id = q.id;
+COMMIT;
+SELECT count(*) AS of FROM ivfflat_query WHERE id > 200;
+DROP TABLE ivfflat_truncated;
+
+-- VACUUM that has nothing to remove does not read the index.
+CREATE TABLE ivfflat_clean AS SELECT id, v FROM ivfflat_rows;
+CREATE INDEX ivfflat_clean_idx ON ivfflat_clean USING ivfflat (v) WITH (lists = 200);
+SELECT pg_stat_force_next_flush();
+SELECT idx_blks_read + idx_blks_hit AS before FROM pg_statio_user_indexes WHERE indexrelname = 'ivfflat_clean_idx' \gset
+VACUUM ivfflat_clean;
+SELECT pg_stat_force_next_flush();
+SELECT idx_blks_read + idx_blks_hit - :before < 20 AS unread FROM pg_statio_user_indexes WHERE indexrelname = 'ivfflat_clean_idx';
+DROP TABLE ivfflat_clean;
+
 -- Errors
 CREATE INDEX ON ivfflat_rows USING ivfflat (h);
 CREATE INDEX ON ivfflat_rows USING ivfflat (v vector_l2_ops, h halfvec_l2_ops);

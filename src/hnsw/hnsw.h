@@ -15,6 +15,7 @@
 #include "storage/itemptr.h"
 
 #include "page/check.h"
+#include "page/cache.h"
 #include "page/hints.h"
 #include "page/page.h"
 #include "quantize/quantize.h"
@@ -426,11 +427,7 @@ extern void AnnHnswEncode(const AnnHnswSpace *space, const float *dense, uint8 *
  */
 typedef struct AnnHnswCache
 {
-	Oid			relid;			/* hash key */
-	AnnRelationLocatorData locator;	/* the file that the rest is about */
-	bool		loaded;
-	bool		stale;			/* the relation has changed, or is gone */
-	MemoryContext context;
+	AnnIndexCache base;
 	AnnHnswMetaPageData meta;
 	float	   *center;			/* float[dim], or NULL */
 	Size		entry_size;

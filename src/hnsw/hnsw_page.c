@@ -10,8 +10,6 @@
 #include "miscadmin.h"
 #include "storage/freespace.h"
 #include "storage/lmgr.h"
-#include "utils/hsearch.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 
 #include "hnsw/hnsw.h"
@@ -37,8 +35,7 @@
 #define VECTOR_ITEM_MAX \
 	(MAXALIGN_DOWN(ANN_PAGE_USABLE - sizeof(ItemIdData)) - offsetof(AnnHnswVectorItem, data))
 
-static HTAB *caches = NULL;
-static bool any_stale = false;
+static AnnIndexCaches caches = {.name = "ann hnsw index caches", .size = sizeof(AnnHnswCache)};
 
 /* ---- meta page ---- */
 
@@ -406,44 +403,6 @@ AnnHnswCountRows(Relation index, AnnWriteMode mode, double rows)
 
 /* ---- per-backend cache ---- */
 
-/* An index may be gone: its cache goes at the next AnnHnswCacheGet, not under whoever uses it now. */
-static void
-relationChanged(Datum arg, Oid relid)
-{
-	HASH_SEQ_STATUS seq;
-	AnnHnswCache *cache;
-
-	if (OidIsValid(relid))
-	{
-		cache = hash_search(caches, &relid, HASH_FIND, NULL);
-		if (cache != NULL)
-			cache->stale = any_stale = true;
-		return;
-	}
-	hash_seq_init(&seq, caches);
-	while ((cache = hash_seq_search(&seq)) != NULL)
-		cache->stale = any_stale = true;
-}
-
-/* Frees the caches of relations that have changed, but for this one. */
-static void
-dropStale(Oid except)
-{
-	HASH_SEQ_STATUS seq;
-	AnnHnswCache *cache;
-
-	any_stale = false;
-	hash_seq_init(&seq, caches);
-	while ((cache = hash_seq_search(&seq)) != NULL)
-	{
-		if (!cache->stale || cache->relid == except)
-			continue;
-		if (cache->context != NULL)
-			MemoryContextDelete(cache->context);
-		hash_search(caches, &cache->relid, HASH_REMOVE, NULL);
-	}
-}
-
 /* Reads what does not change in the life of a build. */
 static void
 loadCache(Relation index, AnnHnswCache *cache)
@@ -451,24 +410,21 @@ loadCache(Relation index, AnnHnswCache *cache)
 	MemoryContext old;
 	AnnHnswMetaPageData meta;
 
-	if (cache->context != NULL)
-		MemoryContextDelete(cache->context);
-	memset((char *) cache + sizeof(Oid), 0, sizeof(*cache) - sizeof(Oid));
+	cache->base.loaded = false;	/* unless all of what follows succeeds */
 	AnnHnswReadMeta(index, &meta);
-	cache->context = AllocSetContextCreate(CacheMemoryContext, "ann hnsw index cache", ALLOCSET_DEFAULT_SIZES);
-	cache->hints.context = cache->context;
-	cache->locator = AnnRelationLocator(index);
+	AnnIndexCacheReset(&caches, &cache->base, index);
+	cache->hints.context = cache->base.context;
 	cache->meta = meta;
 	cache->meta.entry_version = 0;	/* the entries are still to be read */
 	cache->meta.nentries = 0;
-	old = MemoryContextSwitchTo(cache->context);
+	old = MemoryContextSwitchTo(cache->base.context);
 	cache->center = AnnHnswReadCenter(index, &cache->meta);
 	cache->entry_size = AnnHnswEntrySize(&cache->meta.layout);
 	cache->entries_allocated = Max(cache->meta.entry_capacity, 1);
 	cache->entries = palloc(mul_size(cache->entry_size, cache->entries_allocated));
 	MemoryContextSwitchTo(old);
 	AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));
-	cache->loaded = true;
+	cache->base.loaded = true;
 }
 
 /*
@@ -478,26 +434,9 @@ loadCache(Relation index, AnnHnswCache *cache)
 AnnHnswCache *
 AnnHnswCacheGet(Relation index)
 {
-	AnnHnswCache *cache;
-	Oid			relid = RelationGetRelid(index);
-	bool		found;
+	AnnHnswCache *cache = (AnnHnswCache *) AnnIndexCacheFind(&caches, index);
 
-	if (caches == NULL)
-	{
-		HASHCTL		ctl = {0};
-
-		ctl.keysize = sizeof(Oid);
-		ctl.entrysize = sizeof(AnnHnswCache);
-		ctl.hcxt = CacheMemoryContext;
-		caches = hash_create("ann hnsw index caches", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-		CacheRegisterRelcacheCallback(relationChanged, (Datum) 0);
-	}
-	if (any_stale)
-		dropStale(relid);
-	cache = hash_search(caches, &relid, HASH_ENTER, &found);
-	if (!found)
-		memset((char *) cache + sizeof(Oid), 0, sizeof(*cache) - sizeof(Oid));
-	if (!cache->loaded || !AnnLocatorEquals(cache->locator, AnnRelationLocator(index)))
+	if (!cache->base.loaded)
 		loadCache(index, cache);
 	return cache;
 }

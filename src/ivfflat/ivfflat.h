@@ -14,6 +14,7 @@
 #include "nodes/execnodes.h"
 #include "storage/itemptr.h"
 
+#include "page/cache.h"
 #include "page/check.h"
 #include "page/hints.h"
 #include "page/page.h"
@@ -31,6 +32,9 @@
 
 /* Standard errors below its estimate at which a row is taken to lie at the nearest (README, Scan). */
 #define ANN_IVF_EPS 3.5f
+
+/* Walks of a list that VACUUM's work may spoil, before it is called damage. */
+#define ANN_IVF_MAX_RESTARTS 10000
 
 /* Support functions of an operator class */
 #define ANN_IVF_DISTANCE_PROC 1	/* the distance function behind the operator, or its squared form */
@@ -116,9 +120,10 @@ typedef struct AnnIvfMetaPageData
 	double		rows;			/* heap TIDs when the lists were made */
 	double		spread;			/* mean squared distance of a vector from its centroid at the build */
 	AnnIvfOther other;
+	uint64		build_id;		/* random: another build in the same file is told by it */
 } AnnIvfMetaPageData;
 
-StaticAssertDecl(sizeof(AnnIvfMetaPageData) == 160, "on-disk format");
+StaticAssertDecl(sizeof(AnnIvfMetaPageData) == 168, "on-disk format");
 
 typedef struct AnnIvfListHead
 {
@@ -246,6 +251,7 @@ extern AnnIvfShape AnnIvfShapeOf(const AnnIvfMetaPageData *meta, uint32 list);
 
 extern void AnnIvfReadMeta(Relation index, AnnIvfMetaPageData *meta);
 extern AnnIvfMetaPageData *AnnIvfMetaOnPage(Page page);
+extern void AnnIvfCheckInUse(Relation index, BlockNumber start);
 extern void AnnIvfCreateEmpty(Relation index, ForkNumber fork, AnnIvfMetaPageData *meta);
 
 extern BlockNumber AnnIvfWriteBlob(Relation index, AnnWriteMode mode, const char *data, Size size);
@@ -321,10 +327,7 @@ extern Size AnnIvfNearestScratch(const AnnIvfCentroids *centroids);
 
 typedef struct AnnIvfCache
 {
-	Oid			relid;			/* hash key */
-	AnnRelationLocatorData locator;	/* the file that the rest is about */
-	bool		loaded;
-	MemoryContext context;
+	AnnIndexCache base;
 	AnnIvfMetaPageData meta;	/* as of AnnIvfCacheGet */
 	AnnSpace	space;
 	AnnIvfCentroids centroids;
@@ -332,6 +335,7 @@ typedef struct AnnIvfCache
 } AnnIvfCache;
 
 extern AnnIvfCache *AnnIvfCacheGet(Relation index);
+extern AnnIvfCache *AnnIvfCacheRecall(Relation index);
 
 /* ---- ivfflat_value.c: an SQL value as an entry ---- */
 

@@ -549,6 +549,7 @@ writeIndex(Relation index, AnnIvfMetaPageData *meta, Tuplesortstate *sort, char 
 
 	meta->magic = ANN_IVF_MAGIC;
 	meta->version = ANN_IVF_VERSION;
+	meta->build_id = pg_prng_uint64(&pg_global_prng_state);
 	meta->free_pages = InvalidBlockNumber;
 	meta->other.state = ANN_IVF_OTHER_NONE;
 	AnnPageInit((Page) image, ANN_IVFFLAT_PAGE_ID, ANN_IVF_META);

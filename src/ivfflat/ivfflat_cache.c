@@ -5,7 +5,6 @@
 #include "postgres.h"
 
 #include "storage/bufmgr.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
 #include "ivfflat/ivfflat.h"
@@ -13,7 +12,7 @@
 /* Centroids without codes are kept as vectors up to this size. */
 #define MAX_CACHED_VECTORS ((Size) 16 * 1024 * 1024)
 
-static HTAB *caches = NULL;
+static AnnIndexCaches caches = {.name = "ann ivfflat index caches", .size = sizeof(AnnIvfCache)};
 
 static void
 loadCentroids(Relation index, AnnIvfCache *cache)
@@ -31,7 +30,7 @@ loadCentroids(Relation index, AnnIvfCache *cache)
 	{
 		Size		stride = AnnIvfCentroidCodeStride(&meta->centroid_code);
 		Size		size = sizeof(float) * dim + stride * meta->lists;
-		char	   *blob = MemoryContextAllocHuge(cache->context, size);
+		char	   *blob = MemoryContextAllocHuge(cache->base.context, size);
 
 		AnnIvfReadBlob(index, NULL, meta->centroid_codes, 0, size, blob);
 		centroids->code = meta->centroid_code;
@@ -41,11 +40,35 @@ loadCentroids(Relation index, AnnIvfCache *cache)
 	}
 	else if (BlockNumberIsValid(meta->centroids) && vectors <= MAX_CACHED_VECTORS)
 	{
-		char	   *blob = MemoryContextAllocHuge(cache->context, vectors);
+		char	   *blob = MemoryContextAllocHuge(cache->base.context, vectors);
 
 		AnnIvfReadBlob(index, NULL, meta->centroids, 0, vectors, blob);
 		centroids->vectors = (const float *) blob;
 	}
+}
+
+/*
+ * Brings the cache up to date: reads the meta page, and centroids if they have changed.
+ */
+static void
+refresh(Relation index, AnnIvfCache *cache)
+{
+	AnnIvfMetaPageData meta;
+
+	AnnIvfReadMeta(index, &meta);
+	/* The same file may hold another build: TRUNCATE in the transaction that made the table. */
+	if (!cache->base.loaded || cache->meta.build_id != meta.build_id || cache->meta.generation != meta.generation)
+	{
+		AnnIndexCacheReset(&caches, &cache->base, index);
+		cache->hints.context = cache->base.context;
+		cache->meta = meta;
+		AnnIvfSpaceInit(&cache->space, &cache->meta.layout);
+		loadCentroids(index, cache);
+		cache->centroids.hints = &cache->hints;
+	}
+	cache->meta = meta;
+	AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));
+	cache->base.loaded = true;
 }
 
 /*
@@ -55,45 +78,24 @@ loadCentroids(Relation index, AnnIvfCache *cache)
 AnnIvfCache *
 AnnIvfCacheGet(Relation index)
 {
-	AnnIvfCache *cache;
-	Oid			relid = RelationGetRelid(index);
-	AnnIvfMetaPageData meta;
-	bool		found;
+	AnnIvfCache *cache = (AnnIvfCache *) AnnIndexCacheFind(&caches, index);
 
-	if (caches == NULL)
-	{
-		HASHCTL		ctl = {0};
-
-		ctl.keysize = sizeof(Oid);
-		ctl.entrysize = sizeof(AnnIvfCache);
-		ctl.hcxt = CacheMemoryContext;
-		caches = hash_create("ann ivfflat index caches", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
-	cache = hash_search(caches, &relid, HASH_ENTER, &found);
-	if (!found)
-	{
-		cache->loaded = false;
-		cache->context = NULL;
-	}
-	AnnIvfReadMeta(index, &meta);
-	if (!cache->loaded || !AnnLocatorEquals(cache->locator, AnnRelationLocator(index)) ||
-		cache->meta.generation != meta.generation || cache->meta.heads != meta.heads)
-	{
-		if (cache->context != NULL)
-			MemoryContextDelete(cache->context);
-		memset((char *) cache + sizeof(Oid), 0, sizeof(*cache) - sizeof(Oid));
-		cache->context = AllocSetContextCreate(CacheMemoryContext, "ann ivfflat index cache", ALLOCSET_DEFAULT_SIZES);
-		cache->locator = AnnRelationLocator(index);
-		cache->hints.context = cache->context;
-		cache->meta = meta;
-		AnnIvfSpaceInit(&cache->space, &cache->meta.layout);
-		loadCentroids(index, cache);
-		cache->centroids.hints = &cache->hints;
-		cache->loaded = true;
-	}
-	cache->meta = meta;
+	refresh(index, cache);
 	/* The relation was opened anew, maybe, since the last call. */
 	cache->centroids.index = index;
-	AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));
+	return cache;
+}
+
+/*
+ * The same as the backend remembers it, without a look at the index if it does.
+ */
+AnnIvfCache *
+AnnIvfCacheRecall(Relation index)
+{
+	AnnIvfCache *cache = (AnnIvfCache *) AnnIndexCacheFind(&caches, index);
+
+	if (!cache->base.loaded)
+		refresh(index, cache);
+	cache->centroids.index = index;
 	return cache;
 }

@@ -10,8 +10,8 @@
 
 #include "ivfflat/ivfflat.h"
 
-/* Pages of a list passed over between looks at the number of pages there are. */
-#define CIRCLE_CHECK_STEPS 4096
+/* So many pages of a list are passed before they are compared with those of the index. */
+#define FEW_PAGES 16
 
 typedef struct InsertState
 {
@@ -118,7 +118,11 @@ writeEntry(const InsertState *state, Buffer buffer, int entry)
 			addVectorPage(state, buffer);
 		for (int part = 0; part < layout->pages_per_vector; part++)
 		{
-			vectors = ReadBuffer(state->index, AnnIvfListPageOf(BufferGetPage(buffer))->blocks[first + part]);
+			BlockNumber block = AnnIvfListPageOf(BufferGetPage(buffer))->blocks[first + part];
+
+			if (block == BufferGetBlockNumber(buffer))
+				AnnPageCorrupted(state->index, block, "it owns itself");
+			vectors = ReadBuffer(state->index, block);
 			LockBuffer(vectors, BUFFER_LOCK_EXCLUSIVE);
 			AnnPageGet(state->index, vectors, ANN_IVFFLAT_PAGE_ID, ANN_IVF_VECTORS);
 			/* The last part goes into the entry's record. */
@@ -172,15 +176,18 @@ insertIntoList(const InsertState *state)
 	uint32		list = state->value->list;
 	AnnIvfListHead head = AnnIvfReadHead(state->index, state->meta, list);
 	BlockNumber block = head.insert;
+	BlockNumber npages = 0;
+	BlockNumber most = FEW_PAGES;
+	int			restarts = 0;
 	Buffer		buffer;
 	int			entry;
 
-	for (uint32 steps = 1;; steps++)
+	for (;;)
 	{
 		Page		page;
 
 		CHECK_FOR_INTERRUPTS();
-		if (steps % CIRCLE_CHECK_STEPS == 0 && steps > RelationGetNumberOfBlocks(state->index))
+		if (++npages > most && npages > (most = RelationGetNumberOfBlocks(state->index)))
 			AnnPageCorrupted(state->index, block, "its list goes round in a circle");
 		buffer = ReadBuffer(state->index, block);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
@@ -190,8 +197,11 @@ insertIntoList(const InsertState *state)
 			/* VACUUM took the page away; the first one always stays. */
 			if (block == head.first)
 				AnnPageCorrupted(state->index, block, "it is not the first page of its list");
+			if (++restarts > ANN_IVF_MAX_RESTARTS)
+				AnnPageCorrupted(state->index, block, "it is not a page of the list that leads to it");
 			UnlockReleaseBuffer(buffer);
 			block = head.first;
+			npages = 0;
 			continue;
 		}
 		AnnIvfCheckListPage(state->index, block, page, &state->meta->layout, &state->shape);

@@ -6,6 +6,7 @@
 #include "postgres.h"
 
 #include "access/xloginsert.h"
+#include "common/pg_prng.h"
 #include "miscadmin.h"
 
 #include "ivfflat/ivfflat.h"
@@ -177,6 +178,8 @@ checkMeta(Relation index, const AnnIvfMetaPageData *meta)
 		(layout->vectors_per_page == 0 &&
 		 (Size) layout->pages_per_vector * ANN_PAGE_USABLE < ANN_IVF_VECTOR_HEADER + (Size) layout->vector_size) ||
 		meta->lists < 1 || meta->lists > ANN_IVF_MAX_LISTS ||
+		meta->heads == ANN_IVF_META_BLOCK || meta->centroids == ANN_IVF_META_BLOCK ||
+		meta->centroid_codes == ANN_IVF_META_BLOCK || meta->free_pages == ANN_IVF_META_BLOCK ||
 		(AnnIvfHasCodes(layout) &&
 		 (!AnnCodeParamsValid(&meta->code) || meta->code.dim != (int32_t) layout->dim ||
 		  AnnCodeBytes(&meta->code) != layout->code_size ||
@@ -204,6 +207,44 @@ AnnIvfReadMeta(Relation index, AnnIvfMetaPageData *meta)
 		AnnPageCorrupted(index, ANN_IVF_META_BLOCK, "its sizes do not fit together");
 }
 
+/*
+ * Raises ERRCODE_T_R_SERIALIZATION_FAILURE if `start`, first block of the heads or the
+ * centroids of lists, is that of lists that VACUUM has begun to free.  Lists that were
+ * replaced stay as they are until no snapshot of the primary is older than that; a standby's
+ * scan may be.  Takes the meta page's lock.
+ */
+void
+AnnIvfCheckInUse(Relation index, BlockNumber start)
+{
+	Buffer		buffer = ReadBuffer(index, ANN_IVF_META_BLOCK);
+	const AnnIvfMetaPageData *meta;
+	bool		in_use;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	meta = AnnIvfMetaOnPage(AnnPageGet(index, buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_META));
+	in_use = start == meta->heads || start == meta->centroids || start == meta->centroid_codes ||
+		((meta->other.state == ANN_IVF_OTHER_BUILDING || meta->other.state == ANN_IVF_OTHER_RETIRED) &&
+		 (start == meta->other.heads || start == meta->other.centroids || start == meta->other.centroid_codes));
+	UnlockReleaseBuffer(buffer);
+	if (!in_use)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("lists of ivfflat index \"%s\" were removed while they were scanned", RelationGetRelationName(index)),
+				 errdetail("VACUUM has replaced them, and no snapshot on the primary was old enough to need them."),
+				 errhint("Run the query again, or set hot_standby_feedback.")));
+}
+
+/* AnnPageGet of one of the pages that begin at `start`, which VACUUM may have freed (AnnIvfCheckInUse). */
+static Page
+getPageOf(Relation index, Buffer buffer, AnnIvfPageKind kind, BlockNumber start)
+{
+	Page		page = BufferGetPage(buffer);
+
+	if (unlikely(!AnnPageIsOurs(page, ANN_IVFFLAT_PAGE_ID) || AnnPageOpaque(page)->kind != kind))
+		AnnIvfCheckInUse(index, start);
+	return AnnPageGet(index, buffer, ANN_IVFFLAT_PAGE_ID, kind);
+}
+
 /* Extends a fork of a new index by one page; locked exclusively. */
 static Buffer
 extendFork(Relation index, ForkNumber fork)
@@ -228,6 +269,7 @@ AnnIvfCreateEmpty(Relation index, ForkNumber fork, AnnIvfMetaPageData *meta)
 {
 	meta->magic = ANN_IVF_MAGIC;
 	meta->version = ANN_IVF_VERSION;
+	meta->build_id = pg_prng_uint64(&pg_global_prng_state);
 	meta->lists = 1;
 	meta->probes = 0;
 	memset(&meta->centroid_code, 0, sizeof(meta->centroid_code));
@@ -315,7 +357,7 @@ AnnIvfWriteBlob(Relation index, AnnWriteMode mode, const char *data, Size size)
 }
 
 /*
- * Reads `size` bytes from `offset` on.  hints may be NULL.
+ * Reads `size` bytes from `offset` on of what begins at block `first`.  hints may be NULL.
  */
 void
 AnnIvfReadBlob(Relation index, AnnBufferHints *hints, BlockNumber first, Size offset, Size size, char *data)
@@ -329,7 +371,7 @@ AnnIvfReadBlob(Relation index, AnnBufferHints *hints, BlockNumber first, Size of
 		Page		page;
 
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
-		page = AnnPageGet(index, buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_BLOB);
+		page = getPageOf(index, buffer, ANN_IVF_BLOB, first);
 		if (((PageHeader) page)->pd_lower < ANN_PAGE_HEADER + in_page + n)
 			AnnPageCorrupted(index, block, "it is shorter than expected");
 		memcpy(data, AnnPageRaw(page) + in_page, n);
@@ -398,7 +440,7 @@ lockHead(Relation index, const AnnIvfMetaPageData *meta, uint32 list, int mode)
 	Buffer		buffer = ReadBuffer(index, meta->heads + list / ANN_IVF_HEADS_PER_PAGE);
 
 	LockBuffer(buffer, mode);
-	AnnPageGet(index, buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_HEADS);
+	getPageOf(index, buffer, ANN_IVF_HEADS, meta->heads);
 	return buffer;
 }
 
@@ -433,6 +475,16 @@ AnnIvfSetInsertPage(Relation index, const AnnIvfMetaPageData *meta, uint32 list,
 }
 
 /* ---- free pages ---- */
+
+/* Whether the edit holds the block: a damaged link to it would have us wait for ourselves. */
+static bool
+editHolds(const AnnPageEdit *edit, BlockNumber block)
+{
+	for (int i = 0; i < edit->nbuffers; i++)
+		if (BufferGetBlockNumber(edit->buffers[i]) == block)
+			return true;
+	return false;
+}
 
 /*
  * Adds a page to the edit that nobody uses: a recycled one, taken from the list of
@@ -472,6 +524,8 @@ AnnIvfAllocPage(Relation index, AnnPageEdit *edit, Page *page, Buffer *extra)
 		return buffer;
 	}
 
+	if (free_block == ANN_IVF_META_BLOCK || editHolds(edit, free_block))
+		AnnPageCorrupted(index, free_block, "it is in use, but among the free pages");
 	free_buffer = ReadBuffer(index, free_block);
 	LockBuffer(free_buffer, BUFFER_LOCK_EXCLUSIVE);
 	free_page = AnnPageGet(index, free_buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_FREE);
@@ -483,6 +537,8 @@ AnnIvfAllocPage(Relation index, AnnPageEdit *edit, Page *page, Buffer *extra)
 		/* One of its VECTORS pages; the FREE page's lock keeps others from it. */
 		BlockNumber block = header->blocks[header->nblocks - 1];
 
+		if (block == ANN_IVF_META_BLOCK || block == free_block || editHolds(edit, block))
+			AnnPageCorrupted(index, free_block, "it owns a page that is in other use");
 		buffer = ReadBuffer(index, block);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 		AnnPageGet(index, buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_VECTORS);

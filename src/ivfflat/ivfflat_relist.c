@@ -111,6 +111,8 @@ freeList(Relation index, const AnnIvfMetaPageData *lists, uint32 list)
 			UnlockReleaseBuffer(heads_buffer);
 			return;
 		}
+		if (block == heads_block)
+			AnnPageCorrupted(index, block, "it leads to itself");
 		buffer = ReadBuffer(index, block);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 		if (!AnnIvfIsListPage(BufferGetPage(buffer), &shape, list))
@@ -312,6 +314,7 @@ countList(Relist *state, uint32 list)
 {
 	AnnIvfShape shape = AnnIvfShapeOf(&state->from, list);
 	BlockNumber block = AnnIvfReadHead(state->index, &state->from, list).first;
+	BlockNumber npages = 0;
 	double		count = 0;
 
 	while (BlockNumberIsValid(block))
@@ -320,6 +323,8 @@ countList(Relist *state, uint32 list)
 		Page		page = BufferGetPage(buffer);
 
 		AnnVacuumDelayPoint();
+		if (npages++ > RelationGetNumberOfBlocks(state->index))
+			AnnPageCorrupted(state->index, block, "its list goes round in a circle");
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
 		if (!AnnIvfIsListPage(page, &shape, list))
 			AnnPageCorrupted(state->index, block, "it is not a page of the list that leads to it");
@@ -488,9 +493,15 @@ exchangeLists(Relist *state)
 	UnlockReleaseBuffer(buffer);
 }
 
+static bool
+outgrown(const AnnIvfMetaPageData *meta, double tuples)
+{
+	return tuples >= RELIST_MIN_TUPLES && tuples >= RELIST_GROWTH * meta->rows;
+}
+
 /*
  * Part of amvacuumcleanup: frees lists that were replaced, and makes new ones when the
- * index, of so many heap TIDs, has outgrown its own.
+ * index, of about so many heap TIDs, has outgrown its own.
  */
 void
 AnnIvfRelist(IndexVacuumInfo *info, double tuples)
@@ -506,8 +517,7 @@ AnnIvfRelist(IndexVacuumInfo *info, double tuples)
 	state->index = info->index;
 	state->strategy = info->strategy;
 	AnnIvfReadMeta(info->index, &state->from);
-	if (!freeOther(info->index, &state->from) ||
-		tuples < RELIST_MIN_TUPLES || tuples < RELIST_GROWTH * state->from.rows)
+	if (!freeOther(info->index, &state->from) || !outgrown(&state->from, tuples))
 		goto done;
 	AnnIvfReadMeta(info->index, &state->from);
 	state->to = state->from;
@@ -520,8 +530,18 @@ AnnIvfRelist(IndexVacuumInfo *info, double tuples)
 	state->copied = palloc(sizeof(CopiedPage) * state->copied_capacity);
 	state->entry_context = AllocSetContextCreate(context, "ann ivfflat new entry", ALLOCSET_DEFAULT_SIZES);
 
-	for (uint32 list = 0; list < state->from.lists; list++)
-		vectors += countList(state, list);
+	/* What VACUUM knows may be an estimate, of the whole table where the index is partial. */
+	tuples = 0;
+	for (uint32 list = 0; list < AnnIvfTotalLists(&state->from); list++)
+	{
+		double		count = countList(state, list);
+
+		tuples += count;
+		if (list < state->from.lists)
+			vectors += count;
+	}
+	if (!outgrown(&state->from, tuples))
+		goto done;
 	lists = AnnIvfChooseLists(info->index, vectors);
 	AnnIvfSampleInit(&walk.sample, &state->from.layout, vectors, lists);
 	pg_prng_seed(&walk.prng, RELIST_SEED);

@@ -8,6 +8,7 @@
 
 #include "access/relscan.h"
 #include "access/tupdesc.h"
+#include "access/xlog.h"
 #include "catalog/pg_operator_d.h"
 #include "catalog/pg_type_d.h"
 #include "executor/tuptable.h"
@@ -21,9 +22,6 @@
 
 /* Arrays of more bytes than this are not kept for the backend's next scan. */
 #define POOL_KEEP_BYTES ((Size) 32 * 1024 * 1024)
-
-/* Walks of a list that VACUUM's work may spoil, before it is called damage. */
-#define MAX_RESTARTS 10000
 
 typedef enum ScanPhase
 {
@@ -582,6 +580,9 @@ addCoded(IvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape)
 			continue;
 		needed = index + layout->pages_per_vector;
 		pending->lower = estimates[i] - ANN_IVF_EPS * errors[i];
+		/* inf - inf: nothing is known, and a NaN would spoil the heap */
+		if (unlikely(isnan(pending->lower)))
+			pending->lower = -INFINITY;
 		pending->heap_block = ItemPointerGetBlockNumberNoCheck(tid);
 		pending->heap_offset = ItemPointerGetOffsetNumberNoCheck(tid);
 		if (layout->vectors_per_page > 0)
@@ -661,6 +662,14 @@ wasSeen(const Arrays *arrays, BlockNumber block)
 	return false;
 }
 
+/* Raises the error for a block that is not where its list should be. */
+static _Noreturn void
+listIsLost(const IvfScan *state, Relation index, BlockNumber block)
+{
+	AnnIvfCheckInUse(index, state->meta.heads);
+	AnnPageCorrupted(index, block, "it is not a page of the list that leads to it");
+}
+
 /*
  * Reads all pages of a list.  VACUUM may take an empty page out of it under us, and
  * an insert may use it elsewhere: a page that is not the list's, or whose
@@ -702,8 +711,8 @@ readList(IvfScan *state, Relation index, uint32 list)
 		if (!AnnIvfIsListPage(page, &shape, list) || AnnIvfListPageOf(page)->prev != prev)
 		{
 			UnlockReleaseBuffer(buffer);
-			if (block == first || ++restarts > MAX_RESTARTS)
-				AnnPageCorrupted(index, block, "it is not a page of the list that leads to it");
+			if (block == first || ++restarts > ANN_IVF_MAX_RESTARTS)
+				listIsLost(state, index, block);
 			block = first;
 			prev = InvalidBlockNumber;
 			continue;
@@ -972,8 +981,8 @@ nextPlain(IvfScan *state, Relation index)
 			if (!AnnIvfIsListPage(page, &shape, state->plain_list) || AnnIvfListPageOf(page)->prev != state->plain_prev)
 			{
 				UnlockReleaseBuffer(buffer);
-				if (block == first || ++state->plain_restarts > MAX_RESTARTS)
-					AnnPageCorrupted(index, block, "it is not a page of the list that leads to it");
+				if (block == first || ++state->plain_restarts > ANN_IVF_MAX_RESTARTS)
+					listIsLost(state, index, block);
 				state->plain_page = first;
 				state->plain_prev = InvalidBlockNumber;
 				continue;
@@ -1054,25 +1063,6 @@ nextRow(IndexScanDesc scan, IvfScan *state)
 	}
 }
 
-/*
- * Lists that were replaced stay as they are until no snapshot of the primary is older than
- * that. A standby's scan may be, and its pages be gone.
- */
-static void
-checkGeneration(const IvfScan *state, Relation index)
-{
-	const AnnIvfMetaPageData *now = &state->cache->meta;
-
-	if (state->phase == SCAN_START || state->phase == SCAN_REST || now->heads == state->meta.heads ||
-		(now->other.heads == state->meta.heads && now->other.state == ANN_IVF_OTHER_RETIRED))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("lists of ivfflat index \"%s\" were removed while they were scanned", RelationGetRelationName(index)),
-			 errdetail("VACUUM has replaced them, and no snapshot on the primary was old enough to need them."),
-			 errhint("Run the query again, or set hot_standby_feedback.")));
-}
-
 bool
 ann_ivfflat_gettuple(IndexScanDesc scan, ScanDirection direction)
 {
@@ -1082,13 +1072,17 @@ ann_ivfflat_gettuple(IndexScanDesc scan, ScanDirection direction)
 	if (state->next_tid >= state->ntids)
 	{
 		MemoryContext old = MemoryContextSwitchTo(state->context);
+		bool		sorted = state->phase == SCAN_REST;
 		bool		found;
 
-		state->cache = AnnIvfCacheGet(scan->indexRelation);
+		state->cache = state->phase == SCAN_START ? AnnIvfCacheGet(scan->indexRelation) :
+			AnnIvfCacheRecall(scan->indexRelation);
 		state->centroids.index = scan->indexRelation;
 		state->centroids.hints = &state->cache->hints;
-		checkGeneration(state, scan->indexRelation);
 		found = nextRow(scan, state);
+		/* On a standby what was read may have been freed meanwhile (README, New lists, 5). */
+		if (!sorted && RecoveryInProgress())
+			AnnIvfCheckInUse(scan->indexRelation, state->meta.heads);
 		MemoryContextSwitchTo(old);
 		if (!found)
 			return false;

@@ -5,6 +5,8 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "catalog/index.h"
 #include "commands/vacuum.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
@@ -18,7 +20,7 @@ typedef struct VacuumState
 	Relation	index;
 	AnnIvfMetaPageData meta;
 	IndexBulkDeleteResult *stats;
-	IndexBulkDeleteCallback callback;	/* NULL: only count */
+	IndexBulkDeleteCallback callback;
 	void	   *callback_state;
 	int		   *dead;			/* entries of a page */
 } VacuumState;
@@ -50,7 +52,7 @@ vacuumPage(VacuumState *state, Buffer buffer, const AnnIvfShape *shape)
 
 		if (!ItemPointerIsValid(&tid))
 			continue;
-		if (state->callback != NULL && state->callback(&tid, state->callback_state))
+		if (state->callback(&tid, state->callback_state))
 			state->dead[ndead++] = i;
 		else
 			state->stats->num_index_tuples++;
@@ -80,15 +82,22 @@ vacuumPage(VacuumState *state, Buffer buffer, const AnnIvfShape *shape)
 static bool
 unlinkPage(VacuumState *state, const AnnIvfShape *shape, uint32 list, BlockNumber prev, BlockNumber block)
 {
-	Buffer		prev_buffer = readPage(state, prev, BUFFER_LOCK_EXCLUSIVE);
-	Buffer		buffer = readPage(state, block, BUFFER_LOCK_EXCLUSIVE);
+	Buffer		prev_buffer;
+	Buffer		buffer;
 	Buffer		next_buffer = InvalidBuffer;
 	Buffer		meta_buffer;
-	Page		page = BufferGetPage(buffer);
-	BlockNumber next = AnnPageOpaque(page)->next;
+	Page		page;
+	BlockNumber next;
 	AnnPageEdit edit;
 	AnnIvfMetaPageData *meta;
 
+	/* A lock that is waited for must not be our own. */
+	if (prev == block)
+		AnnPageCorrupted(state->index, block, "its list goes round in a circle");
+	prev_buffer = readPage(state, prev, BUFFER_LOCK_EXCLUSIVE);
+	buffer = readPage(state, block, BUFFER_LOCK_EXCLUSIVE);
+	page = BufferGetPage(buffer);
+	next = AnnPageOpaque(page)->next;
 	if (AnnIvfListPageOf(page)->live > 0)
 	{
 		UnlockReleaseBuffer(buffer);
@@ -99,7 +108,13 @@ unlinkPage(VacuumState *state, const AnnIvfShape *shape, uint32 list, BlockNumbe
 		AnnPageOpaque(BufferGetPage(prev_buffer))->next != block || AnnIvfListPageOf(page)->prev != prev)
 		AnnPageCorrupted(state->index, block, "its list is not linked to it");
 	if (BlockNumberIsValid(next))
+	{
+		if (next == block || next == prev)
+			AnnPageCorrupted(state->index, block, "its list goes round in a circle");
 		next_buffer = readPage(state, next, BUFFER_LOCK_EXCLUSIVE);
+		if (!AnnIvfIsListPage(BufferGetPage(next_buffer), shape, list))
+			AnnPageCorrupted(state->index, next, "it is not a page of the list that leads to it");
+	}
 	meta_buffer = readPage(state, ANN_IVF_META_BLOCK, BUFFER_LOCK_EXCLUSIVE);
 
 	edit = AnnPageEditBegin(state->index, ANN_WRITE_WAL);
@@ -150,7 +165,7 @@ vacuumList(VacuumState *state, uint32 list)
 			AnnPageCorrupted(state->index, block, "it is not a page of the list that leads to it");
 		AnnIvfCheckListPage(state->index, block, page, &state->meta.layout, &shape);
 		vacuumPage(state, buffer, &shape);
-		empty = AnnIvfListPageOf(page)->live == 0 && BlockNumberIsValid(prev) && state->callback != NULL;
+		empty = AnnIvfListPageOf(page)->live == 0 && BlockNumberIsValid(prev);
 		if (!BlockNumberIsValid(room) && AnnIvfListPageOf(page)->live < shape.entries && !empty)
 			room = block;
 		next = AnnPageOpaque(page)->next;
@@ -179,9 +194,12 @@ vacuumList(VacuumState *state, uint32 list)
 		AnnIvfSetInsertPage(state->index, &state->meta, list, room);
 }
 
-static IndexBulkDeleteResult *
-vacuumIndex(IndexVacuumInfo *info, IndexBulkDeleteResult *stats, IndexBulkDeleteCallback callback,
-			void *callback_state)
+/*
+ * ambulkdelete: asks the callback about every heap TID.
+ */
+IndexBulkDeleteResult *
+ann_ivfflat_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats, IndexBulkDeleteCallback callback,
+					   void *callback_state)
 {
 	VacuumState state = {0};
 
@@ -203,18 +221,25 @@ vacuumIndex(IndexVacuumInfo *info, IndexBulkDeleteResult *stats, IndexBulkDelete
 }
 
 /*
- * ambulkdelete: asks the callback about every heap TID.
+ * Rows of the table.  VACUUM's own number is the one of old if it has looked at next to no
+ * page, even if the table has grown: pages that a cancelled VACUUM has been through are passed
+ * over.
  */
-IndexBulkDeleteResult *
-ann_ivfflat_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats, IndexBulkDeleteCallback callback,
-					   void *callback_state)
+static double
+estimateTuples(const IndexVacuumInfo *info)
 {
-	return vacuumIndex(info, stats, callback, callback_state);
+	Relation	heap = table_open(IndexGetRelation(RelationGetRelid(info->index), false), AccessShareLock);
+	double		tuples = info->num_heap_tuples;
+
+	if (heap->rd_rel->reltuples > 0 && heap->rd_rel->relpages > 0)
+		tuples = Max(tuples, (double) heap->rd_rel->reltuples / heap->rd_rel->relpages * RelationGetNumberOfBlocks(heap));
+	table_close(heap, AccessShareLock);
+	return Max(tuples, 0);
 }
 
 /*
- * amvacuumcleanup: counts what is there, if ambulkdelete has not; makes new lists where they
- * are due.
+ * amvacuumcleanup: estimates what is there, if ambulkdelete has not counted it; makes new
+ * lists where they are due.
  */
 IndexBulkDeleteResult *
 ann_ivfflat_vacuumcleanup(IndexVacuumInfo *info, IndexBulkDeleteResult *stats)
@@ -222,7 +247,12 @@ ann_ivfflat_vacuumcleanup(IndexVacuumInfo *info, IndexBulkDeleteResult *stats)
 	if (info->analyze_only)
 		return stats;
 	if (stats == NULL)
-		stats = vacuumIndex(info, NULL, NULL, NULL);
+	{
+		/* Nothing was dead, so nothing is read. */
+		stats = palloc0(sizeof(IndexBulkDeleteResult));
+		stats->num_index_tuples = estimateTuples(info);
+		stats->estimated_count = true;
+	}
 	AnnIvfRelist(info, stats->num_index_tuples);
 	stats->num_pages = RelationGetNumberOfBlocks(info->index);
 	return stats;
