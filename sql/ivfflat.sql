@@ -249,6 +249,17 @@ SELECT pg_stat_force_next_flush();
 SELECT idx_blks_read + idx_blks_hit - :before < 20 AS unread FROM pg_statio_user_indexes WHERE indexrelname = 'ivfflat_clean_idx';
 DROP TABLE ivfflat_clean;
 
+-- More lists than maintenance_work_mem has room for with a sample: 2,200 rows would take 8.8 MB.
+CREATE TABLE ivfflat_wide AS SELECT i AS id, (SELECT array_agg(hashint4(i * 1000 + j) / 2147483648.0) FROM generate_series(1, 1000) j)::real[]::vector(1000) AS v
+	FROM generate_series(1, 2200) i;
+SET maintenance_work_mem = '2MB';
+SET client_min_messages = notice;
+CREATE INDEX ivfflat_wide_l2 ON ivfflat_wide USING ivfflat (v vector_l2_ops) WITH (lists = 1000);
+CREATE INDEX ivfflat_wide_ip ON ivfflat_wide USING ivfflat (v vector_ip_ops) WITH (lists = 1000);
+RESET maintenance_work_mem;
+SET client_min_messages = warning;
+DROP TABLE ivfflat_wide;
+
 -- Errors
 CREATE INDEX ON ivfflat_rows USING ivfflat (h);
 CREATE INDEX ON ivfflat_rows USING ivfflat (v vector_l2_ops, h halfvec_l2_ops);

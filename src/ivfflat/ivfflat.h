@@ -378,7 +378,7 @@ typedef struct AnnIvfSample
 	int			capacity;
 } AnnIvfSample;
 
-extern int	AnnIvfChooseLists(Relation index, double rows);
+extern int	AnnIvfChooseLists(Relation index, const AnnIvfLayout *layout, double rows);
 extern void AnnIvfSampleInit(AnnIvfSample *sample, const AnnIvfLayout *layout, double rows, int lists);
 extern bool AnnIvfSampleTake(AnnIvfSample *sample, const float *dense, int place);
 extern char *AnnIvfTrain(const AnnIvfSample *sample, AnnIvfMetaPageData *meta, int lists, double rows);

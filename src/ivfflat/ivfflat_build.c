@@ -246,13 +246,14 @@ train(Relation heap, Relation index, IndexInfo *info, AnnIvfMetaPageData *meta)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat training", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	AnnIvfSample sample;
+	int			option = AnnIvfOptionLists((const AnnIvfOptions *) index->rd_options);
 	double		rows;
 	int			lists;
 	char	   *centroids;
 
 	reportPhase(PROGRESS_SAMPLE);
 	rows = estimateRows(heap, index, info);
-	lists = AnnIvfChooseLists(index, rows);
+	lists = AnnIvfChooseLists(index, &meta->layout, rows);
 	pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_TOTAL, (int64) rows);
 	AnnIvfSampleInit(&sample, &meta->layout, rows, lists);
 	readSample(&sample, heap, index, info, rows);
@@ -261,10 +262,15 @@ train(Relation heap, Relation index, IndexInfo *info, AnnIvfMetaPageData *meta)
 	centroids = AnnIvfTrain(&sample, meta, lists, rows);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
-	if ((int) meta->lists < AnnIvfOptionLists((const AnnIvfOptions *) index->rd_options))
+	if (lists < option && (int) meta->lists == lists)
 		ereport(NOTICE,
 				(errmsg("ivfflat index \"%s\" has %u lists in place of %d",
-						RelationGetRelationName(index), meta->lists, lists),
+						RelationGetRelationName(index), meta->lists, option),
+				 errdetail("More cannot be made within \"maintenance_work_mem\" (%d kB).", maintenance_work_mem)));
+	else if ((int) meta->lists < option)
+		ereport(NOTICE,
+				(errmsg("ivfflat index \"%s\" has %u lists in place of %d",
+						RelationGetRelationName(index), meta->lists, option),
 				 errdetail("The table does not have more different rows to make lists of."),
 				 errhint("VACUUM makes new lists when the table has grown.")));
 	return centroids;
@@ -624,6 +630,15 @@ typedef struct BuildPlan
 	Size		centroids_size;
 } BuildPlan;
 
+/* What the centroids, and their copy for parallel workers, leave of maintenance_work_mem, in kB. */
+static int
+sortMemory(const BuildPlan *plan, bool parallel)
+{
+	Size		centroids = plan->centroids_size / 1024 * (parallel ? 2 : 1);
+
+	return Max(64, maintenance_work_mem - (int) Min(centroids, (Size) maintenance_work_mem));
+}
+
 static void
 initShared(BuildShared *shared, const BuildPlan *plan, int nparticipants)
 {
@@ -631,7 +646,7 @@ initShared(BuildShared *shared, const BuildPlan *plan, int nparticipants)
 	shared->heap = RelationGetRelid(plan->heap);
 	shared->index = RelationGetRelid(plan->index);
 	shared->concurrent = plan->info->ii_Concurrent;
-	shared->sort_memory = Max(64, maintenance_work_mem / nparticipants);
+	shared->sort_memory = Max(64, sortMemory(plan, nparticipants > 1) / nparticipants);
 	shared->meta = plan->meta;
 	pg_atomic_init_u64(&shared->done, 0);
 	ConditionVariableInit(&shared->finished);
@@ -794,7 +809,7 @@ buildInParallel(BuildPlan *plan, int nworkers, BuildShared *result)
 
 		coordinate.isWorker = false;
 		coordinate.nParticipants = nparticipants;
-		state.sort = beginSort(maintenance_work_mem, &coordinate);
+		state.sort = beginSort(sortMemory(plan, true), &coordinate);
 		tuplesort_performsort(state.sort);
 		writeSorted(plan, shared, state.sort);
 		WaitForParallelWorkersToFinish(context);

@@ -542,7 +542,7 @@ AnnIvfRelist(IndexVacuumInfo *info, double tuples)
 	}
 	if (!outgrown(&state->from, tuples))
 		goto done;
-	lists = AnnIvfChooseLists(info->index, vectors);
+	lists = AnnIvfChooseLists(info->index, &state->from.layout, vectors);
 	AnnIvfSampleInit(&walk.sample, &state->from.layout, vectors, lists);
 	pg_prng_seed(&walk.prng, RELIST_SEED);
 	walkAll(state, sampleEntry, &walk, state->from.lists);

@@ -16,6 +16,12 @@
 #define SAMPLE_ROWS 50
 #define MIN_SAMPLE_ROWS 2000
 
+/* Of so few rows of the sample for each list centroids still are means. */
+#define LEAST_SAMPLE_ROWS 10
+
+/* Room in a sample beyond the number of rows, which is an estimate. */
+#define MORE_ROWS(rows) ((rows) * 1.2 + 1000)
+
 /* Without the option: lists for this many rows, and no more than a list for so many rows. */
 #define LISTS_PER_ROOT 2.0
 #define MIN_ROWS_PER_LIST 40
@@ -28,33 +34,57 @@
 /* Vectors with larger coordinates are left out of a sample. */
 #define MAX_COORDINATE 1e18f
 
-/*
- * Lists for an index of so many rows.
- */
-int
-AnnIvfChooseLists(Relation index, double rows)
+/* Bytes of a row of a sample. */
+static Size
+sampleRowSize(const AnnIvfLayout *layout)
 {
-	int			option = AnnIvfOptionLists((const AnnIvfOptions *) index->rd_options);
-	double		lists = Min(LISTS_PER_ROOT * sqrt(rows), rows / MIN_ROWS_PER_LIST);
+	return sizeof(float) * ((Size) layout->dim + 1);
+}
 
-	return option > 0 ? option : (int) Max(1, Min(lists, ANN_IVF_MAX_LISTS));
+/* Bytes that a list takes while centroids are made: the centroid, under inner product its direction, its code. */
+static Size
+listSize(const AnnIvfLayout *layout)
+{
+	Size		size = sizeof(float) * (Size) layout->dim * (layout->metric == ANN_METRIC_IP ? 2 : 1);
+	AnnCodeParams code;
+
+	AnnIvfCentroidParams(&code, layout);
+	return code.dim > 0 ? size + AnnIvfCentroidCodeStride(&code) : size;
 }
 
 /*
- * Makes an empty sample for so many rows and lists, within maintenance_work_mem.
+ * Lists for an index of so many rows.  No more than can be made within maintenance_work_mem, of
+ * all rows or of a few for each list.
+ */
+int
+AnnIvfChooseLists(Relation index, const AnnIvfLayout *layout, double rows)
+{
+	int			option = AnnIvfOptionLists((const AnnIvfOptions *) index->rd_options);
+	double		lists = option > 0 ? option : Min(LISTS_PER_ROOT * sqrt(rows), rows / MIN_ROWS_PER_LIST);
+	double		memory = (double) maintenance_work_mem * 1024;
+	double		most = memory / (LEAST_SAMPLE_ROWS * sampleRowSize(layout) + listSize(layout));
+
+	most = Max(most, (memory - MORE_ROWS(rows) * sampleRowSize(layout)) / listSize(layout));
+	return (int) Max(1, Min(Min(lists, most), ANN_IVF_MAX_LISTS));
+}
+
+/*
+ * Makes an empty sample for so many rows and lists, within what these leave of
+ * maintenance_work_mem.
  */
 void
 AnnIvfSampleInit(AnnIvfSample *sample, const AnnIvfLayout *layout, double rows, int lists)
 {
-	Size		row_size = sizeof(float) * ((Size) layout->dim + 1);
+	Size		row_size = sampleRowSize(layout);
+	double		memory = (double) maintenance_work_mem * 1024 - (double) lists * listSize(layout);
 	double		wanted = Max((double) lists * SAMPLE_ROWS, MIN_SAMPLE_ROWS);
 
 	memset(sample, 0, sizeof(*sample));
 	AnnIvfSpaceInit(&sample->space, layout);
 	sample->dim = (int) layout->dim;
-	wanted = Min(wanted, Max((double) maintenance_work_mem * 1024 / row_size, Min(lists, 64)));
+	wanted = Min(wanted, Max(memory / row_size, Min(lists, 64)));
 	/* The estimate may be low: room for some more rows, and all of a small table. */
-	wanted = Min(wanted, rows * 1.2 + 1000);
+	wanted = Min(wanted, MORE_ROWS(rows));
 	sample->capacity = (int) wanted;
 	sample->points = MemoryContextAllocHuge(CurrentMemoryContext, mul_size(row_size, sample->capacity));
 	if (layout->metric == ANN_METRIC_IP)
