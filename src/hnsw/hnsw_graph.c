@@ -1303,7 +1303,7 @@ insertLink(AnnGraph *graph, AnnGraphNode *links, int count, int at, AnnGraphNode
 
 /*
  * Adds an edge from `from` to the prepared row, which is graph->own_probe.  The
- * rule of fact 15 of the design, with the occlusions of older edges remembered:
+ * rule of hnsw_prune.c, with the occlusions of older edges remembered:
  * of the edges and the new one the furthest occluded is dropped when there is no
  * slot; if none is, the furthest.
  */
