@@ -55,7 +55,8 @@ SQL
 	my ($scans, $count, $min, $max, $memory, $resident) = split /\|/, $result;
 	my $rows = $order =~ /LIMIT (\d+)/ ? $1 : 730;
 	is("$scans $count $min $max", "$rescans $rescans $rows $rows", "$name: every rescan has its rows");
-	cmp_ok($memory, '<', 64 * 1024, "$name: memory contexts do not grow");
+	# 17 keeps some 75 kB once, whatever the number of rescans; one allocation per rescan would be far more.
+	cmp_ok($memory, '<', 128 * 1024, "$name: memory contexts do not grow");
 	cmp_ok($resident, '<', 2 * 1024 * 1024, "$name: nor does the process");
 }
 
