@@ -25,12 +25,6 @@
 	} while (0)
 #endif
 
-#if PG_VERSION_NUM >= 160000
-#define AnnRelationLocator(rel) ((rel)->rd_locator)
-#else
-#define AnnRelationLocator(rel) ((rel)->rd_node)
-#endif
-
 #if PG_VERSION_NUM >= 170000
 #define AnnMyLxid() (MyProc->vxid.lxid)
 #define AnnOldSnapshotThresholdActive() false
