@@ -6,7 +6,7 @@ use AnnTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = ann_node('corrupt', 'autovacuum = off', 'ignore_checksum_failure = on', 'statement_timeout = 30s');
+my $node = ann_node('corrupt', 'autovacuum = off', 'ignore_checksum_failure = on', 'client_min_messages = error', 'statement_timeout = 30s');
 my $rows = random_vectors(200, 40, seed => 51);
 my $query = vector_text($rows->[0]);
 

@@ -7,7 +7,7 @@ use AnnTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = ann_node('ivfflat_corrupt', 'autovacuum = off', 'ignore_checksum_failure = on', 'statement_timeout = 30s');
+my $node = ann_node('ivfflat_corrupt', 'autovacuum = off', 'ignore_checksum_failure = on', 'client_min_messages = error', 'statement_timeout = 30s');
 my $rows = random_vectors(600, 40, seed => 61);
 my $query = vector_text($rows->[0]);
 load_vectors($node, 'base', 'vector(40)', $rows);

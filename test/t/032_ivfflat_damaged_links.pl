@@ -7,7 +7,7 @@ use AnnTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = ann_node('ivfflat_links', 'autovacuum = off', 'ignore_checksum_failure = on', 'statement_timeout = 20s');
+my $node = ann_node('ivfflat_links', 'autovacuum = off', 'ignore_checksum_failure = on', 'client_min_messages = error', 'statement_timeout = 20s');
 my $rows = random_vectors(1500, 40, seed => 61);
 load_vectors($node, 'base', 'vector(40)', $rows);
 
