@@ -75,12 +75,8 @@ collect(void *arg, AnnRowId row, const AnnHnswRowHeader *header, const char *sto
 
 	if (row == state->self)
 		return;
-	if (header->hash == state->point->hash && state->point->dense != NULL &&
+	if (header->hash == state->point->hash && AnnHnswStoredSize(space, stored) == state->point->stored_size &&
 		memcmp(stored, state->point->stored, state->point->stored_size) == 0)
-		state->equal = row;
-	else if (header->hash == state->point->hash && state->point->dense == NULL &&
-			 AnnHnswStoredSize(space, stored) == state->point->stored_size &&
-			 memcmp(stored, state->point->stored, state->point->stored_size) == 0)
 		state->equal = row;
 
 	if (state->ncandidates < state->capacity)
