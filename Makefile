@@ -61,6 +61,7 @@ OBJS = \
 	src/quantize/query.o \
 	src/quantize/refine.o \
 	src/quantize/rotate.o \
+	src/space/attributes.o \
 	src/space/opclass.o \
 	src/space/options.o \
 	src/space/space.o \

@@ -19,11 +19,12 @@
 #include "page/hints.h"
 #include "page/page.h"
 #include "quantize/quantize.h"
+#include "space/attributes.h"
 #include "space/space.h"
 #include "types/types.h"
 
 #define ANN_HNSW_MAGIC 0x57534E48	/* "HNSW" */
-#define ANN_HNSW_VERSION 1
+#define ANN_HNSW_VERSION 2
 
 #define ANN_HNSW_DEFAULT_M 16
 #define ANN_HNSW_MIN_M 2
@@ -81,7 +82,7 @@ typedef struct AnnHnswLayout
 	uint16		code_size;		/* bytes of a code in a slot; 0 without codes */
 	uint16		row_size;
 	uint16		rows_per_page;
-	uint16		reserved;
+	uint16		attribute_size; /* bytes of the attribute area; 0 without included columns */
 } AnnHnswLayout;
 
 StaticAssertDecl(sizeof(AnnHnswLayout) == 32, "on-disk format");
@@ -257,10 +258,17 @@ AnnHnswRowVector(AnnHnswRowHeader *row)
 	return (char *) row + sizeof(AnnHnswRowHeader);
 }
 
+/* The attribute area of a row. */
+static inline char *
+AnnHnswRowAttributes(const AnnHnswLayout *layout, const AnnHnswRowHeader *row)
+{
+	return (char *) unconstify(AnnHnswRowHeader *, row) + sizeof(AnnHnswRowHeader) + layout->vector_space;
+}
+
 static inline char *
 AnnHnswRowSlots(const AnnHnswLayout *layout, AnnHnswRowHeader *row)
 {
-	return (char *) row + sizeof(AnnHnswRowHeader) + layout->vector_space;
+	return AnnHnswRowAttributes(layout, row) + TYPEALIGN(4, layout->attribute_size);
 }
 
 static inline bool
@@ -406,6 +414,8 @@ typedef struct AnnHnswQuery
 extern void AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index);
 extern void AnnHnswSpaceInit(AnnHnswSpace *space, const AnnHnswMetaPageData *meta, const float *center);
 extern void AnnHnswFormPoint(const AnnHnswSpace *space, Datum value, AnnHnswPoint *point);
+extern void AnnHnswFormAttributes(const AnnAttributes *attributes, const Datum *values, const bool *isnull,
+								  AnnHnswPoint *point);
 extern AnnHnswQuery *AnnHnswQueryCreate(const AnnHnswSpace *space, Datum value);
 extern AnnHnswQuery *AnnHnswQueryFromStored(const AnnHnswSpace *space, const char *stored);
 extern float AnnHnswScore(const AnnHnswQuery *query, const char *stored);
@@ -469,7 +479,7 @@ extern void AnnHnswSetSlot(const AnnHnswSpace *space, AnnHnswRowHeader *row, int
 						   const uint8 *code);
 
 extern bool AnnHnswAddTid(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, AnnRowId row,
-						  uint32 hash, const char *stored, Size stored_size, ItemPointer tid);
+						  const AnnHnswPoint *point, ItemPointer tid);
 extern void AnnHnswReadNodes(Relation index, const AnnHnswLayout *layout, AnnRowId owner, uint32 node,
 							 ItemPointerData **tids, int *ntids, int *capacity);
 extern void AnnHnswDropEmptyNodes(Relation index, const AnnHnswLayout *layout, AnnRowId row);
@@ -489,7 +499,8 @@ extern char *AnnHnswBuildPhaseName(int64 phase);
 
 /* ---- hnsw_insert.c ---- */
 
-extern void AnnHnswInsertValue(Relation index, AnnWriteMode mode, Datum value, bool isnull, ItemPointer tid);
+extern void AnnHnswInsertValue(Relation index, AnnWriteMode mode, const Datum *values, const bool *isnull,
+							   ItemPointer tid);
 extern void AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row,
 							 AnnHnswRowSet *twice);
 extern bool ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
@@ -505,7 +516,7 @@ extern void ann_hnsw_endscan(IndexScanDesc scan);
 /* ---- hnsw_check.c ---- */
 
 extern void AnnHnswCheckIndex(AnnCheck *check);
-extern AnnCheckValue AnnHnswCheckValue(Relation index, Datum value, bool isnull);
+extern AnnCheckValue AnnHnswCheckValue(Relation index, const Datum *values, const bool *isnull);
 extern void AnnHnswDescribeIndex(AnnInfo *info);
 
 /* ---- hnsw_vacuum.c ---- */

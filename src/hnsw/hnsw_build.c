@@ -339,6 +339,8 @@ writeRow(AnnBuild *build, const AnnHnswPoint *point, ItemPointer tid)
 		memcpy(AnnHnswRowVector(row), &item, sizeof(item));
 	else
 		memcpy(AnnHnswRowVector(row), point->stored, point->stored_size);
+	if (layout->attribute_size > 0)
+		memcpy(AnnHnswRowAttributes(layout, row), point->attributes, layout->attribute_size);
 	MarkBufferDirty(build->row_buffer);
 	LockBuffer(build->row_buffer, BUFFER_LOCK_UNLOCK);
 	if (++build->row_slot == layout->rows_per_page)
@@ -370,28 +372,27 @@ externalVectorEquals(AnnBuild *build, AnnRowId row, const char *stored, Size sto
 }
 
 /*
- * Adds the TIDs to the row of a vector equal to the prepared one, if the graph
- * knows one.  The caller holds the value's lock.
+ * Adds the TIDs to the row of a point equal to the prepared one, if the graph knows
+ * one.  The caller holds the value's lock.
  */
 bool
-AnnBuildAddToEqual(AnnBuild *build, uint32 hash, const char *stored, Size stored_size,
-				   const ItemPointerData *tids, int ntids)
+AnnBuildAddToEqual(AnnBuild *build, const AnnHnswPoint *point, const ItemPointerData *tids, int ntids)
 {
 	const AnnHnswLayout *layout = &build->meta.layout;
 	AnnGraphNode node = ANN_GRAPH_NO_NODE;
 
-	while ((node = AnnGraphFindEqual(build->graph, hash, node)) != ANN_GRAPH_NO_NODE)
+	while ((node = AnnGraphFindEqual(build->graph, point->hash, node)) != ANN_GRAPH_NO_NODE)
 	{
 		AnnRowId	row = AnnGraphRow(build->graph, node);
 		int			i = 0;
 
-		if (AnnHnswVectorIsExternal(layout) && !externalVectorEquals(build, row, stored, stored_size))
+		if (AnnHnswVectorIsExternal(layout) && !externalVectorEquals(build, row, point->stored, point->stored_size))
 			continue;
 		while (i < ntids)
 		{
 			ItemPointerData tid = tids[i];
 
-			if (!AnnHnswAddTid(build->index, ANN_WRITE_BUILD, layout, row, hash, stored, stored_size, &tid))
+			if (!AnnHnswAddTid(build->index, ANN_WRITE_BUILD, layout, row, point, &tid))
 				break;
 			i++;
 		}
@@ -438,24 +439,25 @@ AnnBuildReadRow(AnnBuild *build, AnnRowId row, char *image, char *stored)
 }
 
 static void
-addValue(AnnBuild *build, Datum value, ItemPointer tid)
+addValue(AnnBuild *build, const Datum *values, const bool *isnull, ItemPointer tid)
 {
 	AnnHnswPoint point;
 	AnnGraphNode node = ANN_GRAPH_NO_NODE;
 	LWLock	   *lock;
 
-	AnnHnswFormPoint(&build->space, value, &point);
+	AnnHnswFormPoint(&build->space, values[0], &point);
 	if (point.unplaced)
 	{
 		addTidWithoutRow(build, true, tid);
 		return;
 	}
+	AnnHnswFormAttributes(build->attributes, values, isnull, &point);
 	AnnGraphPrepare(build->graph, point.dense, point.stored, point.stored_size);
 
 	lock = AnnGraphValueLock(build->graph, point.hash);
 	if (build->parallel)
 		LWLockAcquire(lock, LW_EXCLUSIVE);
-	if (!AnnBuildAddToEqual(build, point.hash, point.stored, point.stored_size, tid, 1))
+	if (!AnnBuildAddToEqual(build, &point, tid, 1))
 	{
 		node = AnnGraphAllot(build->graph, writeRow(build, &point, tid));
 		if (node != ANN_GRAPH_NO_NODE && !AnnGraphFill(build->graph, node, point.hash, tid))
@@ -478,7 +480,7 @@ buildCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool
 	if (isnull[0])
 		addTidWithoutRow(build, false, tid);
 	else
-		addValue(build, values[0], tid);
+		addValue(build, values, isnull, tid);
 	build->index_tuples++;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(build->tuple_context);
@@ -789,6 +791,7 @@ createBuild(Relation heap, Relation index, IndexInfo *info, AnnBuildShared *shar
 	build->row_buffer = InvalidBuffer;
 	build->tuple_context = AllocSetContextCreate(CurrentMemoryContext, "hnsw build row", ALLOCSET_DEFAULT_SIZES);
 	AnnHnswSpaceInit(&build->space, &build->meta, center);
+	build->attributes = AnnAttributesCreate(index);
 	build->graph = AnnGraphAttach(graph, &build->space);
 	return build;
 }

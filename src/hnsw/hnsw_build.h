@@ -63,6 +63,7 @@ typedef struct AnnBuild
 	AnnBuildShared *shared;
 	AnnHnswMetaPageData meta;	/* a copy: layout and code */
 	AnnHnswSpace space;
+	AnnAttributes *attributes;	/* included columns */
 	AnnGraph   *graph;
 	bool		parallel;
 	bool		leader;
@@ -81,8 +82,7 @@ typedef struct AnnBuild
 extern void AnnBuildReport(const AnnBuild *build, AnnBuildProgress phase);
 extern void AnnBuildWait(AnnBuild *build);
 extern bool AnnBuildTakeNodes(AnnBuild *build, uint32 count, uint32 batch, uint32 *start, uint32 *end);
-extern bool AnnBuildAddToEqual(AnnBuild *build, uint32 hash, const char *stored, Size stored_size,
-							   const ItemPointerData *tids, int ntids);
+extern bool AnnBuildAddToEqual(AnnBuild *build, const AnnHnswPoint *point, const ItemPointerData *tids, int ntids);
 extern AnnGraphNode *AnnBuildSampleNodes(const AnnGraph *graph, uint32 *n);
 extern bool AnnBuildRowIsLive(AnnBuild *build, AnnRowId row);
 extern void AnnBuildFinish(AnnBuild *build, AnnRowId *entries, uint32 nentries);

@@ -29,6 +29,7 @@ typedef struct CheckState
 	Relation	index;
 	AnnHnswMetaPageData meta;
 	AnnHnswSpace space;
+	AnnAttributes *attributes;
 	BlockNumber nblocks;
 	uint8	   *kind;			/* of each block: AnnHnswPageKind, 0 if it is none or empty */
 	uint8	   *owned;			/* blocks that a chain or list has */
@@ -53,6 +54,7 @@ initState(CheckState *state, Relation index)
 
 	state->index = index;
 	AnnHnswReadMeta(index, &state->meta);
+	state->attributes = AnnAttributesCreate(index);
 	layout = &state->meta.layout;
 	AnnHnswSpaceInit(&state->space, &state->meta, NULL);
 	state->nblocks = RelationGetNumberOfBlocks(index);
@@ -226,6 +228,7 @@ checkRowPage(CheckState *state, BlockNumber block, Page page)
 	{
 		AnnHnswRowHeader *row = AnnHnswRowOnPage(layout, page, i);
 		AnnRowId	id = block * layout->rows_per_page + i;
+		const char *defect;
 
 		if (row->state == ANN_HNSW_FREE)
 			continue;
@@ -255,6 +258,9 @@ checkRowPage(CheckState *state, BlockNumber block, Page page)
 			checkTid(state, block, i, &row->tids[j], ANN_CHECK_ROW, row->hash);
 		checkEdges(state, block, i, row);
 		checkVector(state, block, i, row);
+		defect = AnnAttributesDefect(state->attributes, AnnHnswRowAttributes(layout, row));
+		if (defect != NULL)
+			DEFECT(state, block, i, "%s", defect);
 	}
 }
 
@@ -652,10 +658,10 @@ AnnHnswCheckIndex(AnnCheck *check)
 }
 
 /*
- * Where the index keeps a value.
+ * Where the index keeps a tuple with these columns.
  */
 AnnCheckValue
-AnnHnswCheckValue(Relation index, Datum value, bool isnull)
+AnnHnswCheckValue(Relation index, const Datum *values, const bool *isnull)
 {
 	AnnCheckValue result = {ANN_CHECK_NULL, 0};
 	AnnHnswCache *cache = AnnHnswCacheGet(index);
@@ -664,15 +670,18 @@ AnnHnswCheckValue(Relation index, Datum value, bool isnull)
 	AnnHnswSpace space;
 	AnnHnswPoint point;
 
-	if (isnull)
+	if (isnull[0])
 		return result;
 	context = AllocSetContextCreate(CurrentMemoryContext, "ann hnsw check", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	AnnHnswSpaceInit(&space, &cache->meta, cache->center);
-	AnnHnswFormPoint(&space, value, &point);
+	AnnHnswFormPoint(&space, values[0], &point);
 	result.place = point.unplaced ? ANN_CHECK_ZERO : ANN_CHECK_ROW;
 	if (!point.unplaced)
+	{
+		AnnHnswFormAttributes(AnnAttributesCreate(index), values, isnull, &point);
 		result.hash = point.hash;
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return result;
@@ -789,6 +798,7 @@ AnnHnswDescribeIndex(AnnInfo *info)
 	if (option > 0)
 		info->line(info, "ef_search, index option", "%d", option);
 	info->line(info, "ef_search in effect", "%d", AnnHnswEffectiveEf(index, &meta));
+	AnnAttributesDescribe(info, AnnAttributesCreate(index));
 	info->line(info, "rows", UINT64_FORMAT, census.rows[ANN_HNSW_LIVE]);
 	info->line(info, "dead rows", UINT64_FORMAT, census.rows[ANN_HNSW_DELETING]);
 	info->line(info, "free rows", UINT64_FORMAT, census.rows[ANN_HNSW_FREE]);

@@ -107,6 +107,7 @@ ann_hnsw_handler(PG_FUNCTION_ARGS)
 		.amsupport = ANN_HNSW_NPROCS,
 		.amcanorderbyop = true,
 		.amoptionalkey = true,
+		.amcaninclude = true,
 		.amparallelvacuumoptions = VACUUM_OPTION_PARALLEL_BULKDEL,
 		.amkeytype = InvalidOid,
 		.ambuild = ann_hnsw_build,

@@ -76,7 +76,9 @@ collect(void *arg, AnnRowId row, const AnnHnswRowHeader *header, const char *sto
 	if (row == state->self)
 		return;
 	if (header->hash == state->point->hash && AnnHnswStoredSize(space, stored) == state->point->stored_size &&
-		memcmp(stored, state->point->stored, state->point->stored_size) == 0)
+		memcmp(stored, state->point->stored, state->point->stored_size) == 0 &&
+		(space->layout.attribute_size == 0 ||
+		 memcmp(AnnHnswRowAttributes(&space->layout, header), state->point->attributes, space->layout.attribute_size) == 0))
 		state->equal = row;
 
 	if (state->ncandidates < state->capacity)
@@ -387,6 +389,8 @@ writeRow(InsertState *state, int nedges, ItemPointer tid)
 	}
 	else
 		memcpy(AnnHnswRowVector(row), state->point->stored, state->point->stored_size);
+	if (layout->attribute_size > 0)
+		memcpy(AnnHnswRowAttributes(layout, row), state->point->attributes, layout->attribute_size);
 
 	buffer = AnnHnswAllocRow(state->index, state->mode, layout, &id);
 	patch.target = AnnHnswRowOnPage(layout, BufferGetPage(buffer), AnnHnswRowSlot(layout, id));
@@ -632,7 +636,7 @@ insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHns
 	findCandidates(&state, cache, query);
 
 	if (state.equal != ANN_HNSW_NO_ROW &&
-		AnnHnswAddTid(index, mode, &space->layout, state.equal, point->hash, point->stored, point->stored_size, tid))
+		AnnHnswAddTid(index, mode, &space->layout, state.equal, point, tid))
 		return;
 
 	nedges = chooseEdges(&state);
@@ -644,19 +648,20 @@ insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHns
 }
 
 /*
- * Adds one value to the index.  In ANN_WRITE_BUILD mode nothing is logged and
+ * Adds one tuple's columns to the index.  In ANN_WRITE_BUILD mode nothing is logged and
  * no lock against VACUUM is taken: the relation is the caller's own.
  */
 void
-AnnHnswInsertValue(Relation index, AnnWriteMode mode, Datum value, bool isnull, ItemPointer tid)
+AnnHnswInsertValue(Relation index, AnnWriteMode mode, const Datum *values, const bool *isnull, ItemPointer tid)
 {
 	MemoryContext context;
 	MemoryContext old;
 	AnnHnswCache *cache;
 	AnnHnswSpace space;
 	AnnHnswPoint point;
+	Datum		value;
 
-	if (isnull)
+	if (isnull[0])
 	{
 		AnnHnswAddToTidList(index, mode, false, tid);
 		return;
@@ -665,8 +670,8 @@ AnnHnswInsertValue(Relation index, AnnWriteMode mode, Datum value, bool isnull, 
 	old = MemoryContextSwitchTo(context);
 	cache = AnnHnswCacheGet(index);
 	AnnHnswCacheRefresh(index, cache);
-	value = PointerGetDatum(PG_DETOAST_DATUM(value));
 	AnnHnswSpaceInit(&space, &cache->meta, cache->center);
+	value = PointerGetDatum(PG_DETOAST_DATUM(values[0]));
 	AnnHnswFormPoint(&space, value, &point);
 	if (point.unplaced)
 		AnnHnswAddToTidList(index, mode, true, tid);
@@ -674,6 +679,7 @@ AnnHnswInsertValue(Relation index, AnnWriteMode mode, Datum value, bool isnull, 
 	{
 		AnnHnswQuery *query = AnnHnswQueryCreate(&space, value);
 
+		AnnHnswFormAttributes(AnnAttributesCreate(index), values, isnull, &point);
 		/* VACUUM waits for inserts in flight between its steps 1 and 3 (README). */
 		if (mode == ANN_WRITE_WAL)
 			LockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
@@ -689,6 +695,6 @@ bool
 ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
 				IndexUniqueCheck check_unique, bool index_unchanged, IndexInfo *info)
 {
-	AnnHnswInsertValue(index, ANN_WRITE_WAL, values[0], isnull[0], tid);
+	AnnHnswInsertValue(index, ANN_WRITE_WAL, values, isnull, tid);
 	return false;
 }

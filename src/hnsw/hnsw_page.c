@@ -64,7 +64,9 @@ AnnHnswCheckMeta(Relation index, const AnnHnswMetaPageData *meta)
 				 errhint("Please REINDEX it.")));
 	if (layout->dim < 1 || layout->rows_per_page < 1 || layout->row_size < sizeof(AnnHnswRowHeader) ||
 		(Size) layout->rows_per_page * layout->row_size > ANN_PAGE_USABLE ||
-		sizeof(AnnHnswRowHeader) + layout->vector_space + (Size) layout->slots * layout->slot_size > layout->row_size ||
+		sizeof(AnnHnswRowHeader) + layout->vector_space + TYPEALIGN(4, layout->attribute_size) +
+		(Size) layout->slots * layout->slot_size > layout->row_size ||
+		layout->attribute_size != AnnAttributesSize(index) ||
 		layout->slots < 1 || layout->slots > 255 ||
 		meta->nentries > meta->entry_capacity ||
 		meta->entry_capacity > ANN_HNSW_MAX_ENTRY_PAGES * (Size) AnnHnswEntriesPerPage(layout) ||
@@ -793,19 +795,21 @@ addNode(Relation index, AnnWriteMode mode, Buffer rowbuf, const AnnHnswLayout *l
 }
 
 /*
- * Adds a heap TID to a row that holds an equal vector.  False, with nothing
- * done, if the row is not live any more or holds another vector by now.
+ * Adds a heap TID to a row that holds an equal vector with equal included columns.
+ * False, with nothing done, if the row is not live any more or holds others by now.
  */
 bool
 AnnHnswAddTid(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, AnnRowId row,
-			  uint32 hash, const char *stored, Size stored_size, ItemPointer tid)
+			  const AnnHnswPoint *point, ItemPointer tid)
 {
 	AnnHnswRowHeader *header;
 	Buffer		buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_EXCLUSIVE, &header);
 	bool		done = false;
 
-	if (header->state != ANN_HNSW_LIVE || header->hash != hash ||
-		(layout->vector_inline && memcmp(AnnHnswRowVector(header), stored, stored_size) != 0))
+	if (header->state != ANN_HNSW_LIVE || header->hash != point->hash ||
+		(layout->vector_inline && memcmp(AnnHnswRowVector(header), point->stored, point->stored_size) != 0) ||
+		(layout->attribute_size > 0 &&
+		 memcmp(AnnHnswRowAttributes(layout, header), point->attributes, layout->attribute_size) != 0))
 	{
 		UnlockReleaseBuffer(buffer);
 		return false;

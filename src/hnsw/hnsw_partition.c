@@ -382,12 +382,18 @@ static bool
 mergeIntoEqual(AnnBuild *build, AnnRowId id, const RowReader *reader)
 {
 	const AnnHnswRowHeader *row = rowOf(reader);
+	AnnHnswPoint point = {
+		.hash = row->hash,
+		.stored = reader->stored,
+		.stored_size = reader->stored_size,
+		.attributes = AnnHnswRowAttributes(&build->meta.layout, row)
+	};
 	AnnHnswRowHeader *header;
 	Buffer		buffer;
 
 	/* One that others were merged into already stays. */
 	if (row->node != ANN_HNSW_NO_NODE ||
-		!AnnBuildAddToEqual(build, row->hash, reader->stored, reader->stored_size, row->tids, row->ntids))
+		!AnnBuildAddToEqual(build, &point, row->tids, row->ntids))
 		return false;
 	if (AnnHnswVectorIsExternal(&build->meta.layout))
 	{

@@ -45,6 +45,22 @@ spaceOf(const AnnHnswLayout *layout, AnnRefineForm form)
 	return space;
 }
 
+/* Bytes of a row before its slots. */
+static Size
+fixedSize(const AnnHnswLayout *layout)
+{
+	return sizeof(AnnHnswRowHeader) + layout->vector_space + TYPEALIGN(4, layout->attribute_size);
+}
+
+static void
+raiseTooLarge(Relation index, int slots)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("a row of index \"%s\" with %d edges does not fit a page", RelationGetRelationName(index), slots),
+			 errhint("Choose a smaller m, or include fewer columns.")));
+}
+
 /* Completes the derived sizes; false if a row does not fit a page. */
 static bool
 completeLayout(AnnHnswLayout *layout)
@@ -56,7 +72,7 @@ completeLayout(AnnHnswLayout *layout)
 		slot = TYPEALIGN(2, sizeof(AnnHnswSlot) + layout->hint_size + layout->code_size);
 	else
 		slot = sizeof(AnnHnswPlainSlot);
-	row = TYPEALIGN(4, sizeof(AnnHnswRowHeader) + layout->vector_space + slot * layout->slots);
+	row = TYPEALIGN(4, fixedSize(layout) + slot * layout->slots);
 	if (row > ANN_PAGE_USABLE)
 		return false;
 	layout->slot_size = (uint16) slot;
@@ -81,7 +97,7 @@ setVector(AnnHnswLayout *layout, AnnRefineForm form, bool inl)
 static bool
 fitCoded(AnnHnswLayout *layout, AnnCodeParams *code, Size budget, int slots, int hint, bool squeeze)
 {
-	Size		fixed = sizeof(AnnHnswRowHeader) + layout->vector_space;
+	Size		fixed = fixedSize(layout);
 	Size		room;
 	AnnCodeParams whole;
 
@@ -141,6 +157,7 @@ AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("column cannot have more than %d dimensions for an hnsw index", ANN_BIT_MAX_INDEX_DIM)));
 	layout->dim = (uint32) typmod;
+	layout->attribute_size = (uint16) AnnAttributesSize(index);
 
 	codable = AnnElementIsDense(layout->element) && layout->metric <= ANN_METRIC_COSINE;
 	if (!codable && quantizer == ANN_QUANTIZER_RABITQ)
@@ -165,7 +182,7 @@ AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index)
 		{
 			setVector(layout, form, false);
 			if (!completeLayout(layout))
-				elog(ERROR, "row of %d edges does not fit a page", slots);
+				raiseTooLarge(index, slots);
 		}
 		return;
 	}
@@ -173,7 +190,7 @@ AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index)
 	{
 		AnnRefineForm forms[3];
 		int			nforms = 0;
-		Size		full = 4 * (Size) layout->dim + 330;
+		Size		full = 4 * (Size) layout->dim + 330 + layout->attribute_size;
 		Size		target = Max(full, Min(2 * full, ANN_PAGE_USABLE / 5));
 		int			first = Max(1, (int) (ANN_PAGE_USABLE / target));
 
@@ -207,7 +224,7 @@ AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index)
 			return;
 		setVector(layout, forms[0], false);
 		if (!fitCoded(layout, code, ANN_PAGE_USABLE, slots, sizeof(ItemPointerData), true))
-			elog(ERROR, "row of %d edges does not fit a page", slots);
+			raiseTooLarge(index, slots);
 	}
 }
 
@@ -234,6 +251,16 @@ void
 AnnHnswFormPoint(const AnnHnswSpace *space, Datum value, AnnHnswPoint *point)
 {
 	AnnSpaceFormPoint(&space->base, value, point);
+}
+
+/*
+ * Adds the attribute area of a tuple's columns to a point; it is part of its hash.
+ */
+void
+AnnHnswFormAttributes(const AnnAttributes *attributes, const Datum *values, const bool *isnull, AnnHnswPoint *point)
+{
+	point->attributes = AnnAttributesForm(attributes, values, isnull);
+	point->hash = AnnAttributesHash(attributes, point->hash, point->attributes);
 }
 
 static AnnHnswQuery *

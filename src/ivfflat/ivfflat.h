@@ -419,7 +419,7 @@ extern void AnnIvfRelist(IndexVacuumInfo *info, double tuples);
 /* ---- ivfflat_check.c ---- */
 
 extern void AnnIvfCheckIndex(AnnCheck *check);
-extern AnnCheckValue AnnIvfCheckValue(Relation index, Datum value, bool isnull);
+extern AnnCheckValue AnnIvfCheckValue(Relation index, const Datum *values, const bool *isnull);
 extern void AnnIvfDescribeIndex(AnnInfo *info);
 
 #endif							/* ANN_IVFFLAT_H */

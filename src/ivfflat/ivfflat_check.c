@@ -338,7 +338,7 @@ AnnIvfCheckIndex(AnnCheck *check)
  * Under which value the index has a heap tuple of this value.
  */
 AnnCheckValue
-AnnIvfCheckValue(Relation index, Datum value, bool isnull)
+AnnIvfCheckValue(Relation index, const Datum *values, const bool *isnull)
 {
 	AnnCheckValue result = {ANN_CHECK_NULL, 0};
 	const AnnSpace *space = &AnnIvfCacheGet(index)->space;
@@ -346,11 +346,11 @@ AnnIvfCheckValue(Relation index, Datum value, bool isnull)
 	MemoryContext old;
 	AnnPoint	point;
 
-	if (isnull)
+	if (isnull[0])
 		return result;
 	context = AllocSetContextCreate(CurrentMemoryContext, "ann ivfflat check", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
-	AnnSpaceFormPoint(space, value, &point);
+	AnnSpaceFormPoint(space, values[0], &point);
 	result.place = point.unplaced ? ANN_CHECK_ZERO : ANN_CHECK_ROW;
 	if (!point.unplaced && (!AnnSpaceIsDense(space) || AnnRefineIsExact(&space->refine)))
 		result.hash = hash_bytes((const unsigned char *) point.stored, (int) point.stored_size);

@@ -51,6 +51,7 @@ typedef struct AnnPoint
 	Size		stored_size;
 	char	   *stored;			/* re-rank form; the elements themselves for sparsevec and bit */
 	float	   *dense;			/* vector and halfvec: float[dim] in the index space; else NULL */
+	char	   *attributes;		/* attribute area (attributes.h), or NULL */
 } AnnPoint;
 
 /* A query: the same, ready to be compared with stored vectors. */

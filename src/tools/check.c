@@ -33,7 +33,7 @@ typedef struct CheckMethods
 {
 	ambuild_function build;
 	void		(*check) (AnnCheck *check);
-	AnnCheckValue (*value) (Relation index, Datum value, bool isnull);
+	AnnCheckValue (*value) (Relation index, const Datum *values, const bool *isnull);
 	void		(*describe) (AnnInfo *info);
 } CheckMethods;
 
@@ -155,7 +155,7 @@ tidOfHeap(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool ali
 {
 	CheckCall  *call = (CheckCall *) state;
 
-	putTid(call, 1, tid, call->methods->value(index, values[0], isnull[0]));
+	putTid(call, 1, tid, call->methods->value(index, values, isnull));
 	call->heap_tuples++;
 }
 
