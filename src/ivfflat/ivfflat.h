@@ -19,11 +19,12 @@
 #include "page/hints.h"
 #include "page/page.h"
 #include "quantize/quantize.h"
+#include "space/attributes.h"
 #include "space/space.h"
 #include "types/types.h"
 
 #define ANN_IVF_MAGIC 0x46465649	/* "IVFF" */
-#define ANN_IVF_VERSION 1
+#define ANN_IVF_VERSION 2
 
 #define ANN_IVF_MAX_LISTS 32768
 #define ANN_IVF_MAX_BIT_DIM 64000
@@ -71,7 +72,8 @@ typedef struct AnnIvfLayout
 	uint16		vectors_per_page;	/* 0 if a vector takes several pages */
 	uint16		pages_per_vector;
 	uint16		vector_slot;	/* bytes of a vector on a VECTORS page; 0 if it takes several */
-	uint16		reserved[3];
+	uint16		attribute_size; /* bytes of the attribute area in an entry; 0 without included columns */
+	uint16		reserved[2];
 } AnnIvfLayout;
 
 StaticAssertDecl(sizeof(AnnIvfLayout) == 32, "on-disk format");
@@ -165,6 +167,8 @@ StaticAssertDecl(offsetof(AnnIvfListPage, blocks) == 16, "on-disk format");
  *                                0     6   heap TID; an invalid one marks a free entry
  *                                6     6   add, mul, error as halves (with codes)
  *                               12     c   code
+ *                               12+c   a   attribute area: included columns (space/attributes.h)
+ * Without codes it ends with the heap TID and two bytes of zero, and the area is at 8.
  */
 typedef struct AnnIvfEntry
 {
@@ -229,6 +233,14 @@ static inline uint32
 AnnIvfTotalLists(const AnnIvfMetaPageData *meta)
 {
 	return meta->lists + 2;
+}
+
+/* The attribute area of an entry of a CODES page. */
+static inline char *
+AnnIvfEntryAttributes(const AnnIvfLayout *layout, const AnnIvfEntry *entry)
+{
+	return (char *) unconstify(AnnIvfEntry *, entry) +
+		(AnnIvfHasCodes(layout) ? offsetof(AnnIvfEntry, code) + layout->code_size : ANN_IVF_TID_ENTRY);
 }
 
 static inline AnnIvfListPage *
@@ -345,6 +357,7 @@ typedef struct AnnIvfValue
 	const char *stored;			/* NULL for lists without vectors */
 	AnnCodeFactors factors;
 	uint8	   *code;			/* NULL without codes */
+	const char *attributes;		/* attribute area; NULL without included columns */
 } AnnIvfValue;
 
 typedef struct AnnIvfFormer
@@ -356,7 +369,8 @@ typedef struct AnnIvfFormer
 
 extern float *AnnIvfDense(const AnnSpace *space, const AnnPoint *point);
 extern void AnnIvfFormPlaced(const AnnIvfFormer *former, float *dense, const char *stored, AnnIvfValue *result);
-extern void AnnIvfFormValue(const AnnIvfFormer *former, Datum value, bool isnull, AnnIvfValue *result);
+extern void AnnIvfFormValue(const AnnIvfFormer *former, const AnnAttributes *attributes, const Datum *values,
+							const bool *isnull, AnnIvfValue *result);
 extern void AnnIvfSetEntry(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, AnnIvfEntry *entry,
 						   ItemPointer tid, const AnnIvfValue *value);
 

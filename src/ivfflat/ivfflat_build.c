@@ -78,6 +78,7 @@ typedef struct BuildState
 	BuildShared *shared;
 	AnnSpace	space;
 	AnnIvfCentroids centroids;
+	AnnAttributes *attributes;	/* included columns */
 	bool		leader;
 	double		index_tuples;
 	Tuplesortstate *sort;
@@ -101,7 +102,7 @@ typedef struct SortedEntry
 	ItemPointerData tid;
 	uint16		reserved;
 	AnnCodeFactors factors;
-	char		data[FLEXIBLE_ARRAY_MEMBER];	/* code, then vector */
+	char		data[FLEXIBLE_ARRAY_MEMBER];	/* code, attributes, vector */
 } SortedEntry;
 
 PGDLLEXPORT void AnnIvfParallelBuildMain(dsm_segment *seg, shm_toc *toc);
@@ -309,14 +310,16 @@ assignCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, boo
 	AnnIvfFormer former = {meta, &state->space, &state->centroids};
 	AnnIvfValue value;
 	Size		code_size;
+	Size		attribute_size;
 	Size		size;
 	struct varlena *datum;
 	SortedEntry *entry;
 	uint64		done;
 
-	AnnIvfFormValue(&former, values[0], isnull[0], &value);
+	AnnIvfFormValue(&former, state->attributes, values, isnull, &value);
 	code_size = value.code != NULL ? meta->layout.code_size : 0;
-	size = offsetof(SortedEntry, data) + code_size + (value.stored != NULL ? meta->layout.vector_size : 0);
+	attribute_size = value.attributes != NULL ? meta->layout.attribute_size : 0;
+	size = offsetof(SortedEntry, data) + code_size + attribute_size + (value.stored != NULL ? meta->layout.vector_size : 0);
 	datum = palloc(VARHDRSZ + size);
 	SET_VARSIZE(datum, VARHDRSZ + size);
 	entry = (SortedEntry *) VARDATA(datum);
@@ -325,8 +328,10 @@ assignCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, boo
 	entry->factors = value.factors;
 	if (value.code != NULL)
 		memcpy(entry->data, value.code, code_size);
+	if (value.attributes != NULL)
+		memcpy(entry->data + code_size, value.attributes, attribute_size);
 	if (value.stored != NULL)
-		memcpy(entry->data + code_size, value.stored, meta->layout.vector_size);
+		memcpy(entry->data + code_size + attribute_size, value.stored, meta->layout.vector_size);
 	ExecClearTuple(state->slot);
 	state->slot->tts_values[0] = Int32GetDatum((int32) value.list);
 	state->slot->tts_values[1] = PointerGetDatum(datum);
@@ -528,12 +533,13 @@ writeEntry(Writer *writer, SortedEntry *sorted)
 		code_size = layout->code_size;
 		value.code = (uint8 *) sorted->data;
 	}
+	value.attributes = sorted->data + code_size;
 	AnnIvfSetEntry(writer->meta, &writer->shape, AnnIvfEntryOf((Page) writer->codes, &writer->shape, header->count),
 				   &sorted->tid, &value);
 	header->count++;
 	header->live++;
 	if (writer->shape.has_vectors)
-		writeVector(writer, sorted->data + code_size, &sorted->tid);
+		writeVector(writer, sorted->data + code_size + layout->attribute_size, &sorted->tid);
 }
 
 /*
@@ -549,7 +555,8 @@ writeIndex(Relation index, AnnIvfMetaPageData *meta, Tuplesortstate *sort, char 
 	Writer		writer = {0};
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(sortDesc(), &TTSOpsMinimalTuple);
 	SortedEntry *entry = palloc(add_size(offsetof(SortedEntry, data),
-										 add_size(meta->layout.code_size, meta->layout.vector_size)));
+										 add_size(meta->layout.code_size + meta->layout.attribute_size,
+												  meta->layout.vector_size)));
 	int64		done = 0;
 	Buffer		buffer;
 
@@ -661,6 +668,7 @@ initState(Relation heap, Relation index, IndexInfo *info, BuildShared *shared, b
 	state.heap = heap;
 	state.index = index;
 	state.info = info;
+	state.attributes = AnnAttributesCreate(index);
 	state.shared = shared;
 	state.leader = leader;
 	return state;

@@ -22,6 +22,7 @@ typedef struct CheckState
 	Relation	index;
 	AnnIvfMetaPageData meta;	/* of the lists at hand */
 	AnnSpace	space;
+	AnnAttributes *attributes;
 	bool		comparable;		/* stored vectors are the SQL values' bytes */
 	bool		in_use;			/* these lists are */
 	BlockNumber nblocks;
@@ -116,6 +117,7 @@ checkEntry(CheckState *state, BlockNumber block, int entry, const AnnIvfEntry *i
 	const AnnIvfListPage *header = AnnIvfListPageOf((Page) state->page);
 	AnnCheckValue value = {ANN_CHECK_ROW, 0};
 	ItemPointerData tid;
+	const char *defect;
 
 	if (has_vectors)
 	{
@@ -150,6 +152,10 @@ checkEntry(CheckState *state, BlockNumber block, int entry, const AnnIvfEntry *i
 		if (state->comparable)
 			value.hash = hash_bytes((const unsigned char *) state->vector + ANN_IVF_VECTOR_HEADER,
 									(int) layout->vector_size);
+		defect = AnnAttributesDefect(state->attributes, AnnIvfEntryAttributes(layout, item));
+		if (defect != NULL)
+			DEFECT(state, block, entry, "%s", defect);
+		value.hash = AnnAttributesHash(state->attributes, value.hash, AnnIvfEntryAttributes(layout, item));
 	}
 	else
 		value.place = AnnIvfListPageOf((Page) state->page)->list == AnnIvfNullList(&state->meta) ?
@@ -299,6 +305,7 @@ AnnIvfCheckIndex(AnnCheck *check)
 	state.index = check->index;
 	AnnIvfReadMeta(check->index, &meta);
 	state.meta = meta;
+	state.attributes = AnnAttributesCreate(check->index);
 	AnnIvfSpaceInit(&state.space, &meta.layout);
 	state.comparable = !AnnSpaceIsDense(&state.space) || AnnRefineIsExact(&state.space.refine);
 	state.nblocks = RelationGetNumberOfBlocks(check->index);
@@ -335,7 +342,7 @@ AnnIvfCheckIndex(AnnCheck *check)
 }
 
 /*
- * Under which value the index has a heap tuple of this value.
+ * Under which value the index has a heap tuple with these columns.
  */
 AnnCheckValue
 AnnIvfCheckValue(Relation index, const Datum *values, const bool *isnull)
@@ -354,6 +361,12 @@ AnnIvfCheckValue(Relation index, const Datum *values, const bool *isnull)
 	result.place = point.unplaced ? ANN_CHECK_ZERO : ANN_CHECK_ROW;
 	if (!point.unplaced && (!AnnSpaceIsDense(space) || AnnRefineIsExact(&space->refine)))
 		result.hash = hash_bytes((const unsigned char *) point.stored, (int) point.stored_size);
+	if (!point.unplaced)
+	{
+		const AnnAttributes *attributes = AnnAttributesCreate(index);
+
+		result.hash = AnnAttributesHash(attributes, result.hash, AnnAttributesForm(attributes, values, isnull));
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return result;
@@ -451,6 +464,7 @@ AnnIvfDescribeIndex(AnnInfo *info)
 	else
 		info->line(info, "quantizer", "none");
 	info->line(info, "refine_type", "%s", refine_names[layout->refine]);
+	AnnAttributesDescribe(info, AnnAttributesCreate(index));
 	info->line(info, "lists", "%u", meta.lists);
 	if (!BlockNumberIsValid(meta.centroids))
 		info->line(info, "centroids", "zero (index was created empty)");

@@ -119,6 +119,7 @@ ann_ivfflat_handler(PG_FUNCTION_ARGS)
 		.amsupport = ANN_IVF_NPROCS,
 		.amcanorderbyop = true,
 		.amoptionalkey = true,
+		.amcaninclude = true,
 		.amparallelvacuumoptions = VACUUM_OPTION_PARALLEL_BULKDEL,
 		.amkeytype = InvalidOid,
 		.ambuild = ann_ivfflat_build,

@@ -246,7 +246,6 @@ ann_ivfflat_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid,
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ann ivfflat insert", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Datum		datum = isnull[0] ? (Datum) 0 : PointerGetDatum(PG_DETOAST_DATUM(values[0]));
 	AnnIvfCache *cache;
 	AnnIvfFormer former;
 	AnnIvfValue value;
@@ -257,7 +256,7 @@ ann_ivfflat_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid,
 	former.meta = &cache->meta;
 	former.space = &cache->space;
 	former.centroids = &cache->centroids;
-	AnnIvfFormValue(&former, datum, isnull[0], &value);
+	AnnIvfFormValue(&former, AnnAttributesCreate(index), values, isnull, &value);
 	AnnIvfInsertEntry(index, &cache->meta, tid, &value);
 	UnlockPage(index, ANN_IVF_META_BLOCK, ShareLock);
 	MemoryContextSwitchTo(old);

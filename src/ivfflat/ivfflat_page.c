@@ -80,12 +80,13 @@ AnnIvfLayoutInit(AnnIvfLayout *layout, AnnCodeParams *code, Relation index)
 	layout->quantizer = (uint8) quantizer;
 	layout->refine = (uint8) refine;
 
-	layout->entry_size = ANN_IVF_TID_ENTRY;
+	layout->attribute_size = (uint16) AnnAttributesSize(index);
+	layout->entry_size = (uint16) TYPEALIGN(4, ANN_IVF_TID_ENTRY + layout->attribute_size);
 	if (quantizer == ANN_QUANTIZER_RABITQ)
 	{
 		AnnCodeParamsChoose(code, layout->metric, (int) layout->dim, ANN_CODE_SEARCH, 0);
 		layout->code_size = (uint16) AnnCodeBytes(code);
-		layout->entry_size = (uint16) TYPEALIGN(4, offsetof(AnnIvfEntry, code) + layout->code_size);
+		layout->entry_size = (uint16) TYPEALIGN(4, offsetof(AnnIvfEntry, code) + layout->code_size + layout->attribute_size);
 	}
 	AnnIvfSpaceInit(&space, layout);
 	layout->vector_size = (uint32) space.stored_size;
@@ -104,7 +105,9 @@ AnnIvfLayoutInit(AnnIvfLayout *layout, AnnCodeParams *code, Relation index)
 		   entries * layout->entry_size > ANN_PAGE_USABLE)
 		entries--;
 	if (entries == 0)
-		elog(ERROR, "an entry of %u bytes does not fit a page", layout->entry_size);
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("an entry of %u bytes does not fit a page", layout->entry_size)));
 	layout->entries = (uint16) entries;
 	layout->blocks = (uint16) vectorBlocks(layout, entries);
 }
@@ -169,7 +172,7 @@ checkMeta(Relation index, const AnnIvfMetaPageData *meta)
 		(!AnnElementIsDense(layout->element) && layout->element != ANN_ELEMENT_BIT))
 		AnnPageCorrupted(index, ANN_IVF_META_BLOCK, "it names an unknown type or metric");
 	if (layout->dim < 1 || layout->entries < 1 || layout->pages_per_vector < 1 ||
-		layout->entry_size < ANN_IVF_TID_ENTRY ||
+		layout->entry_size < ANN_IVF_TID_ENTRY + layout->attribute_size ||
 		offsetof(AnnIvfListPage, blocks) + sizeof(BlockNumber) * layout->blocks +
 		(Size) layout->entries * layout->entry_size > ANN_PAGE_USABLE ||
 		vectorBlocks(layout, layout->entries) != layout->blocks ||
@@ -183,7 +186,7 @@ checkMeta(Relation index, const AnnIvfMetaPageData *meta)
 		(AnnIvfHasCodes(layout) &&
 		 (!AnnCodeParamsValid(&meta->code) || meta->code.dim != (int32_t) layout->dim ||
 		  AnnCodeBytes(&meta->code) != layout->code_size ||
-		  offsetof(AnnIvfEntry, code) + layout->code_size > layout->entry_size)) ||
+		  offsetof(AnnIvfEntry, code) + layout->code_size + layout->attribute_size > layout->entry_size)) ||
 		(meta->centroid_code.dim != 0 &&
 		 (!AnnCodeParamsValid(&meta->centroid_code) || meta->centroid_code.dim != (int32_t) layout->dim)))
 		AnnPageCorrupted(index, ANN_IVF_META_BLOCK, "its sizes do not fit together");
@@ -203,7 +206,7 @@ AnnIvfReadMeta(Relation index, AnnIvfMetaPageData *meta)
 	UnlockReleaseBuffer(buffer);
 	checkMeta(index, meta);
 	AnnIvfSpaceInit(&space, &meta->layout);
-	if (space.stored_size != meta->layout.vector_size)
+	if (space.stored_size != meta->layout.vector_size || meta->layout.attribute_size != AnnAttributesSize(index))
 		AnnPageCorrupted(index, ANN_IVF_META_BLOCK, "its sizes do not fit together");
 }
 

@@ -368,6 +368,7 @@ copyEntry(Relist *state, uint32 list, int entry, const ItemPointerData *tid, voi
 {
 	MemoryContext old = MemoryContextSwitchTo(state->entry_context);
 	AnnIvfFormer former = {&state->to, &state->space, &state->centroids};
+	AnnIvfShape shape = AnnIvfShapeOf(&state->from, list);
 	AnnIvfValue value = {0};
 	ItemPointerData copy = *tid;
 
@@ -376,6 +377,8 @@ copyEntry(Relist *state, uint32 list, int entry, const ItemPointerData *tid, voi
 		const char *stored = readVector(state, entry);
 
 		AnnIvfFormPlaced(&former, decode(state, stored), stored, &value);
+		value.attributes = AnnIvfEntryAttributes(&state->from.layout,
+												 AnnIvfEntryOf((Page) state->page, &shape, entry));
 	}
 	else
 		value.list = list - state->from.lists + state->to.lists;

@@ -56,25 +56,29 @@ AnnIvfFormPlaced(const AnnIvfFormer *former, float *dense, const char *stored, A
 }
 
 /*
- * What the index stores for an SQL value.  palloc's in CurrentMemoryContext.  Raises
+ * What the index stores for a tuple's columns.  palloc's in CurrentMemoryContext.  Raises
  * ERRCODE_DATA_EXCEPTION if the dimensions are not the index's.
  */
 void
-AnnIvfFormValue(const AnnIvfFormer *former, Datum value, bool isnull, AnnIvfValue *result)
+AnnIvfFormValue(const AnnIvfFormer *former, const AnnAttributes *attributes, const Datum *values, const bool *isnull,
+				AnnIvfValue *result)
 {
 	AnnPoint	point;
 
 	memset(result, 0, sizeof(*result));
-	if (isnull)
+	if (isnull[0])
 	{
 		result->list = AnnIvfNullList(former->meta);
 		return;
 	}
-	AnnSpaceFormPoint(former->space, value, &point);
+	AnnSpaceFormPoint(former->space, values[0], &point);
 	if (point.unplaced)
 		result->list = AnnIvfZeroList(former->meta);
 	else
+	{
 		AnnIvfFormPlaced(former, AnnIvfDense(former->space, &point), point.stored, result);
+		result->attributes = AnnAttributesForm(attributes, values, isnull);
+	}
 }
 
 /*
@@ -91,4 +95,6 @@ AnnIvfSetEntry(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, AnnIvfE
 		AnnFactorsToHalf(&meta->code, &value->factors, entry->factors);
 		memcpy(entry->code, value->code, meta->layout.code_size);
 	}
+	if (shape->has_vectors && meta->layout.attribute_size > 0)
+		memcpy(AnnIvfEntryAttributes(&meta->layout, entry), value->attributes, meta->layout.attribute_size);
 }
