@@ -54,6 +54,7 @@ OBJS = \
 	src/page/cache.o \
 	src/page/hints.o \
 	src/page/page.o \
+	src/planner/annscan_include.o \
 	src/planner/support.o \
 	src/planner/workers.o \
 	src/quantize/code.o \
