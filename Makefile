@@ -65,7 +65,9 @@ OBJS = \
 	src/space/attributes.o \
 	src/space/opclass.o \
 	src/space/options.o \
+	src/space/scan.o \
 	src/space/space.o \
+	src/space/tidset.o \
 	src/tools/check.o \
 	src/types/agg.o \
 	src/types/bit.o \

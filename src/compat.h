@@ -169,6 +169,85 @@ AnnGucIsSet(const char *name)
 #define AnnRestrictSearchPath() ((void) 0)
 #endif
 
+/*
+ * A walk of a TIDBitmap of this process, in heap order.  An AnnBitmapPage has the
+ * offsets of one page, or -1 of them if all of it may be meant (lossy).
+ */
+#include "access/htup_details.h"
+#include "nodes/tidbitmap.h"
+typedef struct AnnBitmapPage
+{
+	BlockNumber block;
+	bool		recheck;
+	int			noffsets;
+	const OffsetNumber *offsets;
+} AnnBitmapPage;
+
+#if PG_VERSION_NUM >= 180000
+typedef struct AnnBitmapWalk
+{
+	TBMPrivateIterator *iterator;
+	OffsetNumber offsets[TBM_MAX_TUPLES_PER_PAGE];
+} AnnBitmapWalk;
+
+static inline void
+AnnBitmapWalkBegin(AnnBitmapWalk *walk, TIDBitmap *bitmap)
+{
+	walk->iterator = tbm_begin_private_iterate(bitmap);
+}
+
+static inline bool
+AnnBitmapWalkNext(AnnBitmapWalk *walk, AnnBitmapPage *page)
+{
+	TBMIterateResult result;
+
+	if (!tbm_private_iterate(walk->iterator, &result))
+		return false;
+	page->block = result.blockno;
+	page->recheck = result.recheck;
+	page->noffsets = result.lossy ? -1 : tbm_extract_page_tuple(&result, walk->offsets, lengthof(walk->offsets));
+	page->offsets = walk->offsets;
+	return true;
+}
+
+static inline void
+AnnBitmapWalkEnd(AnnBitmapWalk *walk)
+{
+	tbm_end_private_iterate(walk->iterator);
+}
+#else
+typedef struct AnnBitmapWalk
+{
+	TBMIterator *iterator;
+} AnnBitmapWalk;
+
+static inline void
+AnnBitmapWalkBegin(AnnBitmapWalk *walk, TIDBitmap *bitmap)
+{
+	walk->iterator = tbm_begin_iterate(bitmap);
+}
+
+static inline bool
+AnnBitmapWalkNext(AnnBitmapWalk *walk, AnnBitmapPage *page)
+{
+	const TBMIterateResult *result = tbm_iterate(walk->iterator);
+
+	if (result == NULL)
+		return false;
+	page->block = result->blockno;
+	page->recheck = result->recheck;
+	page->noffsets = result->ntuples;
+	page->offsets = result->offsets;
+	return true;
+}
+
+static inline void
+AnnBitmapWalkEnd(AnnBitmapWalk *walk)
+{
+	tbm_end_iterate(walk->iterator);
+}
+#endif
+
 /* Whether the current user owns a relation. */
 #include "catalog/pg_class.h"
 #include "miscadmin.h"

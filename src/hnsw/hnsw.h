@@ -509,9 +509,6 @@ extern bool ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPoi
 /* ---- hnsw_scan.c ---- */
 
 extern IndexScanDesc ann_hnsw_beginscan(Relation index, int nkeys, int norderbys);
-extern void ann_hnsw_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys, int norderbys);
-extern bool ann_hnsw_gettuple(IndexScanDesc scan, ScanDirection direction);
-extern void ann_hnsw_endscan(IndexScanDesc scan);
 
 /* ---- hnsw_check.c ---- */
 

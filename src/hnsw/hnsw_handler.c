@@ -16,6 +16,7 @@
 
 #include "hnsw/hnsw_options.h"
 #include "space/options.h"
+#include "space/scan.h"
 
 /* CPU of visiting one row and of returning one, in units of cpu_tuple_cost (about 0.1 us). */
 #define VISIT_CPU 15.0
@@ -120,9 +121,9 @@ ann_hnsw_handler(PG_FUNCTION_ARGS)
 		.ambuildphasename = AnnHnswBuildPhaseName,
 		.amvalidate = validate,
 		.ambeginscan = ann_hnsw_beginscan,
-		.amrescan = ann_hnsw_rescan,
-		.amgettuple = ann_hnsw_gettuple,
-		.amendscan = ann_hnsw_endscan,
+		.amrescan = ann_index_rescan,
+		.amgettuple = ann_index_gettuple,
+		.amendscan = ann_index_endscan,
 		ANN_AM_ROUTINE_EXTRA
 	};
 

@@ -90,20 +90,6 @@ AnnHnswReadMeta(Relation index, AnnHnswMetaPageData *meta)
 	AnnHnswCheckMeta(index, meta);
 }
 
-/* Extends a fork of a new index by one page; locked exclusively. */
-static Buffer
-extendFork(Relation index, ForkNumber fork)
-{
-	Buffer		buffer;
-
-	if (fork == MAIN_FORKNUM)
-		return AnnExtendRelation(index);
-	/* Nobody else sees the init fork of an index that is being created. */
-	buffer = ReadBufferExtended(index, fork, P_NEW, RBM_NORMAL, NULL);
-	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
-	return buffer;
-}
-
 /*
  * Writes the meta page and the empty entry table of a new index, unlogged but
  * for the init fork.  *meta comes with everything that options and column
@@ -132,7 +118,7 @@ AnnHnswCreateMeta(Relation index, ForkNumber fork, AnnHnswMetaPageData *meta)
 
 	for (int i = 0; i <= entry_pages; i++)
 	{
-		Buffer		buffer = extendFork(index, fork);
+		Buffer		buffer = AnnExtendFork(index, fork);
 		Page		page = BufferGetPage(buffer);
 
 		START_CRIT_SECTION();

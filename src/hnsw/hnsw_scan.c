@@ -7,15 +7,9 @@
 #include <math.h>
 
 #include "access/relscan.h"
-#include "access/tupdesc.h"
-#include "catalog/pg_operator_d.h"
-#include "catalog/pg_type_d.h"
-#include "executor/tuptable.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "utils/float.h"
 #include "utils/memutils.h"
-#include "utils/tuplesort.h"
 
 #include "hnsw/hnsw_options.h"
 #include "hnsw/hnsw_search.h"
@@ -28,7 +22,6 @@
 
 typedef enum ScanPhase
 {
-	SCAN_START,
 	SCAN_GRAPH,					/* phases 1 and 2 */
 	SCAN_SWEEP,					/* phase 3, sorted */
 	SCAN_ZERO,					/* rows whose distance is NaN */
@@ -46,124 +39,47 @@ typedef enum ScanOrder
 
 typedef struct HnswScan
 {
-	MemoryContext context;		/* of what one rescan allocates */
+	AnnIndexScan base;
 	ScanPhase	phase;
 	ScanOrder	order;
-	AnnIterativeScan iterative;
 	AnnHnswSpace space;
 	AnnHnswMetaPageData meta;
 	AnnHnswQuery *query;
 	AnnHnswSearch *search;
-
-	/* Heap TIDs of the row that is being returned */
-	ItemPointerData *tids;
-	int			ntids;
-	int			tids_capacity;
-	int			next_tid;
-	double		lo;				/* its bound, what xs_orderbyvals gets */
-	bool		null;
-	bool		recheck;
-
-	double		last_lo;		/* of the last row returned in order */
-	double		floor;			/* upper bound of the last row that went out without a recheck */
 	bool		exhausted;		/* the scan visits no more rows and ends with the results it has */
-	double		max_hi;			/* of all rows returned */
 	uint64		nreturned;
 	AnnRowId   *returned;
 	Size		returned_capacity;
-
-	Tuplesortstate *sort;
-	TupleTableSlot *slot;
 	BlockNumber list_page;
 	BlockNumber list_pages;		/* pages of the chain so far */
 } HnswScan;
 
 static void
-endSearch(HnswScan *state)
+endScan(IndexScanDesc scan)
 {
+	HnswScan   *state = (HnswScan *) scan->opaque;
+
 	if (state->search != NULL)
 		AnnHnswSearchRelease(state->search);
 	state->search = NULL;
-	if (state->sort != NULL)
-		tuplesort_end(state->sort);
-	state->sort = NULL;
-	if (state->slot != NULL)
-		ExecDropSingleTupleTableSlot(state->slot);
-	state->slot = NULL;
 }
 
-IndexScanDesc
-ann_hnsw_beginscan(Relation index, int nkeys, int norderbys)
+/* What the search has counted becomes the scan's. */
+static void
+takeCounts(HnswScan *state)
 {
-	IndexScanDesc scan = RelationGetIndexScan(index, nkeys, norderbys);
-	HnswScan  *state = palloc0(sizeof(HnswScan));
-
-	state->context = AllocSetContextCreate(CurrentMemoryContext, "ann hnsw scan", ALLOCSET_DEFAULT_SIZES);
-	scan->opaque = state;
-	if (norderbys > 0)
-	{
-		scan->xs_orderbyvals = palloc0(mul_size(sizeof(Datum), norderbys));
-		scan->xs_orderbynulls = palloc(mul_size(sizeof(bool), norderbys));
-		memset(scan->xs_orderbynulls, true, sizeof(bool) * norderbys);
-	}
-	return scan;
-}
-
-void
-ann_hnsw_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys, int norderbys)
-{
-	HnswScan  *state = (HnswScan *) scan->opaque;
-
-	endSearch(state);
-	MemoryContextReset(state->context);
-	if (keys != NULL && scan->numberOfKeys > 0)
-		memmove(scan->keyData, keys, sizeof(ScanKeyData) * scan->numberOfKeys);
-	if (orderbys != NULL && scan->numberOfOrderBys > 0)
-		memmove(scan->orderByData, orderbys, sizeof(ScanKeyData) * scan->numberOfOrderBys);
-	state->phase = SCAN_START;
-	state->tids = NULL;
-	state->ntids = 0;
-	state->next_tid = 0;
-	state->tids_capacity = 0;
-	state->returned = NULL;
-	state->returned_capacity = 0;
-	state->nreturned = 0;
-	state->exhausted = false;
-	state->last_lo = -get_float8_infinity();
-	state->floor = -get_float8_infinity();
-	state->max_hi = -get_float8_infinity();
-}
-
-void
-ann_hnsw_endscan(IndexScanDesc scan)
-{
-	HnswScan  *state = (HnswScan *) scan->opaque;
-
-	endSearch(state);
-	MemoryContextDelete(state->context);
-	pfree(state);
-	scan->opaque = NULL;
+	state->base.nvisited = state->search->nvisited;
+	state->base.nscored = state->search->nscored;
 }
 
 static void
 startScan(IndexScanDesc scan)
 {
-	HnswScan  *state = (HnswScan *) scan->opaque;
+	HnswScan   *state = (HnswScan *) scan->opaque;
 	Relation	index = scan->indexRelation;
 	AnnHnswCache *cache;
 	AnnHnswSearch *search;
 	float	   *center = NULL;
-
-	if (scan->numberOfOrderBys == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot scan hnsw index \"%s\" without an order", RelationGetRelationName(index))));
-	/* Rows are reused without an interlock: an older snapshot cannot see what replaced them. */
-	if (!IsMVCCSnapshot(scan->xs_snapshot))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("hnsw indexes can only be scanned with an MVCC snapshot")));
-	AnnCountIndexScan(scan);
 
 	cache = AnnHnswCacheGet(index);
 	AnnHnswCacheRefresh(index, cache);
@@ -174,8 +90,8 @@ startScan(IndexScanDesc scan)
 		memcpy(center, cache->center, sizeof(float) * cache->meta.layout.dim);
 	}
 	AnnHnswSpaceInit(&state->space, &state->meta, center);
-	state->iterative = AnnHnswIterativeScan();
-	state->exhausted = state->iterative == ANN_ITERATIVE_OFF;
+	state->base.iterative = AnnHnswIterativeScan();
+	state->exhausted = state->base.iterative == ANN_ITERATIVE_OFF;
 
 	if (scan->orderByData[0].sk_flags & SK_ISNULL)
 	{
@@ -197,46 +113,31 @@ startScan(IndexScanDesc scan)
 	search->cache = cache;
 	search->space = &state->space;
 	search->query = state->query;
-	search->ef = AnnHnswEffectiveEf(index, &state->meta);
-	search->keep_dropped = state->iterative != ANN_ITERATIVE_OFF;
+	search->ef = (int) Min(Max(AnnHnswEffectiveEf(index, &state->meta), state->base.limit), ANN_HNSW_MAX_EF_SEARCH);
+	search->keep_dropped = state->base.iterative != ANN_ITERATIVE_OFF;
 	search->keep_results = true;
 	search->hook = NULL;
 	AnnHnswSearchBegin(search);
 	AnnHnswSearchBeam(search);
 }
 
-static void
-addTid(HnswScan *state, const ItemPointerData *tid)
-{
-	if (state->ntids >= state->tids_capacity)
-	{
-		if (state->tids == NULL)
-			state->tids = palloc(sizeof(ItemPointerData) * (state->tids_capacity = 16));
-		else
-			state->tids = repalloc_huge(state->tids, mul_size(sizeof(ItemPointerData), state->tids_capacity *= 2));
-	}
-	state->tids[state->ntids++] = *tid;
-}
-
-static void
-startTids(HnswScan *state)
-{
-	state->ntids = 0;
-	state->next_tid = 0;
-}
-
-static void
+/* The members among the heap TIDs of a row become those to be returned; false if there are none. */
+static bool
 readTids(Relation index, HnswScan *state, const ItemPointerData *tids, int ntids, uint32 node, AnnRowId row)
 {
-	startTids(state);
+	AnnIndexScan *base = &state->base;
+
+	AnnScanClearTids(base);
 	for (int i = 0; i < ntids; i++)
-		addTid(state, &tids[i]);
+		AnnScanAddTid(base, &tids[i]);
 	if (node != ANN_HNSW_NO_NODE)
 	{
-		if (state->tids == NULL)
-			state->tids = palloc(sizeof(ItemPointerData) * (state->tids_capacity = 16));
-		AnnHnswReadNodes(index, &state->space.layout, row, node, &state->tids, &state->ntids, &state->tids_capacity);
+		if (base->tids == NULL)
+			base->tids = palloc(sizeof(ItemPointerData) * (base->tids_capacity = 16));
+		AnnHnswReadNodes(index, &state->space.layout, row, node, &base->tids, &base->ntids, &base->tids_capacity);
 	}
+	AnnScanKeepMembers(base);
+	return base->ntids > 0;
 }
 
 static void
@@ -275,6 +176,7 @@ nextFromGraph(Relation index, HnswScan *state)
 {
 	AnnHnswSearch *search = state->search;
 	AnnHnswResult result;
+	AnnInterval interval;
 	Size		memory = (Size) ((double) work_mem * 1024 * AnnHnswScanMemMultiplier());
 	int			max_tuples = AnnHnswMaxScanTuples();
 	bool		limited = max_tuples > 0 && max_tuples < state->meta.rows;
@@ -286,9 +188,14 @@ nextFromGraph(Relation index, HnswScan *state)
 			state->exhausted = true;
 		if ((state->exhausted || state->nreturned * ratio < search->nvisited) && AnnHnswPopResult(search, &result))
 		{
-			if (state->iterative == ANN_ITERATIVE_STRICT && result.lo < Max(state->last_lo, state->floor))
-				continue;		/* late: the sweep returns it */
-			break;
+			if (AnnScanIsLate(&state->base, result.lo))
+			{
+				state->base.nlate++;	/* the sweep returns it */
+				continue;
+			}
+			if (readTids(index, state, result.tids, result.ntids, result.node, result.row))
+				break;
+			continue;
 		}
 		if (state->exhausted)
 			return false;
@@ -303,35 +210,10 @@ nextFromGraph(Relation index, HnswScan *state)
 	}
 
 	rememberReturned(state, result.row);
-	readTids(index, state, result.tids, result.ntids, result.node, result.row);
-	state->lo = result.lo;
-	state->null = false;
-	/* The order is certain where the intervals of neighbours do not overlap. */
-	state->recheck = result.lo < result.hi &&
-		(state->max_hi > result.lo || (search->nresults > 0 && search->results[0].lo < result.hi));
-	state->last_lo = result.lo;
-	/* Without a recheck the row goes out at once: what comes later must not be able to be nearer. */
-	if (!state->recheck)
-		state->floor = Max(state->floor, result.hi);
-	state->max_hi = Max(state->max_hi, result.hi);
+	interval.lo = result.lo;
+	interval.hi = result.hi;
+	AnnScanReturn(&state->base, &interval, search->nresults > 0 ? search->results[0].lo : get_float8_infinity());
 	return true;
-}
-
-static TupleDesc
-sweepDesc(void)
-{
-	TupleDesc	desc = CreateTemplateTupleDesc(3);
-
-	TupleDescInitEntry(desc, 1, "lo", FLOAT8OID, -1, 0);
-	TupleDescInitEntry(desc, 2, "hi", FLOAT8OID, -1, 0);
-	TupleDescInitEntry(desc, 3, "tid", INT8OID, -1, 0);
-	return desc;
-}
-
-static int64
-tidToInt64(const ItemPointerData *tid)
-{
-	return (int64) ItemPointerGetBlockNumberNoCheck(tid) << 16 | ItemPointerGetOffsetNumberNoCheck(tid);
 }
 
 /*
@@ -343,14 +225,8 @@ startSweep(Relation index, HnswScan *state)
 {
 	const AnnHnswLayout *layout = &state->space.layout;
 	BlockNumber nblocks = RelationGetNumberOfBlocks(index);
-	TupleDesc	desc = sweepDesc();
-	AttrNumber	column = 1;
-	Oid			operator = Float8LessOperator;
-	Oid			collation = InvalidOid;
-	bool		nulls_first = false;
 	Size		nrows = mul_size(nblocks, layout->rows_per_page);
 	uint8	   *returned = NULL;
-	TupleTableSlot *input;
 	BufferAccessStrategy strategy;
 	Page		page = palloc(BLCKSZ);
 	char	   *scratch = AnnHnswVectorIsExternal(layout) ? palloc(layout->vector_size) : NULL;
@@ -363,14 +239,13 @@ startSweep(Relation index, HnswScan *state)
 				returned[state->returned[i] / 8] |= 1 << state->returned[i] % 8;
 	}
 	if (state->search != NULL)
+	{
+		takeCounts(state);
 		AnnHnswSearchRelease(state->search);
+	}
 	state->search = NULL;
 
-	state->sort = tuplesort_begin_heap(desc, 1, &column, &operator, &collation, &nulls_first,
-									   work_mem, NULL, TUPLESORT_NONE);
-	state->slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
-	input = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
-
+	AnnScanSortBegin(&state->base);
 	strategy = GetAccessStrategy(BAS_BULKREAD);
 	for (BlockNumber block = ANN_HNSW_META_BLOCK + 1; block < nblocks; block++)
 	{
@@ -395,6 +270,9 @@ startSweep(Relation index, HnswScan *state)
 				continue;
 			if (row->ntids > ANN_HNSW_INLINE_TIDS)
 				AnnPageCorrupted(index, block, "a row has more TIDs than it can hold");
+			if (!readTids(index, state, row->tids, row->ntids, row->node, id))
+				continue;
+			state->base.nscored++;
 			if (state->order == ORDER_DISTANCE)
 			{
 				stored = AnnHnswStoredVector(index, layout, row, scratch);
@@ -404,23 +282,13 @@ startSweep(Relation index, HnswScan *state)
 			}
 			else
 				interval.lo = interval.hi = get_float8_nan();
-			readTids(index, state, row->tids, row->ntids, row->node, id);
-			for (int j = 0; j < state->ntids; j++)
-			{
-				ExecClearTuple(input);
-				input->tts_values[0] = Float8GetDatum(interval.lo);
-				input->tts_values[1] = Float8GetDatum(interval.hi);
-				input->tts_values[2] = Int64GetDatum(tidToInt64(&state->tids[j]));
-				memset(input->tts_isnull, false, sizeof(bool) * 3);
-				ExecStoreVirtualTuple(input);
-				tuplesort_puttupleslot(state->sort, input);
-			}
+			for (int j = 0; j < state->base.ntids; j++)
+				AnnScanSortPut(&state->base, &interval, &state->base.tids[j]);
 		}
 	}
 	FreeAccessStrategy(strategy);
-	startTids(state);
-	ExecDropSingleTupleTableSlot(input);
-	tuplesort_performsort(state->sort);
+	AnnScanClearTids(&state->base);
+	AnnScanSortPerform(&state->base);
 	if (returned != NULL)
 		pfree(returned);
 	pfree(page);
@@ -429,21 +297,9 @@ startSweep(Relation index, HnswScan *state)
 static bool
 nextFromSweep(HnswScan *state)
 {
-	int64		packed;
-	double		hi;
-	ItemPointerData tid;
-	bool		isnull;
-
-	if (!tuplesort_gettupleslot(state->sort, true, false, state->slot, NULL))
+	if (!AnnScanSortNext(&state->base))
 		return false;
-	state->lo = DatumGetFloat8(slot_getattr(state->slot, 1, &isnull));
-	hi = DatumGetFloat8(slot_getattr(state->slot, 2, &isnull));
-	packed = DatumGetInt64(slot_getattr(state->slot, 3, &isnull));
-	ItemPointerSet(&tid, (BlockNumber) (packed >> 16), (OffsetNumber) (packed & 0xFFFF));
-	startTids(state);
-	addTid(state, &tid);
-	state->null = state->order == ORDER_NULL;
-	state->recheck = state->lo < hi;
+	state->base.is_null = state->order == ORDER_NULL;
 	return true;
 }
 
@@ -466,25 +322,24 @@ nextFromList(Relation index, HnswScan *state)
 		list = (AnnHnswTidList *) AnnPageRaw(page);
 		if (list->ntids > ANN_HNSW_TIDLIST_CAPACITY)
 			AnnPageCorrupted(index, state->list_page, "a TID list is longer than its page");
-		startTids(state);
+		AnnScanClearTids(&state->base);
 		for (uint32 i = 0; i < list->ntids; i++)
-			addTid(state, &list->tids[i]);
+			AnnScanAddTid(&state->base, &list->tids[i]);
+		AnnScanKeepMembers(&state->base);
 		state->list_page = AnnPageOpaque(page)->next;
 		UnlockReleaseBuffer(buffer);
 		if (++state->list_pages > RelationGetNumberOfBlocks(index))
 			AnnPageCorrupted(index, state->list_page, "a chain of TID lists has a cycle");
-		if (state->ntids > 0)
+		if (state->base.ntids > 0)
 		{
-			state->lo = get_float8_nan();
-			state->null = state->phase == SCAN_NULL || state->order == ORDER_NULL;
-			state->recheck = false;
+			AnnScanReturnUnplaced(&state->base, state->phase == SCAN_NULL || state->order == ORDER_NULL);
 			return true;
 		}
 	}
 	return false;
 }
 
-/* Finds the next row to return and fills state->tids; false at the end. */
+/* Finds the next row to return; false at the end. */
 static bool
 nextRow(IndexScanDesc scan, HnswScan *state)
 {
@@ -495,16 +350,14 @@ nextRow(IndexScanDesc scan, HnswScan *state)
 		CHECK_FOR_INTERRUPTS();
 		switch (state->phase)
 		{
-			case SCAN_START:
-				startScan(scan);
-				break;
 			case SCAN_GRAPH:
 				if (nextFromGraph(index, state))
 					return true;
+				state->base.stop = state->exhausted ? ANN_STOP_ITERATIVE : ANN_STOP_NONE;
 				state->phase = state->exhausted ? SCAN_DONE : SCAN_SWEEP;
 				break;
 			case SCAN_SWEEP:
-				if (state->sort == NULL)
+				if (state->base.sort == NULL)
 					startSweep(index, state);
 				if (nextFromSweep(state))
 					return true;
@@ -522,6 +375,7 @@ nextRow(IndexScanDesc scan, HnswScan *state)
 			case SCAN_NULL:
 				if (nextFromList(index, state))
 					return true;
+				state->base.stop = ANN_STOP_DONE;
 				state->phase = SCAN_DONE;
 				break;
 			case SCAN_DONE:
@@ -530,35 +384,30 @@ nextRow(IndexScanDesc scan, HnswScan *state)
 	}
 }
 
-bool
-ann_hnsw_gettuple(IndexScanDesc scan, ScanDirection direction)
+static bool
+next(IndexScanDesc scan)
 {
-	HnswScan  *state = (HnswScan *) scan->opaque;
+	HnswScan   *state = (HnswScan *) scan->opaque;
+	bool		found;
 
-	Assert(ScanDirectionIsForward(direction));
-	if (state->next_tid >= state->ntids)
-	{
-		MemoryContext old = MemoryContextSwitchTo(state->context);
-		bool		found;
+	if (state->search != NULL)
+		state->search->cache = AnnHnswCacheGet(scan->indexRelation);
+	found = nextRow(scan, state);
+	if (state->search != NULL)
+		takeCounts(state);
+	return found;
+}
 
-		if (state->search != NULL)
-			state->search->cache = AnnHnswCacheGet(scan->indexRelation);
-		found = nextRow(scan, state);
-		MemoryContextSwitchTo(old);
-		if (!found)
-			return false;
-	}
-	scan->xs_heaptid = state->tids[state->next_tid++];
-	scan->xs_recheck = false;
-	scan->xs_recheckorderby = state->recheck;
-	scan->xs_orderbynulls[0] = state->null;
-	scan->xs_orderbyvals[0] = Float8GetDatum(state->lo);
-	/* The index knows nothing of a second ordering: -infinity is a bound for any. */
-	for (int i = 1; i < scan->numberOfOrderBys; i++)
-	{
-		scan->xs_orderbynulls[i] = false;
-		scan->xs_orderbyvals[i] = Float8GetDatum(-get_float8_infinity());
-		scan->xs_recheckorderby = true;
-	}
-	return true;
+static const AnnScanMethods methods = {
+	.am = "hnsw",
+	.state_size = sizeof(HnswScan),
+	.start = startScan,
+	.next = next,
+	.end = endScan
+};
+
+IndexScanDesc
+ann_hnsw_beginscan(Relation index, int nkeys, int norderbys)
+{
+	return AnnScanBegin(index, nkeys, norderbys, &methods);
 }

@@ -6,6 +6,7 @@
 #define ANN_HNSW_SEARCH_H
 
 #include "hnsw/hnsw.h"
+#include "space/scan.h"
 
 /* A row that was seen, with its score: estimated with codes, true without. */
 typedef struct AnnHnswCandidate

@@ -416,9 +416,6 @@ extern void AnnIvfInsertEntry(Relation index, const AnnIvfMetaPageData *meta, It
 /* ---- ivfflat_scan.c ---- */
 
 extern IndexScanDesc ann_ivfflat_beginscan(Relation index, int nkeys, int norderbys);
-extern void ann_ivfflat_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys, int norderbys);
-extern bool ann_ivfflat_gettuple(IndexScanDesc scan, ScanDirection direction);
-extern void ann_ivfflat_endscan(IndexScanDesc scan);
 
 /* ---- ivfflat_vacuum.c ---- */
 

@@ -17,6 +17,7 @@
 
 #include "ivfflat/ivfflat_options.h"
 #include "space/options.h"
+#include "space/scan.h"
 
 /*
  * CPU in units of cpu_tuple_cost (about 0.1 us): scoring a centroid's or an
@@ -132,9 +133,9 @@ ann_ivfflat_handler(PG_FUNCTION_ARGS)
 		.ambuildphasename = AnnIvfBuildPhaseName,
 		.amvalidate = validate,
 		.ambeginscan = ann_ivfflat_beginscan,
-		.amrescan = ann_ivfflat_rescan,
-		.amgettuple = ann_ivfflat_gettuple,
-		.amendscan = ann_ivfflat_endscan,
+		.amrescan = ann_index_rescan,
+		.amgettuple = ann_index_gettuple,
+		.amendscan = ann_index_endscan,
 		ANN_AM_ROUTINE_EXTRA
 	};
 

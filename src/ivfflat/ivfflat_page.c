@@ -248,20 +248,6 @@ getPageOf(Relation index, Buffer buffer, AnnIvfPageKind kind, BlockNumber start)
 	return AnnPageGet(index, buffer, ANN_IVFFLAT_PAGE_ID, kind);
 }
 
-/* Extends a fork of a new index by one page; locked exclusively. */
-static Buffer
-extendFork(Relation index, ForkNumber fork)
-{
-	Buffer		buffer;
-
-	if (fork == MAIN_FORKNUM)
-		return AnnExtendRelation(index);
-	/* Nobody else sees the init fork of an index that is being created. */
-	buffer = ReadBufferExtended(index, fork, P_NEW, RBM_NORMAL, NULL);
-	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
-	return buffer;
-}
-
 /*
  * Writes a complete index of no rows: one list around zero and the two lists
  * without vectors.  Unlogged but for the init fork.  *meta comes with what options and
@@ -284,7 +270,7 @@ AnnIvfCreateEmpty(Relation index, ForkNumber fork, AnnIvfMetaPageData *meta)
 
 	for (BlockNumber block = ANN_IVF_META_BLOCK; block < meta->heads + 1 + AnnIvfTotalLists(meta); block++)
 	{
-		Buffer		buffer = extendFork(index, fork);
+		Buffer		buffer = AnnExtendFork(index, fork);
 		Page		page = BufferGetPage(buffer);
 
 		START_CRIT_SECTION();

@@ -7,25 +7,19 @@
 #include <math.h>
 
 #include "access/relscan.h"
-#include "access/tupdesc.h"
 #include "access/xlog.h"
-#include "catalog/pg_operator_d.h"
-#include "catalog/pg_type_d.h"
-#include "executor/tuptable.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "utils/float.h"
 #include "utils/memutils.h"
-#include "utils/tuplesort.h"
 
 #include "ivfflat/ivfflat_options.h"
+#include "space/scan.h"
 
 /* Arrays of more bytes than this are not kept for the backend's next scan. */
 #define POOL_KEEP_BYTES ((Size) 32 * 1024 * 1024)
 
 typedef enum ScanPhase
 {
-	SCAN_START,
 	SCAN_LISTS,					/* lists in order of their centroids, rows by distance */
 	SCAN_REST,					/* everything left, sorted */
 	SCAN_PLAIN,					/* rows without a distance, page by page */
@@ -45,8 +39,7 @@ typedef struct Pending
 /* A row whose distance is known. */
 typedef struct Found
 {
-	double		lo;
-	double		hi;
+	AnnInterval interval;
 	ItemPointerData tid;
 } Found;
 
@@ -77,9 +70,8 @@ typedef struct ArraysOwner
 
 typedef struct IvfScan
 {
-	MemoryContext context;		/* of what one rescan allocates */
+	AnnIndexScan base;
 	ScanPhase	phase;
-	AnnIterativeScan iterative;
 	AnnIvfMetaPageData meta;
 	AnnIvfCache *cache;			/* valid during a call */
 	AnnQuery   *query;
@@ -94,24 +86,9 @@ typedef struct IvfScan
 	AnnIvfRanking ranking;
 	int			probes;
 	int			max_probes;
-	int			nprobed;
 	uint64		nscanned;		/* entries of the lists that were read */
 	uint64		nreturned;
 	Arrays	   *arrays;
-
-	/* What is being returned */
-	ItemPointerData *tids;
-	int			ntids;
-	int			next_tid;
-	double		lo;				/* its bound, what xs_orderbyvals gets */
-	bool		null;
-	bool		recheck;
-	double		last_lo;		/* of the last row returned in order */
-	double		floor;			/* upper bound of the last row that went out without a recheck */
-	double		max_hi;			/* of all rows returned */
-
-	Tuplesortstate *sort;
-	TupleTableSlot *slot;
 
 	/* SCAN_PLAIN */
 	bool		all_null;		/* the query is NULL */
@@ -269,7 +246,7 @@ pushResult(Arrays *arrays, const Found *result)
 	growArray(arrays, (void **) &arrays->results, arrays->nresults, 1, &arrays->results_capacity, sizeof(Found));
 	heap = arrays->results;
 	arrays->nresults++;
-	while (i > 0 && heap[(i - 1) / 2].lo > result->lo)
+	while (i > 0 && heap[(i - 1) / 2].interval.lo > result->interval.lo)
 	{
 		heap[i] = heap[(i - 1) / 2];
 		i = (i - 1) / 2;
@@ -292,9 +269,9 @@ popResult(Arrays *arrays)
 
 		if (child >= n)
 			break;
-		if (child + 1 < n && heap[child + 1].lo < heap[child].lo)
+		if (child + 1 < n && heap[child + 1].interval.lo < heap[child].interval.lo)
 			child++;
-		if (heap[child].lo >= item.lo)
+		if (heap[child].interval.lo >= item.interval.lo)
 			break;
 		heap[i] = heap[child];
 		i = child;
@@ -304,68 +281,16 @@ popResult(Arrays *arrays)
 	return top;
 }
 
-/* ---- callbacks that begin and end a scan ---- */
+/* ---- start and end of a scan ---- */
 
 static void
-endSearch(IvfScan *state)
+endScan(IndexScanDesc scan)
 {
+	IvfScan    *state = (IvfScan *) scan->opaque;
+
 	if (state->arrays != NULL)
 		releaseArrays(state->arrays);
 	state->arrays = NULL;
-	if (state->sort != NULL)
-		tuplesort_end(state->sort);
-	state->sort = NULL;
-	if (state->slot != NULL)
-		ExecDropSingleTupleTableSlot(state->slot);
-	state->slot = NULL;
-}
-
-IndexScanDesc
-ann_ivfflat_beginscan(Relation index, int nkeys, int norderbys)
-{
-	IndexScanDesc scan = RelationGetIndexScan(index, nkeys, norderbys);
-	IvfScan    *state = palloc0(sizeof(IvfScan));
-
-	state->context = AllocSetContextCreate(CurrentMemoryContext, "ann ivfflat scan", ALLOCSET_DEFAULT_SIZES);
-	scan->opaque = state;
-	if (norderbys > 0)
-	{
-		scan->xs_orderbyvals = palloc0(mul_size(sizeof(Datum), norderbys));
-		scan->xs_orderbynulls = palloc(mul_size(sizeof(bool), norderbys));
-		memset(scan->xs_orderbynulls, true, sizeof(bool) * norderbys);
-	}
-	return scan;
-}
-
-void
-ann_ivfflat_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys, int norderbys)
-{
-	IvfScan    *state = (IvfScan *) scan->opaque;
-	MemoryContext context = state->context;
-
-	endSearch(state);
-	MemoryContextReset(context);
-	if (keys != NULL && scan->numberOfKeys > 0)
-		memmove(scan->keyData, keys, sizeof(ScanKeyData) * scan->numberOfKeys);
-	if (orderbys != NULL && scan->numberOfOrderBys > 0)
-		memmove(scan->orderByData, orderbys, sizeof(ScanKeyData) * scan->numberOfOrderBys);
-	memset(state, 0, sizeof(*state));
-	state->context = context;
-	state->phase = SCAN_START;
-	state->last_lo = -get_float8_infinity();
-	state->floor = -get_float8_infinity();
-	state->max_hi = -get_float8_infinity();
-}
-
-void
-ann_ivfflat_endscan(IndexScanDesc scan)
-{
-	IvfScan    *state = (IvfScan *) scan->opaque;
-
-	endSearch(state);
-	MemoryContextDelete(state->context);
-	pfree(state);
-	scan->opaque = NULL;
 }
 
 /* Rows without a distance from here on: NULL vectors and the like, or all rows. */
@@ -385,21 +310,10 @@ startScan(IndexScanDesc scan)
 	const AnnIvfLayout *layout = &state->meta.layout;
 	int			dim;
 
-	if (scan->numberOfOrderBys == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot scan ivfflat index \"%s\" without an order", RelationGetRelationName(index))));
-	/* Entries are reused without an interlock: an older snapshot cannot see what replaced them. */
-	if (!IsMVCCSnapshot(scan->xs_snapshot))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("ivfflat indexes can only be scanned with an MVCC snapshot")));
-	AnnCountIndexScan(scan);
-
+	state->cache = AnnIvfCacheGet(index);
 	state->meta = state->cache->meta;
 	dim = (int) layout->dim;
-	state->tids = palloc(sizeof(ItemPointerData) * (ANN_PAGE_USABLE / ANN_IVF_TID_ENTRY));
-	state->iterative = AnnIvfIterativeScan();
+	state->base.iterative = AnnIvfIterativeScan();
 	state->max_probes = Min(AnnIvfMaxProbes(), (int) state->meta.lists);
 	state->probes = Min(AnnIvfProbes(index, &state->meta), state->max_probes);
 
@@ -456,12 +370,11 @@ startScan(IndexScanDesc scan)
 static void
 scoreVector(IvfScan *state, const char *stored, const ItemPointerData *tid)
 {
-	AnnInterval interval = AnnSpaceInterval(state->query, stored, AnnSpaceScore(state->query, stored));
 	Found		result;
 
-	result.lo = interval.lo;
-	result.hi = interval.hi;
+	result.interval = AnnSpaceInterval(state->query, stored, AnnSpaceScore(state->query, stored));
 	result.tid = *tid;
+	state->base.nscored++;
 	pushResult(state->arrays, &result);
 }
 
@@ -576,7 +489,7 @@ addCoded(IvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape)
 		const ItemPointerData *tid = &AnnIvfEntryOf(page, shape, i)->tid;
 		int			index = AnnIvfVectorBlockIndex(layout, i);
 
-		if (!ItemPointerIsValid(tid))
+		if (!ItemPointerIsValid(tid) || !AnnScanIsMember(&state->base, tid))
 			continue;
 		needed = index + layout->pages_per_vector;
 		pending->lower = estimates[i] - ANN_IVF_EPS * errors[i];
@@ -618,7 +531,7 @@ addPlain(IvfScan *state, Relation index, BlockNumber block, const AnnIvfShape *s
 		const ItemPointerData *tid = &AnnIvfEntryOf(page, shape, i)->tid;
 		int			at = AnnIvfVectorBlockIndex(layout, i);
 
-		if (!ItemPointerIsValid(tid))
+		if (!ItemPointerIsValid(tid) || !AnnScanIsMember(&state->base, tid))
 			continue;
 		if (at + layout->pages_per_vector > header->nblocks)
 			AnnPageCorrupted(index, block, "it has entries without vectors");
@@ -747,10 +660,10 @@ readLists(IvfScan *state, Relation index, int n)
 	AnnIvfListScore next;
 	bool		any = false;
 
-	while (n-- > 0 && state->nprobed < state->max_probes && AnnIvfRankNext(&state->ranking, &next))
+	while (n-- > 0 && state->base.nprobed < state->max_probes && AnnIvfRankNext(&state->ranking, &next))
 	{
 		readList(state, index, next.list);
-		state->nprobed++;
+		state->base.nprobed++;
 		any = true;
 	}
 	if (any)
@@ -781,7 +694,7 @@ nearestResult(IvfScan *state, Relation index, Found *result)
 
 	while (arrays->npending > 0 &&
 		   (arrays->nresults == 0 ||
-			operatorBound(state, arrays->pending[0].lower) <= arrays->results[0].hi))
+			operatorBound(state, arrays->pending[0].lower) <= arrays->results[0].interval.hi))
 	{
 		Pending		pending = popPending(arrays);
 
@@ -794,21 +707,6 @@ nearestResult(IvfScan *state, Relation index, Found *result)
 	return true;
 }
 
-static void
-setTid(IvfScan *state, const ItemPointerData *tid)
-{
-	state->tids[0] = *tid;
-	state->ntids = 1;
-	state->next_tid = 0;
-}
-
-/* Whether strict order has this row wait for the end: a farther one may be out. */
-static bool
-isLate(const IvfScan *state, const Found *result)
-{
-	return state->iterative == ANN_ITERATIVE_STRICT && result->lo < Max(state->last_lo, state->floor);
-}
-
 /*
  * The next row of SCAN_LISTS; false when the lists have no more, or the rest is
  * better sorted.
@@ -819,7 +717,7 @@ nextFromLists(IvfScan *state, Relation index)
 	Arrays	   *arrays = state->arrays;
 	Found		result;
 
-	if (state->nprobed == 0)
+	if (state->base.nprobed == 0)
 		readLists(state, index, state->probes);
 	for (;;)
 	{
@@ -827,7 +725,7 @@ nextFromLists(IvfScan *state, Relation index)
 		 * Half of the rows read are returned: the farther half may still be
 		 * overtaken by rows of lists that are not read yet.
 		 */
-		if (state->iterative != ANN_ITERATIVE_OFF && state->nreturned * 2 >= state->nscanned)
+		if (state->base.iterative != ANN_ITERATIVE_OFF && state->nreturned * 2 >= state->nscanned)
 		{
 			if (arraysUsed(arrays) > (Size) work_mem * 1024)
 				return false;
@@ -836,12 +734,13 @@ nextFromLists(IvfScan *state, Relation index)
 		}
 		if (!nearestResult(state, index, &result))
 		{
-			if (state->iterative == ANN_ITERATIVE_OFF || !readLists(state, index, state->probes))
+			if (state->base.iterative == ANN_ITERATIVE_OFF || !readLists(state, index, state->probes))
 				return false;
 			continue;
 		}
-		if (isLate(state, &result))
+		if (AnnScanIsLate(&state->base, result.interval.lo))
 		{
+			state->base.nlate++;
 			growArray(arrays, (void **) &arrays->late, arrays->nlate, 1, &arrays->late_capacity, sizeof(Found));
 			arrays->late[arrays->nlate++] = result;
 			state->nreturned++;
@@ -849,44 +748,22 @@ nextFromLists(IvfScan *state, Relation index)
 		}
 		break;
 	}
-	setTid(state, &result.tid);
-	state->lo = result.lo;
-	/* The order is certain where the intervals of neighbours do not overlap. */
-	state->recheck = result.lo < result.hi &&
-		(state->max_hi > result.lo || (arrays->nresults > 0 && arrays->results[0].lo < result.hi));
-	state->last_lo = result.lo;
-	/* Without a recheck the row goes out at once: what comes later must not be able to be nearer. */
-	if (!state->recheck)
-		state->floor = Max(state->floor, result.hi);
-	state->max_hi = Max(state->max_hi, result.hi);
+	AnnScanClearTids(&state->base);
+	AnnScanAddTid(&state->base, &result.tid);
+	AnnScanReturn(&state->base, &result.interval,
+				  arrays->nresults > 0 ? arrays->results[0].interval.lo : get_float8_infinity());
 	state->nreturned++;
 	return true;
 }
 
-static TupleDesc
-restDesc(void)
-{
-	TupleDesc	desc = CreateTemplateTupleDesc(4);
-
-	TupleDescInitEntry(desc, 1, "late", INT4OID, -1, 0);
-	TupleDescInitEntry(desc, 2, "lo", FLOAT8OID, -1, 0);
-	TupleDescInitEntry(desc, 3, "hi", FLOAT8OID, -1, 0);
-	TupleDescInitEntry(desc, 4, "tid", INT8OID, -1, 0);
-	return desc;
-}
-
 static void
-putRest(IvfScan *state, TupleTableSlot *input, const Found *result)
+sortResults(IvfScan *state)
 {
-	ExecClearTuple(input);
-	input->tts_values[0] = Int32GetDatum(isLate(state, result));
-	input->tts_values[1] = Float8GetDatum(result->lo);
-	input->tts_values[2] = Float8GetDatum(result->hi);
-	input->tts_values[3] = Int64GetDatum((int64) ItemPointerGetBlockNumberNoCheck(&result->tid) << 16 |
-										 ItemPointerGetOffsetNumberNoCheck(&result->tid));
-	memset(input->tts_isnull, false, sizeof(bool) * 4);
-	ExecStoreVirtualTuple(input);
-	tuplesort_puttupleslot(state->sort, input);
+	Arrays	   *arrays = state->arrays;
+
+	for (int i = 0; i < arrays->nresults; i++)
+		AnnScanSortPut(&state->base, &arrays->results[i].interval, &arrays->results[i].tid);
+	arrays->nresults = 0;
 }
 
 /*
@@ -897,56 +774,24 @@ static void
 startRest(IvfScan *state, Relation index)
 {
 	Arrays	   *arrays = state->arrays;
-	TupleDesc	desc = restDesc();
-	AttrNumber	columns[] = {1, 2};
-	Oid			operators[] = {Int4LessOperator, Float8LessOperator};
-	Oid			collations[] = {InvalidOid, InvalidOid};
-	bool		nulls_first[] = {false, false};
-	TupleTableSlot *input = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 
-	state->sort = tuplesort_begin_heap(desc, 2, columns, operators, collations, nulls_first,
-									   work_mem, NULL, TUPLESORT_NONE);
-	state->slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+	AnnScanSortBegin(&state->base);
 	for (int i = 0; i < arrays->nlate; i++)
-		putRest(state, input, &arrays->late[i]);
+		AnnScanSortPut(&state->base, &arrays->late[i].interval, &arrays->late[i].tid);
 	do
 	{
 		for (int i = 0; i < arrays->npending; i++)
 		{
 			CHECK_FOR_INTERRUPTS();
 			readVector(state, index, &arrays->pending[i]);
-			for (int j = 0; j < arrays->nresults; j++)
-				putRest(state, input, &arrays->results[j]);
-			arrays->nresults = 0;
+			sortResults(state);
 		}
 		arrays->npending = 0;
-		for (int j = 0; j < arrays->nresults; j++)
-			putRest(state, input, &arrays->results[j]);
-		arrays->nresults = 0;
-	} while (state->iterative != ANN_ITERATIVE_OFF && readLists(state, index, 1));
-	ExecDropSingleTupleTableSlot(input);
+		sortResults(state);
+	} while (state->base.iterative != ANN_ITERATIVE_OFF && readLists(state, index, 1));
 	releaseArrays(arrays);
 	state->arrays = NULL;
-	tuplesort_performsort(state->sort);
-}
-
-static bool
-nextFromRest(IvfScan *state)
-{
-	int64		packed;
-	double		hi;
-	ItemPointerData tid;
-	bool		isnull;
-
-	if (!tuplesort_gettupleslot(state->sort, true, false, state->slot, NULL))
-		return false;
-	state->lo = DatumGetFloat8(slot_getattr(state->slot, 2, &isnull));
-	hi = DatumGetFloat8(slot_getattr(state->slot, 3, &isnull));
-	packed = DatumGetInt64(slot_getattr(state->slot, 4, &isnull));
-	ItemPointerSet(&tid, (BlockNumber) (packed >> 16), (OffsetNumber) (packed & 0xFFFF));
-	setTid(state, &tid);
-	state->recheck = state->lo < hi;
-	return true;
+	AnnScanSortPerform(&state->base);
 }
 
 /*
@@ -988,8 +833,7 @@ nextPlain(IvfScan *state, Relation index)
 				continue;
 			}
 			AnnIvfCheckListPage(index, block, page, &state->meta.layout, &shape);
-			state->ntids = 0;
-			state->next_tid = 0;
+			AnnScanClearTids(&state->base);
 			if (state->plain_restarts == 0 || !wasSeen(arrays, block))
 			{
 				growArray(arrays, (void **) &arrays->seen, arrays->nseen, 1, &arrays->seen_capacity, sizeof(BlockNumber));
@@ -998,18 +842,17 @@ nextPlain(IvfScan *state, Relation index)
 				{
 					const ItemPointerData *tid = &AnnIvfEntryOf(page, &shape, i)->tid;
 
-					if (ItemPointerIsValid(tid))
-						state->tids[state->ntids++] = *tid;
+					if (ItemPointerIsValid(tid) && AnnScanIsMember(&state->base, tid))
+						AnnScanAddTid(&state->base, tid);
 				}
 			}
 			state->plain_prev = block;
 			state->plain_page = AnnPageOpaque(page)->next;
 			UnlockReleaseBuffer(buffer);
-			if (state->ntids > 0)
+			if (state->base.ntids > 0)
 			{
-				state->lo = get_float8_nan();
-				state->null = state->all_null || state->plain_list == AnnIvfNullList(&state->meta);
-				state->recheck = false;
+				AnnScanReturnUnplaced(&state->base,
+									  state->all_null || state->plain_list == AnnIvfNullList(&state->meta));
 				return true;
 			}
 		}
@@ -1019,7 +862,7 @@ nextPlain(IvfScan *state, Relation index)
 	return false;
 }
 
-/* Finds the next row to return and fills state->tids; false at the end. */
+/* Finds the next row to return; false at the end. */
 static bool
 nextRow(IndexScanDesc scan, IvfScan *state)
 {
@@ -1030,14 +873,14 @@ nextRow(IndexScanDesc scan, IvfScan *state)
 		CHECK_FOR_INTERRUPTS();
 		switch (state->phase)
 		{
-			case SCAN_START:
-				startScan(scan);
-				break;
 			case SCAN_LISTS:
 				if (nextFromLists(state, index))
 					return true;
-				if (state->iterative == ANN_ITERATIVE_OFF)
+				if (state->base.iterative == ANN_ITERATIVE_OFF)
+				{
+					state->base.stop = ANN_STOP_ITERATIVE;
 					state->phase = SCAN_DONE;
+				}
 				else
 				{
 					startRest(state, index);
@@ -1045,16 +888,20 @@ nextRow(IndexScanDesc scan, IvfScan *state)
 				}
 				break;
 			case SCAN_REST:
-				if (nextFromRest(state))
+				if (AnnScanSortNext(&state->base))
 					return true;
-				if (state->nprobed < (int) state->meta.lists)
-					state->phase = SCAN_DONE;	/* max_probes was reached */
+				if (state->base.nprobed < (int) state->meta.lists)
+				{
+					state->base.stop = ANN_STOP_ITERATIVE;	/* max_probes was reached */
+					state->phase = SCAN_DONE;
+				}
 				else
 					startPlain(state, AnnIvfZeroList(&state->meta));
 				break;
 			case SCAN_PLAIN:
 				if (nextPlain(state, index))
 					return true;
+				state->base.stop = ANN_STOP_DONE;
 				state->phase = SCAN_DONE;
 				break;
 			case SCAN_DONE:
@@ -1063,41 +910,33 @@ nextRow(IndexScanDesc scan, IvfScan *state)
 	}
 }
 
-bool
-ann_ivfflat_gettuple(IndexScanDesc scan, ScanDirection direction)
+static bool
+next(IndexScanDesc scan)
 {
 	IvfScan    *state = (IvfScan *) scan->opaque;
+	bool		sorted = state->phase == SCAN_REST;
+	bool		found;
 
-	Assert(ScanDirectionIsForward(direction));
-	if (state->next_tid >= state->ntids)
-	{
-		MemoryContext old = MemoryContextSwitchTo(state->context);
-		bool		sorted = state->phase == SCAN_REST;
-		bool		found;
+	state->cache = AnnIvfCacheRecall(scan->indexRelation);
+	state->centroids.index = scan->indexRelation;
+	state->centroids.hints = &state->cache->hints;
+	found = nextRow(scan, state);
+	/* On a standby what was read may have been freed meanwhile (README, New lists, 5). */
+	if (!sorted && RecoveryInProgress())
+		AnnIvfCheckInUse(scan->indexRelation, state->meta.heads);
+	return found;
+}
 
-		state->cache = state->phase == SCAN_START ? AnnIvfCacheGet(scan->indexRelation) :
-			AnnIvfCacheRecall(scan->indexRelation);
-		state->centroids.index = scan->indexRelation;
-		state->centroids.hints = &state->cache->hints;
-		found = nextRow(scan, state);
-		/* On a standby what was read may have been freed meanwhile (README, New lists, 5). */
-		if (!sorted && RecoveryInProgress())
-			AnnIvfCheckInUse(scan->indexRelation, state->meta.heads);
-		MemoryContextSwitchTo(old);
-		if (!found)
-			return false;
-	}
-	scan->xs_heaptid = state->tids[state->next_tid++];
-	scan->xs_recheck = false;
-	scan->xs_recheckorderby = state->recheck;
-	scan->xs_orderbynulls[0] = state->null;
-	scan->xs_orderbyvals[0] = Float8GetDatum(state->lo);
-	/* The index knows nothing of a second ordering: -infinity is a bound for any. */
-	for (int i = 1; i < scan->numberOfOrderBys; i++)
-	{
-		scan->xs_orderbynulls[i] = false;
-		scan->xs_orderbyvals[i] = Float8GetDatum(-get_float8_infinity());
-		scan->xs_recheckorderby = true;
-	}
-	return true;
+static const AnnScanMethods methods = {
+	.am = "ivfflat",
+	.state_size = sizeof(IvfScan),
+	.start = startScan,
+	.next = next,
+	.end = endScan
+};
+
+IndexScanDesc
+ann_ivfflat_beginscan(Relation index, int nkeys, int norderbys)
+{
+	return AnnScanBegin(index, nkeys, norderbys, &methods);
 }

@@ -106,6 +106,23 @@ AnnPageApply(Relation index, AnnWriteMode mode, Buffer buffer, const AnnPagePatc
 }
 
 /*
+ * Extends the main fork, or the init fork of an index that is being created, by one
+ * page; returns its buffer, exclusively locked.
+ */
+Buffer
+AnnExtendFork(Relation index, ForkNumber fork)
+{
+	Buffer		buffer;
+
+	if (fork == MAIN_FORKNUM)
+		return AnnExtendRelation(index);
+	/* Nobody else sees this fork. */
+	buffer = ReadBufferExtended(index, fork, P_NEW, RBM_NORMAL, NULL);
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	return buffer;
+}
+
+/*
  * Initialises an all-zero or recycled page as an empty one of this kind.
  */
 void

@@ -81,6 +81,7 @@ typedef struct AnnPagePatch
 
 extern void AnnPageApply(Relation index, AnnWriteMode mode, Buffer buffer, const AnnPagePatch *patches, int npatches);
 
+extern Buffer AnnExtendFork(Relation index, ForkNumber fork);
 extern void AnnPageInit(Page page, uint16 page_id, uint16 kind);
 extern void AnnPageSetRawSize(Page page, Size size);
 extern Page AnnPageGet(Relation index, Buffer buffer, uint16 page_id, uint16 kind);

@@ -1,0 +1,139 @@
+/*
+ * scan.h
+ *	  What the index scans of all access methods share, and what the custom scan
+ *	  AnnScan asks of them beyond the index AM interface.
+ *
+ * The first member of each access method's scan state (IndexScanDesc.opaque) is
+ * an AnnIndexScan.  An access method brings AnnScanMethods and calls AnnScanBegin
+ * in its ambeginscan; amrescan, amgettuple and amendscan are the functions below.
+ * The README of this folder tells the order in which rows come.
+ */
+#ifndef ANN_SCAN_H
+#define ANN_SCAN_H
+
+#include "postgres.h"
+
+#include "access/relscan.h"
+#include "access/skey.h"
+#include "executor/tuptable.h"
+#include "utils/tuplesort.h"
+
+#include "space/space.h"
+#include "space/tidset.h"
+
+typedef enum AnnScanStop
+{
+	ANN_STOP_NONE,				/* the scan has not ended */
+	ANN_STOP_DONE,				/* every row was returned, every member if there are members */
+	ANN_STOP_ITERATIVE,			/* iterative_scan = off, max_scan_tuples, max_probes */
+	ANN_STOP_WORK				/* max_work was reached: what was found and not returned is dropped */
+} AnnScanStop;
+
+/*
+ * Whether a row with these included attributes passes the filter.  `attributes`
+ * is the row's attribute area (space/attributes.h); called under the share lock
+ * of its page: no errors but of data corruption, no catalog access, no waiting.
+ */
+typedef bool (*AnnAttributeFilter) (void *arg, const char *attributes);
+
+/* What an access method does in a scan.  Called in the memory context of the scan, which rescans reset. */
+typedef struct AnnScanMethods
+{
+	const char *am;				/* name of the access method, for messages */
+	Size		state_size;
+	void		(*start) (IndexScanDesc scan);	/* at the first tuple; a state of zeroes behind the AnnIndexScan */
+	bool		(*next) (IndexScanDesc scan);	/* finds the next row: TIDs, interval; false at the end */
+	void		(*end) (IndexScanDesc scan);	/* gives back what is not in that memory context */
+} AnnScanMethods;
+
+typedef struct AnnIndexScan
+{
+	/* Set by AnnScan between index_rescan and the first tuple; amrescan clears them */
+	const AnnTidSet *members;	/* heap TIDs that count, exact or by lossy page; NULL: all */
+	AnnAttributeFilter filter;	/* NULL: none */
+	void	   *filter_arg;
+	double		limit;			/* rows the caller is going to take; 0: unknown */
+	double		max_work;		/* rows (hnsw: visited; ivfflat: entries scored) after which the scan ends; 0: no bound */
+
+	/* Of the tuple that was returned last (also for rows that pass no recheck) */
+	AnnInterval interval;		/* of the operator's result; lo == hi: the value that the SQL function computes */
+	bool		is_null;		/* the distance is NULL */
+
+	/* Counts since amrescan, for EXPLAIN */
+	uint64		nvisited;		/* rows visited (hnsw), entries looked at (ivfflat) */
+	uint64		nscored;		/* vectors scored */
+	uint64		nmatched;		/* members found */
+	uint64		nlate;			/* rows kept back for the end */
+	int			nprobed;		/* ivfflat: lists read */
+	AnnScanStop stop;
+
+	/* For the access methods: the rest */
+	const AnnScanMethods *methods;
+	MemoryContext context;		/* of what one rescan allocates */
+	bool		started;
+	AnnIterativeScan iterative;
+
+	/* Heap TIDs of the row that is being returned */
+	ItemPointerData *tids;
+	int			ntids;
+	int			tids_capacity;
+	int			next_tid;
+	bool		recheck;
+
+	double		last_lo;		/* of the last row returned in order */
+	double		floor;			/* upper bound of the last row that went out without a recheck */
+	double		max_hi;			/* of all rows returned */
+
+	/* Rows that are sorted before they are returned */
+	Tuplesortstate *sort;
+	TupleTableSlot *sort_slot;
+	TupleTableSlot *sort_input; /* while they are put */
+} AnnIndexScan;
+
+/* For AnnScan */
+extern AnnIndexScan *AnnIndexScanOf(IndexScanDesc scan);
+
+/* For the access methods */
+extern IndexScanDesc AnnScanBegin(Relation index, int nkeys, int norderbys, const AnnScanMethods *methods);
+extern void ann_index_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys, int norderbys);
+extern bool ann_index_gettuple(IndexScanDesc scan, ScanDirection direction);
+extern void ann_index_endscan(IndexScanDesc scan);
+
+extern void AnnScanAddTid(AnnIndexScan *base, const ItemPointerData *tid);
+extern void AnnScanKeepMembers(AnnIndexScan *base);
+extern void AnnScanReturn(AnnIndexScan *base, const AnnInterval *interval, double next_lo);
+extern void AnnScanReturnUnplaced(AnnIndexScan *base, bool is_null);
+
+extern void AnnScanSortBegin(AnnIndexScan *base);
+extern void AnnScanSortPut(AnnIndexScan *base, const AnnInterval *interval, const ItemPointerData *tid);
+extern void AnnScanSortPerform(AnnIndexScan *base);
+extern bool AnnScanSortNext(AnnIndexScan *base);
+
+static inline void
+AnnScanClearTids(AnnIndexScan *base)
+{
+	base->ntids = 0;
+	base->next_tid = 0;
+}
+
+/* Whether every row counts. */
+static inline bool
+AnnScanIsPlain(const AnnIndexScan *base)
+{
+	return base->members == NULL && base->filter == NULL;
+}
+
+static inline bool
+AnnScanIsMember(const AnnIndexScan *base, const ItemPointerData *tid)
+{
+	return base->members == NULL || AnnTidSetContains(base->members, tid);
+}
+
+/* Whether strict order has a row wait for the end: a farther one may be out. */
+static inline bool
+AnnScanIsLate(const AnnIndexScan *base, double lo)
+{
+	return base->iterative == ANN_ITERATIVE_STRICT && lo < Max(base->last_lo, base->floor);
+}
+
+#endif							/* ANN_SCAN_H */
