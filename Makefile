@@ -24,6 +24,7 @@ OBJS = \
 	$(KERNEL_SETS:%=src/distance/%.o) \
 	src/hnsw/hnsw_build.o \
 	src/hnsw/hnsw_calibrate.o \
+	src/hnsw/hnsw_chain.o \
 	src/hnsw/hnsw_check.o \
 	src/hnsw/hnsw_graph.o \
 	src/hnsw/hnsw_handler.o \

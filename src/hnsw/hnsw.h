@@ -24,7 +24,7 @@
 #include "types/types.h"
 
 #define ANN_HNSW_MAGIC 0x57534E48	/* "HNSW" */
-#define ANN_HNSW_VERSION 2
+#define ANN_HNSW_VERSION 3
 
 #define ANN_HNSW_DEFAULT_M 16
 #define ANN_HNSW_MIN_M 2
@@ -54,7 +54,8 @@ typedef enum AnnHnswPageKind
 	ANN_HNSW_ROW,
 	ANN_HNSW_NODE,
 	ANN_HNSW_TIDLIST,
-	ANN_HNSW_VECTOR
+	ANN_HNSW_VECTOR,
+	ANN_HNSW_CHAIN
 } AnnHnswPageKind;
 
 typedef uint32 AnnRowId;
@@ -99,6 +100,8 @@ typedef struct AnnHnswMetaPageData
 	uint16		reserved;
 	AnnHnswLayout layout;
 	AnnCodeParams code;			/* all zero without codes */
+	BlockNumber chain_page;		/* first CHAIN page, or invalid */
+	uint32		nchains;		/* 0: no included column, or one that cannot be hashed */
 	float		alpha;			/* of the relative neighbourhood rule, on squared distance */
 	BlockNumber center;			/* first CENTER page, or invalid: the centre is zero */
 	uint32		nentries;
@@ -211,6 +214,21 @@ typedef struct AnnHnswEntry
 	char		payload[FLEXIBLE_ARRAY_MEMBER];
 } AnnHnswEntry;
 
+/*
+ * A chain: the live rows whose first included column has a hash of this number,
+ * modulo their number.  CHAIN pages are an array of chains.
+ */
+typedef struct AnnHnswChain
+{
+	AnnRowId	first;
+	uint32		rows;			/* as many at the least */
+} AnnHnswChain;
+
+StaticAssertDecl(sizeof(AnnHnswChain) == 8, "on-disk format");
+
+#define ANN_HNSW_CHAINS_PER_PAGE ((int) (ANN_PAGE_USABLE / sizeof(AnnHnswChain)))
+#define ANN_HNSW_MAX_CHAIN_PAGES 64
+
 /* The head of a slot with codes. */
 typedef struct AnnHnswSlot
 {
@@ -265,10 +283,24 @@ AnnHnswRowAttributes(const AnnHnswLayout *layout, const AnnHnswRowHeader *row)
 	return (char *) unconstify(AnnHnswRowHeader *, row) + sizeof(AnnHnswRowHeader) + layout->vector_space;
 }
 
+/* Bytes of a row's attribute area and of its link: the next row of its chain. */
+static inline Size
+AnnHnswAttributeSpace(const AnnHnswLayout *layout)
+{
+	return layout->attribute_size == 0 ? 0 : TYPEALIGN(4, layout->attribute_size) + sizeof(AnnRowId);
+}
+
+/* The link, in rows that have an attribute area. */
+static inline AnnRowId *
+AnnHnswRowLink(const AnnHnswLayout *layout, const AnnHnswRowHeader *row)
+{
+	return (AnnRowId *) (AnnHnswRowAttributes(layout, row) + TYPEALIGN(4, layout->attribute_size));
+}
+
 static inline char *
 AnnHnswRowSlots(const AnnHnswLayout *layout, AnnHnswRowHeader *row)
 {
-	return AnnHnswRowAttributes(layout, row) + TYPEALIGN(4, layout->attribute_size);
+	return AnnHnswRowAttributes(layout, row) + AnnHnswAttributeSpace(layout);
 }
 
 static inline bool
@@ -490,6 +522,21 @@ extern ItemPointerData AnnHnswWriteVector(Relation index, AnnWriteMode mode, con
 extern Size AnnHnswReadVector(Relation index, ItemPointerData item, char *data, Size capacity);
 extern void AnnHnswRecordVectorPage(Relation index, BlockNumber block, Page page);
 extern void AnnHnswDeleteVector(Relation index, AnnWriteMode mode, ItemPointerData item);
+
+/* ---- hnsw_chain.c: rows of equal first included columns ---- */
+
+/* Called for each row of a chain with a copy of it that lacks the slots. */
+typedef void (*AnnHnswChainVisit) (void *arg, AnnRowId row, AnnHnswRowHeader *header);
+
+extern uint32 AnnHnswChainPages(Relation index, double rows);
+extern uint32 AnnHnswChainOf(const AnnHnswMetaPageData *meta, AnnAttributes *attributes, const char *area);
+extern AnnHnswChain AnnHnswReadChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain);
+extern Buffer AnnHnswLockChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain, int lockmode,
+							   AnnHnswChain **result);
+extern void AnnHnswChainRows(Relation index, AnnAttributes *attributes);
+extern void AnnHnswUnchainRows(Relation index, const AnnHnswMetaPageData *meta, const AnnHnswRowSet *rows);
+extern void AnnHnswWalkChain(Relation index, AnnHnswCache *cache, AnnAttributes *attributes, uint32 chain,
+							 AnnHnswChainVisit visit, void *arg);
 
 /* ---- hnsw_build.c ---- */
 

@@ -1006,6 +1006,7 @@ ann_hnsw_build(Relation heap, Relation index, IndexInfo *info)
 	if (nworkers == 0 || !buildInParallel(&plan, nworkers, &shared))
 		buildSerially(&plan, &shared);
 
+	AnnHnswChainRows(index, AnnAttributesCreate(index));
 	if (RelationNeedsWAL(index))
 	{
 		reportPhase(ANN_BUILD_LOG);

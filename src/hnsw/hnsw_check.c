@@ -39,6 +39,8 @@ typedef struct CheckState
 	AnnHnswRowSet expanded;
 	AnnHnswRowSet nodes;		/* TID nodes that a row has, by node id */
 	uint64	  **items;			/* vector items that a row has, by block; NULL for none */
+	AnnRowId   *links;			/* of each row to the next of its chain; NULL without chains */
+	uint32	   *chains;			/* of each row: which one it belongs to */
 	uint64		nlive;
 	char	   *vector;
 	float	   *dense;
@@ -71,6 +73,11 @@ initState(CheckState *state, Relation index)
 	if (AnnHnswVectorIsExternal(layout))
 		state->items = MemoryContextAllocExtended(CurrentMemoryContext, mul_size(sizeof(uint64 *), state->nblocks),
 												  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	if (state->meta.nchains > 0)
+	{
+		state->links = MemoryContextAllocHuge(CurrentMemoryContext, mul_size(sizeof(AnnRowId), nrows));
+		state->chains = MemoryContextAllocHuge(CurrentMemoryContext, mul_size(sizeof(uint32), nrows));
+	}
 	state->vector = palloc(layout->vector_size);
 	if (layout->element == ANN_ELEMENT_FLOAT4 || layout->element == ANN_ELEMENT_HALF)
 		state->dense = palloc(sizeof(float) * layout->dim);
@@ -126,6 +133,8 @@ expectedRawSize(const CheckState *state, AnnHnswPageKind kind)
 			return (Size) state->meta.layout.rows_per_page * state->meta.layout.row_size;
 		case ANN_HNSW_NODE:
 			return sizeof(AnnHnswNodePage) + ANN_HNSW_NODES_PER_PAGE * sizeof(AnnHnswNode);
+		case ANN_HNSW_CHAIN:
+			return ANN_HNSW_CHAINS_PER_PAGE * sizeof(AnnHnswChain);
 		case ANN_HNSW_META:
 			return sizeof(AnnHnswMetaPageData);
 		case ANN_HNSW_ENTRY:
@@ -242,6 +251,14 @@ checkRowPage(CheckState *state, BlockNumber block, Page page)
 			DEFECT(state, block, i, "it has %u edges and %u heap TIDs, more than it can hold", row->nedges, row->ntids);
 			continue;
 		}
+		defect = AnnAttributesDefect(state->attributes, AnnHnswRowAttributes(layout, row));
+		if (defect != NULL)
+			DEFECT(state, block, i, "%s", defect);
+		if (state->links != NULL)
+		{
+			state->links[id] = *AnnHnswRowLink(layout, row);
+			state->chains[id] = AnnHnswChainOf(&state->meta, state->attributes, AnnHnswRowAttributes(layout, row));
+		}
 		if (row->state == ANN_HNSW_DELETING)
 		{
 			AnnHnswRowSetAdd(&state->present, id);
@@ -258,9 +275,6 @@ checkRowPage(CheckState *state, BlockNumber block, Page page)
 			checkTid(state, block, i, &row->tids[j], ANN_CHECK_ROW, row->hash);
 		checkEdges(state, block, i, row);
 		checkVector(state, block, i, row);
-		defect = AnnAttributesDefect(state->attributes, AnnHnswRowAttributes(layout, row));
-		if (defect != NULL)
-			DEFECT(state, block, i, "%s", defect);
 	}
 }
 
@@ -325,7 +339,7 @@ checkPages(CheckState *state)
 			continue;
 		}
 		kind = (AnnHnswPageKind) AnnPageOpaque(page)->kind;
-		if (kind < ANN_HNSW_META || kind > ANN_HNSW_VECTOR || (kind == ANN_HNSW_META) != (block == ANN_HNSW_META_BLOCK))
+		if (kind < ANN_HNSW_META || kind > ANN_HNSW_CHAIN || (kind == ANN_HNSW_META) != (block == ANN_HNSW_META_BLOCK))
 		{
 			DEFECT(state, block, -1, "a page of kind %d does not belong here", (int) kind);
 			continue;
@@ -613,6 +627,63 @@ checkLinks(CheckState *state)
 	}
 }
 
+/*
+ * Every live row is in the chain of its first included column, once; one that is being
+ * deleted may be out of it already.
+ */
+static void
+checkChains(CheckState *state)
+{
+	const AnnHnswMetaPageData *meta = &state->meta;
+	AnnHnswRowSet seen;
+	PGAlignedBlock copy;
+
+	if (meta->nchains == 0)
+		return;
+	AnnHnswRowSetInit(&seen, state->present.nrows);
+	for (uint32 i = 0; i < meta->nchains; i++)
+	{
+		BlockNumber block = meta->chain_page + i / ANN_HNSW_CHAINS_PER_PAGE;
+		int			item = (int) (i % ANN_HNSW_CHAINS_PER_PAGE);
+		const AnnHnswChain *chain = (AnnHnswChain *) AnnPageRaw((Page) copy.data) + item;
+		uint32		rows = 0;
+
+		if (item == 0)
+		{
+			if (!own(state, block, ANN_HNSW_CHAIN, "array of chains"))
+				break;
+			copyPage(state, block, &copy);
+		}
+		for (AnnRowId row = chain->first; row != ANN_HNSW_NO_ROW; row = state->links[row])
+		{
+			if (!AnnHnswRowSetHas(&state->present, row))
+			{
+				DEFECT(state, block, item, "the chain leads to row %u, which does not live", row);
+				break;
+			}
+			if (state->chains[row] != i)
+			{
+				DEFECT(state, block, item, "the chain leads to row %u, which belongs to another one", row);
+				break;
+			}
+			if (AnnHnswRowSetHas(&seen, row))
+			{
+				DEFECT(state, block, item, "the chain comes to row %u twice", row);
+				break;
+			}
+			AnnHnswRowSetAdd(&seen, row);
+			rows += AnnHnswRowSetHas(&state->live, row);
+		}
+		if (rows > chain->rows)
+			DEFECT(state, block, item, "the chain has %u rows, but counts %u", rows, chain->rows);
+	}
+	for (AnnRowId row = 0; AnnHnswRowSetNext(&state->live, &row); row++)
+		if (!AnnHnswRowSetHas(&seen, row))
+			DEFECT(state, AnnHnswRowBlock(&meta->layout, row), AnnHnswRowSlot(&meta->layout, row),
+				   "it is not in its chain");
+	AnnHnswRowSetFree(&seen);
+}
+
 /* Live rows that no walk along edges from the entries comes to. */
 static uint64
 countUnreachable(CheckState *state)
@@ -649,6 +720,7 @@ AnnHnswCheckIndex(AnnCheck *check)
 	checkRowList(&state);
 	checkNodeList(&state);
 	checkLinks(&state);
+	checkChains(&state);
 	unreachable = countUnreachable(&state);
 	if (unreachable > UNREACHABLE_TOLERANCE * state.nlive)
 		DEFECT(&state, InvalidBlockNumber, -1, UINT64_FORMAT " of " UINT64_FORMAT " rows cannot be reached from the entries",
@@ -692,12 +764,12 @@ AnnHnswCheckValue(Relation index, const Datum *values, const bool *isnull)
 static const char *const metric_names[] = {"L2", "inner product", "cosine", "L1", "Hamming", "Jaccard"};
 static const char *const element_names[] = {"vector", "halfvec", "sparsevec", "bit"};
 static const char *const refine_names[] = {"full", "half", "sq8"};
-static const char *const kind_names[] = {"", "meta", "centre", "entries", "rows", "TID nodes", "TID lists", "vectors"};
+static const char *const kind_names[] = {"", "meta", "centre", "entries", "rows", "TID nodes", "TID lists", "vectors", "chains"};
 
 /* What a look at every page counts. */
 typedef struct Census
 {
-	uint64		pages[ANN_HNSW_VECTOR + 1];
+	uint64		pages[ANN_HNSW_CHAIN + 1];
 	uint64		rows[ANN_HNSW_DELETING + 1];
 	uint64		edges;
 	uint64		tids;
@@ -709,7 +781,7 @@ countPage(const AnnHnswLayout *layout, Page page, Census *census)
 {
 	AnnHnswPageKind kind = (AnnHnswPageKind) AnnPageOpaque(page)->kind;
 
-	if (kind > ANN_HNSW_VECTOR)
+	if (kind > ANN_HNSW_CHAIN)
 		return;
 	census->pages[kind]++;
 	if (kind == ANN_HNSW_ROW)
@@ -815,7 +887,7 @@ AnnHnswDescribeIndex(AnnInfo *info)
 	info->line(info, "bytes of index per row", "%.0f",
 			   census.rows[ANN_HNSW_LIVE] == 0 ? 0.0 : (double) nblocks * BLCKSZ / census.rows[ANN_HNSW_LIVE]);
 	info->line(info, "pages", "%u", nblocks);
-	for (int kind = ANN_HNSW_META; kind <= ANN_HNSW_VECTOR; kind++)
+	for (int kind = ANN_HNSW_META; kind <= ANN_HNSW_CHAIN; kind++)
 	{
 		if (census.pages[kind] > 0)
 		{

@@ -40,6 +40,8 @@ typedef struct InsertState
 	int			ncandidates;
 	Candidate  *candidates;		/* heap, worst score first */
 	AnnRowId	self;			/* the row when it is in the index already, or ANN_HNSW_NO_ROW */
+	const AnnHnswMetaPageData *meta;	/* where rows are to be chained */
+	uint32		chain;
 	AnnRowId	equal;			/* a row that holds the same value, or ANN_HNSW_NO_ROW */
 } InsertState;
 
@@ -397,7 +399,24 @@ writeRow(InsertState *state, int nedges, ItemPointer tid)
 	patch.data = row;
 	patch.length = layout->row_size;
 	row->version = ((AnnHnswRowHeader *) patch.target)->version;
-	AnnPageApply(state->index, state->mode, buffer, &patch, 1);
+	if (state->meta->nchains == 0)
+		AnnPageApply(state->index, state->mode, buffer, &patch, 1);
+	else
+	{
+		AnnHnswChain *chain;
+		Buffer		chainbuf = AnnHnswLockChain(state->index, state->meta, state->chain, BUFFER_LOCK_EXCLUSIVE, &chain);
+		AnnPageEdit edit = AnnPageEditBegin(state->index, state->mode);
+		Page		page = AnnPageEditAdd(&edit, buffer, false);
+
+		*AnnHnswRowLink(layout, row) = chain->first;
+		memcpy(AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, id)), row, layout->row_size);
+		chain = (AnnHnswChain *) AnnPageRaw(AnnPageEditAdd(&edit, chainbuf, false)) +
+			state->chain % ANN_HNSW_CHAINS_PER_PAGE;
+		chain->first = id;
+		chain->rows++;
+		AnnPageEditCommit(&edit);
+		UnlockReleaseBuffer(chainbuf);
+	}
 	UnlockReleaseBuffer(buffer);
 	return id;
 }
@@ -621,7 +640,7 @@ AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const A
 
 static void
 insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHnswSpace *space,
-			AnnHnswPoint *point, AnnHnswQuery *query, ItemPointer tid)
+			AnnAttributes *attributes, AnnHnswPoint *point, AnnHnswQuery *query, ItemPointer tid)
 {
 	InsertState state = {0};
 	AnnRowId	row;
@@ -633,6 +652,9 @@ insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHns
 	state.space = space;
 	state.point = point;
 	state.self = ANN_HNSW_NO_ROW;
+	state.meta = &cache->meta;
+	if (cache->meta.nchains > 0)
+		state.chain = AnnHnswChainOf(&cache->meta, attributes, point->attributes);
 	findCandidates(&state, cache, query);
 
 	if (state.equal != ANN_HNSW_NO_ROW &&
@@ -678,12 +700,13 @@ AnnHnswInsertValue(Relation index, AnnWriteMode mode, const Datum *values, const
 	else
 	{
 		AnnHnswQuery *query = AnnHnswQueryCreate(&space, value);
+		AnnAttributes *attributes = AnnAttributesCreate(index);
 
-		AnnHnswFormAttributes(AnnAttributesCreate(index), values, isnull, &point);
+		AnnHnswFormAttributes(attributes, values, isnull, &point);
 		/* VACUUM waits for inserts in flight between its steps 1 and 3 (README). */
 		if (mode == ANN_WRITE_WAL)
 			LockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
-		insertPoint(index, mode, cache, &space, &point, query, tid);
+		insertPoint(index, mode, cache, &space, attributes, &point, query, tid);
 		if (mode == ANN_WRITE_WAL)
 			UnlockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
 	}

@@ -64,10 +64,13 @@ AnnHnswCheckMeta(Relation index, const AnnHnswMetaPageData *meta)
 				 errhint("Please REINDEX it.")));
 	if (layout->dim < 1 || layout->rows_per_page < 1 || layout->row_size < sizeof(AnnHnswRowHeader) ||
 		(Size) layout->rows_per_page * layout->row_size > ANN_PAGE_USABLE ||
-		sizeof(AnnHnswRowHeader) + layout->vector_space + TYPEALIGN(4, layout->attribute_size) +
+		sizeof(AnnHnswRowHeader) + layout->vector_space + AnnHnswAttributeSpace(layout) +
 		(Size) layout->slots * layout->slot_size > layout->row_size ||
 		layout->attribute_size != AnnAttributesSize(index) ||
 		layout->slots < 1 || layout->slots > 255 ||
+		(meta->nchains > 0) != BlockNumberIsValid(meta->chain_page) ||
+		meta->nchains > ANN_HNSW_MAX_CHAIN_PAGES * ANN_HNSW_CHAINS_PER_PAGE ||
+		(meta->nchains > 0 && layout->attribute_size == 0) ||
 		meta->nentries > meta->entry_capacity ||
 		meta->entry_capacity > ANN_HNSW_MAX_ENTRY_PAGES * (Size) AnnHnswEntriesPerPage(layout) ||
 		(AnnHnswHasCodes(layout) &&
@@ -91,14 +94,15 @@ AnnHnswReadMeta(Relation index, AnnHnswMetaPageData *meta)
 }
 
 /*
- * Writes the meta page and the empty entry table of a new index, unlogged but
- * for the init fork.  *meta comes with everything that options and column
+ * Writes the meta page, the empty entry table and the empty chains of a new index,
+ * unlogged but for the init fork.  *meta comes with everything that options and column
  * decide; the rest is filled in.
  */
 void
 AnnHnswCreateMeta(Relation index, ForkNumber fork, AnnHnswMetaPageData *meta)
 {
 	int			entry_pages;
+	int			chain_pages = (int) AnnHnswChainPages(index, meta->rows);
 
 	meta->magic = ANN_HNSW_MAGIC;
 	meta->version = ANN_HNSW_VERSION;
@@ -116,20 +120,30 @@ AnnHnswCreateMeta(Relation index, ForkNumber fork, AnnHnswMetaPageData *meta)
 	for (int i = 0; i < ANN_HNSW_MAX_ENTRY_PAGES; i++)
 		meta->entry_pages[i] = i < entry_pages ? ANN_HNSW_META_BLOCK + 1 + i : InvalidBlockNumber;
 
-	for (int i = 0; i <= entry_pages; i++)
+	meta->nchains = chain_pages * ANN_HNSW_CHAINS_PER_PAGE;
+	meta->chain_page = chain_pages > 0 ? ANN_HNSW_META_BLOCK + 1 + entry_pages : InvalidBlockNumber;
+
+	for (int i = 0; i <= entry_pages + chain_pages; i++)
 	{
 		Buffer		buffer = AnnExtendFork(index, fork);
 		Page		page = BufferGetPage(buffer);
 
 		START_CRIT_SECTION();
-		AnnPageInit(page, ANN_HNSW_PAGE_ID, i == 0 ? ANN_HNSW_META : ANN_HNSW_ENTRY);
+		AnnPageInit(page, ANN_HNSW_PAGE_ID,
+					i == 0 ? ANN_HNSW_META : i <= entry_pages ? ANN_HNSW_ENTRY : ANN_HNSW_CHAIN);
 		if (i == 0)
 		{
 			memcpy(AnnHnswMetaOnPage(page), meta, sizeof(*meta));
 			AnnPageSetRawSize(page, sizeof(*meta));
 		}
-		else
+		else if (i <= entry_pages)
 			AnnPageSetRawSize(page, ANN_PAGE_USABLE);
+		else
+		{
+			for (int j = 0; j < ANN_HNSW_CHAINS_PER_PAGE; j++)
+				((AnnHnswChain *) AnnPageRaw(page))[j].first = ANN_HNSW_NO_ROW;
+			AnnPageSetRawSize(page, ANN_HNSW_CHAINS_PER_PAGE * sizeof(AnnHnswChain));
+		}
 		MarkBufferDirty(buffer);
 		if (fork == INIT_FORKNUM)
 			log_newpage_buffer(buffer, true);

@@ -49,7 +49,7 @@ spaceOf(const AnnHnswLayout *layout, AnnRefineForm form)
 static Size
 fixedSize(const AnnHnswLayout *layout)
 {
-	return sizeof(AnnHnswRowHeader) + layout->vector_space + TYPEALIGN(4, layout->attribute_size);
+	return sizeof(AnnHnswRowHeader) + layout->vector_space + AnnHnswAttributeSpace(layout);
 }
 
 static void

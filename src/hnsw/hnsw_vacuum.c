@@ -317,6 +317,7 @@ removeTids(VacuumState *state, BlockNumber nblocks)
 					break;
 				case ANN_HNSW_CENTER:
 				case ANN_HNSW_ENTRY:
+				case ANN_HNSW_CHAIN:
 					UnlockReleaseBuffer(buffer);
 					break;
 				default:
@@ -534,6 +535,7 @@ freeRows(VacuumState *state)
 {
 	const AnnHnswLayout *layout = &state->space.layout;
 
+	AnnHnswUnchainRows(state->index, &state->meta, &state->deleting);
 	for (int pass = 0; pass < 2; pass++)
 	{
 		for (AnnRowId row = 0; AnnHnswRowSetNext(&state->deleting, &row);)

@@ -10,6 +10,7 @@
 #include "common/hashfn.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/typcache.h"
 
 #include "compat.h"
 #include "space/attributes.h"
@@ -57,6 +58,37 @@ columnSize(Form_pg_attribute column)
 	return 1 + ANN_ATTRIBUTE_MAX_VARIABLE;
 }
 
+/* Lays the area out; columns may be NULL.  Returns its size. */
+static Size
+layOut(Relation index, AnnAttribute *columns)
+{
+	TupleDesc	desc = RelationGetDescr(index);
+	int			keys = IndexRelationGetNumberOfKeyAttributes(index);
+	int			count = desc->natts - keys;
+	Size		offset = statesSize(count);
+
+	for (int i = 0; i < count; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(desc, keys + i);
+		Size		size = columnSize(column);
+
+		if (columns != NULL)
+		{
+			columns[i].typlen = column->attlen;
+			columns[i].byval = column->attbyval;
+			columns[i].offset = (uint16) offset;
+			columns[i].size = (uint16) size;
+		}
+		offset += size;
+	}
+	if (offset > ANN_ATTRIBUTES_MAX_SIZE)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("included columns of index \"%s\" take %zu bytes, more than %d",
+						RelationGetRelationName(index), offset, ANN_ATTRIBUTES_MAX_SIZE)));
+	return offset;
+}
+
 /*
  * The layout of the included columns of an index, palloc'd; count and size are 0 if
  * there are none.  Raises ERRCODE_FEATURE_NOT_SUPPORTED for columns whose type has no
@@ -68,28 +100,21 @@ AnnAttributesCreate(Relation index)
 	TupleDesc	desc = RelationGetDescr(index);
 	int			keys = IndexRelationGetNumberOfKeyAttributes(index);
 	int			count = desc->natts - keys;
-	AnnAttributes *attributes = palloc(offsetof(AnnAttributes, columns) + sizeof(AnnAttribute) * count);
-	Size		offset = statesSize(count);
+	AnnAttributes *attributes = palloc0(offsetof(AnnAttributes, columns) + sizeof(AnnAttribute) * count);
 
 	attributes->keys = keys;
 	attributes->count = count;
-	for (int i = 0; i < count; i++)
+	attributes->size = layOut(index, attributes->columns);
+	if (count > 0)
 	{
-		Form_pg_attribute column = TupleDescAttr(desc, keys + i);
-		AnnAttribute *attribute = &attributes->columns[i];
+		Form_pg_attribute column = TupleDescAttr(desc, keys);
+		TypeCacheEntry *type = lookup_type_cache(column->atttypid, TYPECACHE_HASH_OPFAMILY | TYPECACHE_HASH_PROC_FINFO);
 
-		attribute->typlen = column->attlen;
-		attribute->byval = column->attbyval;
-		attribute->offset = (uint16) offset;
-		attribute->size = (uint16) columnSize(column);
-		offset += attribute->size;
+		if (OidIsValid(type->hash_proc_finfo.fn_oid))
+			fmgr_info_copy(&attributes->hash, &type->hash_proc_finfo, CurrentMemoryContext);
+		attributes->hash_family = type->hash_opf;
+		attributes->collation = column->attcollation;
 	}
-	attributes->size = offset;
-	if (offset > ANN_ATTRIBUTES_MAX_SIZE)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("included columns of index \"%s\" take %zu bytes, more than %d",
-						RelationGetRelationName(index), offset, ANN_ATTRIBUTES_MAX_SIZE)));
 	return attributes;
 }
 
@@ -99,15 +124,9 @@ AnnAttributesCreate(Relation index)
 Size
 AnnAttributesSize(Relation index)
 {
-	AnnAttributes *attributes;
-	Size		size;
-
 	if (RelationGetDescr(index)->natts == IndexRelationGetNumberOfKeyAttributes(index))
 		return 0;
-	attributes = AnnAttributesCreate(index);
-	size = attributes->size;
-	pfree(attributes);
-	return size;
+	return layOut(index, NULL);
 }
 
 /*
@@ -216,6 +235,27 @@ AnnAttributesDefect(const AnnAttributes *attributes, const char *area)
 				return "there are bytes behind an included value";
 	}
 	return NULL;
+}
+
+/*
+ * The key by which rows with equal first columns find each other: the hash of the
+ * value by the type's own hash function, which must exist.
+ */
+uint32
+AnnAttributesKey(AnnAttributes *attributes, const char *area)
+{
+	AnnAttributeBuffer buffer;
+	Datum		value;
+
+	switch (AnnAttributeGet(attributes, area, 0, &buffer, &value))
+	{
+		case ANN_ATTRIBUTE_NULL:
+			return ANN_ATTRIBUTE_KEY_NULL;
+		case ANN_ATTRIBUTE_UNKNOWN:
+			return ANN_ATTRIBUTE_KEY_UNKNOWN;
+		default:
+			return DatumGetUInt32(FunctionCall1Coll(&attributes->hash, attributes->collation, value));
+	}
 }
 
 /*

@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "access/tupdesc.h"
+#include "fmgr.h"
 #include "utils/rel.h"
 
 #include "page/check.h"
@@ -34,6 +35,10 @@ typedef enum AnnAttributeState
 	ANN_ATTRIBUTE_UNKNOWN = 2	/* too long: the heap knows */
 } AnnAttributeState;
 
+/* Keys of a first column that is NULL, or not known. */
+#define ANN_ATTRIBUTE_KEY_NULL 1
+#define ANN_ATTRIBUTE_KEY_UNKNOWN 2
+
 /* Where the area keeps a column. */
 typedef struct AnnAttribute
 {
@@ -49,6 +54,9 @@ typedef struct AnnAttributes
 	int			keys;			/* columns of the index before the included ones */
 	int			count;
 	Size		size;
+	FmgrInfo	hash;			/* of the first included column; fn_oid is invalid without */
+	Oid			hash_family;
+	Oid			collation;		/* of that column */
 	AnnAttribute columns[FLEXIBLE_ARRAY_MEMBER];
 } AnnAttributes;
 
@@ -66,6 +74,7 @@ extern char *AnnAttributesForm(const AnnAttributes *attributes, const Datum *val
 extern AnnAttributeState AnnAttributeGet(const AnnAttributes *attributes, const char *area, int column,
 										 AnnAttributeBuffer *buffer, Datum *value);
 extern const char *AnnAttributesDefect(const AnnAttributes *attributes, const char *area);
+extern uint32 AnnAttributesKey(AnnAttributes *attributes, const char *area);
 extern uint32 AnnAttributesHash(const AnnAttributes *attributes, uint32 hash, const char *area);
 
 extern void AnnAttributesDescribe(AnnInfo *info, const AnnAttributes *attributes);

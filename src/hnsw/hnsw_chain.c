@@ -1,0 +1,338 @@
+/*
+ * hnsw_chain.c
+ *	  Chains of rows whose first included columns are equal: README, section Chains.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "commands/vacuum.h"
+#include "miscadmin.h"
+
+#include "compat.h"
+#include "hnsw/hnsw.h"
+
+/* Rows for each chain that a new index makes. */
+#define ROWS_PER_CHAIN 4
+
+/* CHAIN pages of an index whose rows are not known yet. */
+#define EMPTY_CHAIN_PAGES 4
+
+/* Walks of a chain that VACUUM's work may spoil, before it is called damage. */
+#define MAX_RESTARTS 10000
+
+/*
+ * CHAIN pages of a new index of about so many rows (0: not known); 0 if it has no
+ * included column or one that cannot be hashed.
+ */
+uint32
+AnnHnswChainPages(Relation index, double rows)
+{
+	AnnAttributes *attributes = AnnAttributesCreate(index);
+	bool		hashed = OidIsValid(attributes->hash.fn_oid);
+
+	pfree(attributes);
+	if (!hashed)
+		return 0;
+	if (rows <= 0)
+		return EMPTY_CHAIN_PAGES;
+	return (uint32) Min(ceil(rows / ROWS_PER_CHAIN / ANN_HNSW_CHAINS_PER_PAGE), ANN_HNSW_MAX_CHAIN_PAGES);
+}
+
+/*
+ * The chain of a row with these attributes; the index has chains.
+ */
+uint32
+AnnHnswChainOf(const AnnHnswMetaPageData *meta, AnnAttributes *attributes, const char *area)
+{
+	return AnnAttributesKey(attributes, area) % meta->nchains;
+}
+
+/*
+ * Locks the page of a chain and points *result to it.  In the lock order it is with the
+ * NODE pages.
+ */
+Buffer
+AnnHnswLockChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain, int lockmode, AnnHnswChain **result)
+{
+	Buffer		buffer = ReadBuffer(index, meta->chain_page + chain / ANN_HNSW_CHAINS_PER_PAGE);
+
+	LockBuffer(buffer, lockmode);
+	*result = (AnnHnswChain *) AnnPageRaw(AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_CHAIN)) +
+		chain % ANN_HNSW_CHAINS_PER_PAGE;
+	return buffer;
+}
+
+AnnHnswChain
+AnnHnswReadChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain)
+{
+	AnnHnswChain *at;
+	Buffer		buffer = AnnHnswLockChain(index, meta, chain, BUFFER_LOCK_SHARE, &at);
+	AnnHnswChain result = *at;
+
+	UnlockReleaseBuffer(buffer);
+	return result;
+}
+
+/* A chain cannot have more rows than there are: raises an error for one that has a cycle. */
+static void
+checkLength(Relation index, const AnnHnswLayout *layout, AnnRowId row, uint64 length)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (length % 4096 == 0 && length > (uint64) RelationGetNumberOfBlocks(index) * layout->rows_per_page)
+		AnnPageCorrupted(index, AnnHnswRowBlock(layout, row), "a chain of rows has a cycle");
+}
+
+/*
+ * Makes the chains of an index that was just built, in the order of its pages.
+ * Nothing is logged.
+ */
+void
+AnnHnswChainRows(Relation index, AnnAttributes *attributes)
+{
+	BlockNumber nblocks = RelationGetNumberOfBlocks(index);
+	AnnHnswMetaPageData meta;
+	AnnHnswChain *chains;
+
+	AnnHnswReadMeta(index, &meta);
+	if (meta.nchains == 0)
+		return;
+	chains = palloc0(mul_size(sizeof(AnnHnswChain), meta.nchains));
+	for (uint32 i = 0; i < meta.nchains; i++)
+		chains[i].first = ANN_HNSW_NO_ROW;
+	/* From the last row to the first: a walk goes forward. */
+	for (BlockNumber block = nblocks; block-- > 0;)
+	{
+		Buffer		buffer = ReadBuffer(index, block);
+		Page		page = BufferGetPage(buffer);
+
+		CHECK_FOR_INTERRUPTS();
+		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+		if (AnnPageIsOurs(page, ANN_HNSW_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_HNSW_ROW)
+		{
+			for (int i = meta.layout.rows_per_page - 1; i >= 0; i--)
+			{
+				AnnHnswRowHeader *row = AnnHnswRowOnPage(&meta.layout, page, i);
+				AnnHnswChain *chain;
+
+				if (row->state != ANN_HNSW_LIVE)
+					continue;
+				chain = &chains[AnnHnswChainOf(&meta, attributes, AnnHnswRowAttributes(&meta.layout, row))];
+				*AnnHnswRowLink(&meta.layout, row) = chain->first;
+				chain->first = block * meta.layout.rows_per_page + i;
+				chain->rows++;
+			}
+			MarkBufferDirty(buffer);
+		}
+		UnlockReleaseBuffer(buffer);
+	}
+	for (uint32 i = 0; i < meta.nchains; i += ANN_HNSW_CHAINS_PER_PAGE)
+	{
+		AnnHnswChain *at;
+		Buffer		buffer = AnnHnswLockChain(index, &meta, i, BUFFER_LOCK_EXCLUSIVE, &at);
+
+		memcpy(at, chains + i, sizeof(AnnHnswChain) * ANN_HNSW_CHAINS_PER_PAGE);
+		MarkBufferDirty(buffer);
+		UnlockReleaseBuffer(buffer);
+	}
+	pfree(chains);
+}
+
+/* The row behind this one in its chain. */
+static AnnRowId
+readLink(Relation index, const AnnHnswLayout *layout, AnnRowId row)
+{
+	AnnHnswRowHeader *header;
+	Buffer		buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_SHARE, &header);
+	AnnRowId	link = *AnnHnswRowLink(layout, header);
+
+	UnlockReleaseBuffer(buffer);
+	return link;
+}
+
+/*
+ * Takes `row`, which `next` follows, out of its chain, where it was behind `prev` when it was
+ * read (ANN_HNSW_NO_ROW: the first one).  Inserts put rows in front meanwhile, so the first one
+ * need not be that any more.
+ */
+static void
+unlinkRow(Relation index, const AnnHnswMetaPageData *meta, uint32 chain, AnnRowId prev, AnnRowId row, AnnRowId next)
+{
+	const AnnHnswLayout *layout = &meta->layout;
+	AnnPagePatch patch = {.data = &next,.length = sizeof(next)};
+	AnnHnswRowHeader *header;
+	Buffer		buffer;
+
+	if (prev == ANN_HNSW_NO_ROW)
+	{
+		AnnHnswChain *at;
+		uint64		length = 0;
+
+		buffer = AnnHnswLockChain(index, meta, chain, BUFFER_LOCK_EXCLUSIVE, &at);
+		if (at->first == row)
+		{
+			patch.target = &at->first;
+			AnnPageApply(index, ANN_WRITE_WAL, buffer, &patch, 1);
+			UnlockReleaseBuffer(buffer);
+			return;
+		}
+		prev = at->first;
+		UnlockReleaseBuffer(buffer);
+		for (;;)
+		{
+			AnnRowId	link = readLink(index, layout, prev);
+
+			if (link == row)
+				break;
+			if (link == ANN_HNSW_NO_ROW)
+				AnnPageCorrupted(index, AnnHnswRowBlock(layout, row), "a row is not in its chain any more");
+			checkLength(index, layout, link, ++length);
+			prev = link;
+		}
+	}
+	buffer = AnnHnswLockRow(index, NULL, layout, prev, BUFFER_LOCK_EXCLUSIVE, &header);
+	patch.target = AnnHnswRowLink(layout, header);
+	AnnPageApply(index, ANN_WRITE_WAL, buffer, &patch, 1);
+	UnlockReleaseBuffer(buffer);
+}
+
+/* Takes the rows of the set out of one chain. */
+static void
+cleanChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain, const AnnHnswRowSet *rows)
+{
+	const AnnHnswLayout *layout = &meta->layout;
+	AnnRowId	row = AnnHnswReadChain(index, meta, chain).first;
+	AnnRowId	prev = ANN_HNSW_NO_ROW;
+	uint64		length = 0;
+	uint32		removed = 0;
+
+	while (row != ANN_HNSW_NO_ROW)
+	{
+		AnnRowId	next;
+
+		AnnVacuumDelayPoint();
+		checkLength(index, layout, row, ++length);
+		next = readLink(index, layout, row);
+		if (AnnHnswRowSetHas(rows, row))
+		{
+			unlinkRow(index, meta, chain, prev, row, next);
+			removed++;
+			/* Rows that inserts have put in front meanwhile are none of ours. */
+		}
+		else
+			prev = row;
+		row = next;
+	}
+	/* The count goes down after its rows have gone: a crash leaves it too high, not too low. */
+	if (removed > 0)
+	{
+		AnnHnswChain *at;
+		Buffer		buffer = AnnHnswLockChain(index, meta, chain, BUFFER_LOCK_EXCLUSIVE, &at);
+		uint32		left = at->rows - Min(at->rows, removed);
+		AnnPagePatch patch = {&at->rows, &left, sizeof(left)};
+
+		AnnPageApply(index, ANN_WRITE_WAL, buffer, &patch, 1);
+		UnlockReleaseBuffer(buffer);
+	}
+}
+
+/*
+ * Takes rows that are being deleted out of their chains, before they are freed.
+ * For VACUUM, which alone does that.
+ */
+void
+AnnHnswUnchainRows(Relation index, const AnnHnswMetaPageData *meta, const AnnHnswRowSet *rows)
+{
+	const AnnHnswLayout *layout = &meta->layout;
+	AnnAttributes *attributes;
+	AnnHnswRowSet chains;
+	AnnRowId	chain = 0;
+
+	if (meta->nchains == 0)
+		return;
+	attributes = AnnAttributesCreate(index);
+	AnnHnswRowSetInit(&chains, meta->nchains);
+	for (AnnRowId row = 0; AnnHnswRowSetNext(rows, &row); row++)
+	{
+		char		area[ANN_ATTRIBUTES_MAX_SIZE];
+		AnnHnswRowHeader *header;
+		Buffer		buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_SHARE, &header);
+
+		memcpy(area, AnnHnswRowAttributes(layout, header), layout->attribute_size);
+		UnlockReleaseBuffer(buffer);
+		AnnVacuumDelayPoint();
+		AnnHnswRowSetAdd(&chains, AnnHnswChainOf(meta, attributes, area));
+	}
+	for (; AnnHnswRowSetNext(&chains, &chain); chain++)
+		cleanChain(index, meta, chain, rows);
+	AnnHnswRowSetFree(&chains);
+	pfree(attributes);
+}
+
+static int
+compareRows(const void *a, const void *b)
+{
+	AnnRowId	x = *(const AnnRowId *) a;
+	AnnRowId	y = *(const AnnRowId *) b;
+
+	return (x > y) - (x < y);
+}
+
+/*
+ * Calls back for the live rows of a chain, each once.  A row may have been freed and used
+ * again since its id was read: if it is not of the chain any more the walk begins again,
+ * and if it is, it stands at the chain's front now and all that was behind it follows.  Rows
+ * that a snapshot can see stay where they are.
+ */
+void
+AnnHnswWalkChain(Relation index, AnnHnswCache *cache, AnnAttributes *attributes, uint32 chain,
+				 AnnHnswChainVisit visit, void *arg)
+{
+	const AnnHnswLayout *layout = &cache->meta.layout;
+	const AnnHnswMetaPageData *meta = &cache->meta;
+	Size		size = sizeof(AnnHnswRowHeader) + layout->vector_space + AnnHnswAttributeSpace(layout);
+	AnnHnswRowHeader *copy = palloc(size);
+	AnnHnswChain head = AnnHnswReadChain(index, meta, chain);
+	uint64		capacity = Min(Max(head.rows, 16), 65536);
+	AnnRowId   *seen = palloc_extended(mul_size(sizeof(AnnRowId), capacity), MCXT_ALLOC_HUGE);
+	uint64		nseen = 0;
+	uint64		nknown = 0;		/* of them seen in walks before, sorted */
+	int			restarts = 0;
+	uint64		length = 0;
+	AnnRowId	row = head.first;
+
+	while (row != ANN_HNSW_NO_ROW)
+	{
+		AnnHnswRowHeader *header;
+		Buffer		buffer = AnnHnswLockRow(index, cache, layout, row, BUFFER_LOCK_SHARE, &header);
+
+		memcpy(copy, header, size);
+		UnlockReleaseBuffer(buffer);
+		checkLength(index, layout, row, ++length);
+		if (copy->state == ANN_HNSW_FREE ||
+			AnnHnswChainOf(meta, attributes, AnnHnswRowAttributes(layout, copy)) != chain)
+		{
+			if (++restarts > MAX_RESTARTS)
+				AnnPageCorrupted(index, AnnHnswRowBlock(layout, row), "it holds a row that is not of the chain that leads to it");
+			qsort(seen, nseen, sizeof(AnnRowId), compareRows);
+			nknown = nseen;
+			length = 0;
+			row = AnnHnswReadChain(index, meta, chain).first;
+			continue;
+		}
+		if (nknown == 0 || bsearch(&row, seen, nknown, sizeof(AnnRowId), compareRows) == NULL)
+		{
+			if (nseen == capacity)
+			{
+				capacity *= 2;
+				seen = repalloc_huge(seen, mul_size(sizeof(AnnRowId), capacity));
+			}
+			seen[nseen++] = row;
+			if (copy->state == ANN_HNSW_LIVE)
+				visit(arg, row, copy);
+		}
+		row = *AnnHnswRowLink(layout, copy);
+	}
+	pfree(seen);
+	pfree(copy);
+}
