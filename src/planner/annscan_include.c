@@ -16,11 +16,13 @@
  */
 #include "postgres.h"
 
+#include "access/hash.h"
 #include "access/stratnum.h"
 #include "catalog/pg_language_d.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
+#include "lib/qunique.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/clauses.h"
@@ -66,6 +68,7 @@ typedef struct Condition
 	Oid			function;
 	Oid			collation;
 	Oid			order;			/* comparison function of the values of ANY, for a search; or invalid */
+	Oid			hash;			/* of values that the first column is to equal; or invalid */
 	int			operand;
 	List	   *parts;			/* of AND and OR */
 } Condition;
@@ -78,6 +81,7 @@ typedef struct TestNode
 	Oid			collation;
 	FmgrInfo	function;
 	FmgrInfo	order;			/* fn_oid is invalid if there is none */
+	FmgrInfo	hash;
 	int			operand;
 	bool		is_null;		/* the operand is NULL: nothing passes */
 	bool		has_null;		/* one of ANY's or ALL's values is */
@@ -92,6 +96,8 @@ struct AnnIncludeTest
 {
 	AnnAttributes *attributes;
 	TestNode	root;
+	uint32	   *keys;
+	int			nkeys;
 	MemoryContext context;		/* of operands, reset by AnnIncludeSet */
 };
 
@@ -162,11 +168,36 @@ isPlainType(Oid type, bool equality)
 }
 
 /*
+ * The function that hashes what the first included column is compared with as
+ * AnnAttributesKey hashes the column; invalid if there is none.
+ */
+static Oid
+keyFunction(const MatchContext *context, Oid operator, Oid left, Oid right, Oid collation)
+{
+	const IndexOptInfo *index = context->index;
+	TypeCacheEntry *type = lookup_type_cache(left, TYPECACHE_HASH_OPFAMILY);
+	Oid			column_type;
+	int32		column_typmod;
+	Oid			column_collation;
+	Oid			function;
+
+	get_atttypetypmodcoll(context->root->simple_rte_array[index->rel->relid]->relid,
+						  (AttrNumber) index->indexkeys[index->nkeycolumns], &column_type, &column_typmod, &column_collation);
+	if (!OidIsValid(type->hash_opf) ||
+		type->hash_opf != lookup_type_cache(column_type, TYPECACHE_HASH_OPFAMILY)->hash_opf ||
+		get_op_opfamily_strategy(operator, type->hash_opf) != HTEqualStrategyNumber ||
+		(OidIsValid(column_collation) && collation != column_collation))
+		return InvalidOid;
+	function = get_opfamily_proc(type->hash_opf, right, right, HASHSTANDARD_PROC);
+	return isSafeFunction(function) ? function : InvalidOid;
+}
+
+/*
  * Fills function and collation for `column op value`; false if the operator is not one of
  * the default ordering of its left type, or `<>`.
  */
 static bool
-matchOperator(Oid operator, Oid collation, Condition *condition, bool *equality)
+matchOperator(const MatchContext *context, Oid operator, Oid collation, Condition *condition, bool *equality)
 {
 	Oid			left;
 	Oid			right;
@@ -191,6 +222,9 @@ matchOperator(Oid operator, Oid collation, Condition *condition, bool *equality)
 		!isPlainType(left, *equality || strategy == 0) || !isPlainType(right, *equality || strategy == 0))
 		return false;
 	condition->order = InvalidOid;
+	condition->hash = InvalidOid;
+	if (*equality && condition->column == 0)
+		condition->hash = keyFunction(context, operator, left, right, collation);
 	if (*equality && left == right)
 	{
 		Oid			order = get_opfamily_proc(type->btree_opf, left, left, 1);
@@ -241,7 +275,7 @@ matchCompare(const MatchContext *context, OpExpr *clause)
 		operator = get_commutator(operator);
 	}
 	if (condition.column < 0 || !OidIsValid(operator) || !isFixed(context, value) ||
-		!matchOperator(operator, clause->inputcollid, &condition, &equality))
+		!matchOperator(context, operator, clause->inputcollid, &condition, &equality))
 		return NULL;
 	result = makeCondition(CONDITION_COMPARE, condition.column);
 	*result = condition;
@@ -258,10 +292,10 @@ matchArray(const MatchContext *context, ScalarArrayOpExpr *clause)
 
 	condition.column = includedColumn(context, linitial(clause->args));
 	if (condition.column < 0 || !isFixed(context, lsecond(clause->args)) ||
-		!matchOperator(clause->opno, clause->inputcollid, &condition, &equality))
+		!matchOperator(context, clause->opno, clause->inputcollid, &condition, &equality))
 		return NULL;
-	if (!clause->useOr || !equality)
-		condition.order = InvalidOid;
+	if (!clause->useOr)
+		condition.order = condition.hash = InvalidOid;
 	result = makeCondition(condition.kind, condition.column);
 	*result = condition;
 	setOperand(context, result, lsecond(clause->args));
@@ -364,6 +398,26 @@ AnnIncludeMatch(PlannerInfo *root, RelOptInfo *rel, IndexOptInfo *index, List *r
 	return result;
 }
 
+/*
+ * Whether one of the restrictions, which AnnIncludeMatch has chosen, says which values
+ * the first included column has: then an index may know where such rows are.
+ */
+bool
+AnnIncludeIsKeyed(PlannerInfo *root, IndexOptInfo *index, List *restrictions)
+{
+	MatchContext context = {root, index, false, NULL};
+	ListCell   *cell;
+
+	foreach(cell, restrictions)
+	{
+		Condition  *condition = matchClause(&context, (Node *) lfirst_node(RestrictInfo, cell)->clause);
+
+		if (condition != NULL && (OidIsValid(condition->hash) || (condition->kind == CONDITION_NULL && condition->column == 0)))
+			return true;
+	}
+	return false;
+}
+
 /* A condition as nodes that can be copied and written: a list of its numbers, then its parts. */
 static List *
 conditionToList(const Condition *condition)
@@ -373,7 +427,7 @@ conditionToList(const Condition *condition)
 
 	list = list_make1(list_make5_int((int) condition->kind, condition->column, condition->operand,
 									 (int) condition->function, (int) condition->collation));
-	linitial(list) = lappend_int(linitial(list), (int) condition->order);
+	linitial(list) = lappend_int(lappend_int(linitial(list), (int) condition->order), (int) condition->hash);
 	foreach(cell, condition->parts)
 		list = lappend(list, conditionToList(lfirst(cell)));
 	return list;
@@ -410,6 +464,7 @@ initNode(TestNode *node, const AnnAttributes *attributes, List *list)
 {
 	List	   *numbers = linitial(list);
 	Oid			order = (Oid) list_nth_int(numbers, 5);
+	Oid			hash = (Oid) list_nth_int(numbers, 6);
 
 	node->kind = (ConditionKind) linitial_int(numbers);
 	node->column = lsecond_int(numbers);
@@ -421,6 +476,8 @@ initNode(TestNode *node, const AnnAttributes *attributes, List *list)
 		fmgr_info((Oid) lfourth_int(numbers), &node->function);
 	if (OidIsValid(order))
 		fmgr_info(order, &node->order);
+	if (OidIsValid(hash))
+		fmgr_info(hash, &node->hash);
 	/* Remembered by the backend from now on: the test itself must not look it up. */
 	if (OidIsValid(node->collation))
 		(void) pg_newlocale_from_collation(node->collation);
@@ -504,6 +561,43 @@ setNode(TestNode *node, List *operands, ExprContext *econtext)
 		setNode(&node->parts[i], operands, econtext);
 }
 
+static int
+compareKeys(const void *a, const void *b)
+{
+	uint32		x = *(const uint32 *) a;
+	uint32		y = *(const uint32 *) b;
+
+	return (x > y) - (x < y);
+}
+
+/* Finds the keys that a condition allows; leaves them NULL if that can be any. */
+static void
+findKeys(AnnIncludeTest *test, TestNode *node)
+{
+	int			n = 0;
+
+	if (node->kind == CONDITION_NULL && node->column == 0)
+	{
+		test->keys = palloc(sizeof(uint32));
+		test->keys[n++] = ANN_ATTRIBUTE_KEY_NULL;
+	}
+	else if (OidIsValid(node->hash.fn_oid) && OidIsValid(test->attributes->hash.fn_oid))
+	{
+		int			nvalues = node->is_null ? 0 : node->kind == CONDITION_ANY ? node->nvalues : 1;
+
+		test->keys = palloc(sizeof(uint32) * (nvalues + 1));
+		for (int i = 0; i < nvalues; i++)
+			test->keys[n++] = DatumGetUInt32(FunctionCall1Coll(&node->hash, node->collation,
+															   node->kind == CONDITION_ANY ? node->values[i] : node->value));
+		if (test->attributes->columns[0].typlen < 0)
+			test->keys[n++] = ANN_ATTRIBUTE_KEY_UNKNOWN;
+	}
+	else
+		return;
+	qsort(test->keys, n, sizeof(uint32), compareKeys);
+	test->nkeys = n == 0 ? 0 : (int) qunique(test->keys, n, sizeof(uint32), compareKeys);
+}
+
 /*
  * Evaluates what columns are compared with: at the start of each scan, before the
  * index is given the test.  `operands` are the states of AnnIncludePlan's expressions.
@@ -516,7 +610,21 @@ AnnIncludeSet(AnnIncludeTest *test, List *operands, ExprContext *econtext)
 	MemoryContextReset(test->context);
 	old = MemoryContextSwitchTo(test->context);
 	setNode(&test->root, operands, econtext);
+	test->keys = NULL;
+	for (int i = 0; i < test->root.nparts && test->keys == NULL; i++)
+		findKeys(test, &test->root.parts[i]);
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * The keys (AnnAttributesKey) of which every row that passes has one, ascending; NULL if they are
+ * not known.  Valid until the next AnnIncludeSet.
+ */
+const uint32 *
+AnnIncludeKeys(const AnnIncludeTest *test, int *nkeys)
+{
+	*nkeys = test->nkeys;
+	return test->keys;
 }
 
 static inline bool

@@ -16,11 +16,13 @@ typedef struct AnnIncludeTest AnnIncludeTest;
 
 /* When the plan is made */
 extern List *AnnIncludeMatch(PlannerInfo *root, RelOptInfo *rel, IndexOptInfo *index, List *restrictions);
+extern bool AnnIncludeIsKeyed(PlannerInfo *root, IndexOptInfo *index, List *restrictions);
 extern List *AnnIncludePlan(PlannerInfo *root, IndexOptInfo *index, List *clauses, List **operands);
 
 /* When it is run */
 extern AnnIncludeTest *AnnIncludeInit(Relation index, List *plan);
 extern void AnnIncludeSet(AnnIncludeTest *test, List *operands, ExprContext *econtext);
 extern bool AnnIncludePasses(void *test, const char *attributes);
+extern const uint32 *AnnIncludeKeys(const AnnIncludeTest *test, int *nkeys);
 
 #endif							/* ANN_ANNSCAN_INCLUDE_H */

@@ -52,6 +52,8 @@ typedef struct AnnIndexScan
 	const AnnTidSet *members;	/* heap TIDs that count, exact or by lossy page; NULL: all */
 	AnnAttributeFilter filter;	/* NULL: none */
 	void	   *filter_arg;
+	const uint32 *keys;			/* AnnAttributesKey of every row that passes is one of these; NULL: not known */
+	int			nkeys;
 	double		limit;			/* rows the caller is going to take; 0: unknown */
 	double		max_work;		/* rows (hnsw: visited; ivfflat: entries scored) after which the scan ends; 0: no bound */
 
