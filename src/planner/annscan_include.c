@@ -177,16 +177,14 @@ keyFunction(const MatchContext *context, Oid operator, Oid left, Oid right, Oid 
 	const IndexOptInfo *index = context->index;
 	TypeCacheEntry *type = lookup_type_cache(left, TYPECACHE_HASH_OPFAMILY);
 	Oid			column_type;
-	int32		column_typmod;
-	Oid			column_collation;
 	Oid			function;
 
-	get_atttypetypmodcoll(context->root->simple_rte_array[index->rel->relid]->relid,
-						  (AttrNumber) index->indexkeys[index->nkeycolumns], &column_type, &column_typmod, &column_collation);
+	column_type = get_atttype(context->root->simple_rte_array[index->rel->relid]->relid,
+							  (AttrNumber) index->indexkeys[index->nkeycolumns]);
 	if (!OidIsValid(type->hash_opf) ||
 		type->hash_opf != lookup_type_cache(column_type, TYPECACHE_HASH_OPFAMILY)->hash_opf ||
 		get_op_opfamily_strategy(operator, type->hash_opf) != HTEqualStrategyNumber ||
-		(OidIsValid(column_collation) && collation != column_collation))
+		(OidIsValid(collation) && !get_collation_isdeterministic(collation)))
 		return InvalidOid;
 	function = get_opfamily_proc(type->hash_opf, right, right, HASHSTANDARD_PROC);
 	return isSafeFunction(function) ? function : InvalidOid;
@@ -587,7 +585,7 @@ findKeys(AnnIncludeTest *test, TestNode *node)
 
 		test->keys = palloc(sizeof(uint32) * (nvalues + 1));
 		for (int i = 0; i < nvalues; i++)
-			test->keys[n++] = DatumGetUInt32(FunctionCall1Coll(&node->hash, node->collation,
+			test->keys[n++] = DatumGetUInt32(FunctionCall1Coll(&node->hash, test->attributes->collation,
 															   node->kind == CONDITION_ANY ? node->values[i] : node->value));
 		if (test->attributes->columns[0].typlen < 0)
 			test->keys[n++] = ANN_ATTRIBUTE_KEY_UNKNOWN;

@@ -113,7 +113,8 @@ AnnAttributesCreate(Relation index)
 		if (OidIsValid(type->hash_proc_finfo.fn_oid))
 			fmgr_info_copy(&attributes->hash, &type->hash_proc_finfo, CurrentMemoryContext);
 		attributes->hash_family = type->hash_opf;
-		attributes->collation = column->attcollation;
+		/* Included columns have no collation in the index.  The default one is deterministic. */
+		attributes->collation = get_typcollation(column->atttypid);
 	}
 	return attributes;
 }
@@ -239,7 +240,8 @@ AnnAttributesDefect(const AnnAttributes *attributes, const char *area)
 
 /*
  * The key by which rows with equal first columns find each other: the hash of the
- * value by the type's own hash function, which must exist.
+ * value by the type's own hash function, which must exist.  Of values that only a
+ * nondeterministic collation takes for equal it differs.
  */
 uint32
 AnnAttributesKey(AnnAttributes *attributes, const char *area)

@@ -56,7 +56,7 @@ typedef struct AnnAttributes
 	Size		size;
 	FmgrInfo	hash;			/* of the first included column; fn_oid is invalid without */
 	Oid			hash_family;
-	Oid			collation;		/* of that column */
+	Oid			collation;		/* for that function; equal bytes have equal hashes under it */
 	AnnAttribute columns[FLEXIBLE_ARRAY_MEMBER];
 } AnnAttributes;
 
