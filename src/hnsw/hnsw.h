@@ -24,7 +24,7 @@
 #include "types/types.h"
 
 #define ANN_HNSW_MAGIC 0x57534E48	/* "HNSW" */
-#define ANN_HNSW_VERSION 3
+#define ANN_HNSW_VERSION 4
 
 #define ANN_HNSW_DEFAULT_M 16
 #define ANN_HNSW_MIN_M 2
@@ -270,6 +270,13 @@ AnnHnswRowOnPage(const AnnHnswLayout *layout, Page page, int slot)
 	return (AnnHnswRowHeader *) (AnnPageRaw(page) + (Size) slot * layout->row_size);
 }
 
+/* What pd_lower is when a row of this number is the last one of its page that is in use. */
+static inline LocationIndex
+AnnHnswRowPageLower(const AnnHnswLayout *layout, int slot)
+{
+	return (LocationIndex) (ANN_PAGE_HEADER + (Size) (slot + 1) * layout->row_size);
+}
+
 static inline char *
 AnnHnswRowVector(AnnHnswRowHeader *row)
 {
@@ -501,7 +508,7 @@ extern void AnnHnswCountRows(Relation index, AnnWriteMode mode, double rows);
 
 extern Buffer AnnHnswLockRow(Relation index, AnnHnswCache *cache, const AnnHnswLayout *layout,
 							 AnnRowId row, int lockmode, AnnHnswRowHeader **header);
-extern void AnnHnswInitRowPage(Page page, const AnnHnswLayout *layout);
+extern void AnnHnswInitRowPage(Page page);
 extern Buffer AnnHnswAllocRow(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, AnnRowId *row);
 extern void AnnHnswListRowPage(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, BlockNumber block);
 extern void AnnHnswFormSlot(const AnnHnswLayout *layout, char *slot, AnnRowId neighbour, float length,

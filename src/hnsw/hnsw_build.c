@@ -323,12 +323,13 @@ writeRow(AnnBuild *build, const AnnHnswPoint *point, ItemPointer tid)
 			ereport(ERROR,
 					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 					 errmsg("index \"%s\" cannot have more rows", RelationGetRelationName(build->index))));
-		AnnHnswInitRowPage(BufferGetPage(build->row_buffer), layout);
+		AnnHnswInitRowPage(BufferGetPage(build->row_buffer));
 	}
 	else
 		LockBuffer(build->row_buffer, BUFFER_LOCK_EXCLUSIVE);
 
 	id = build->row_block * layout->rows_per_page + build->row_slot;
+	((PageHeader) BufferGetPage(build->row_buffer))->pd_lower = AnnHnswRowPageLower(layout, build->row_slot);
 	row = AnnHnswRowOnPage(layout, BufferGetPage(build->row_buffer), build->row_slot);
 	row->state = ANN_HNSW_LIVE;
 	row->ntids = 1;

@@ -129,8 +129,6 @@ expectedRawSize(const CheckState *state, AnnHnswPageKind kind)
 {
 	switch (kind)
 	{
-		case ANN_HNSW_ROW:
-			return (Size) state->meta.layout.rows_per_page * state->meta.layout.row_size;
 		case ANN_HNSW_NODE:
 			return sizeof(AnnHnswNodePage) + ANN_HNSW_NODES_PER_PAGE * sizeof(AnnHnswNode);
 		case ANN_HNSW_CHAIN:
@@ -232,6 +230,7 @@ static void
 checkRowPage(CheckState *state, BlockNumber block, Page page)
 {
 	const AnnHnswLayout *layout = &state->meta.layout;
+	int			used = (((PageHeader) page)->pd_lower - (int) ANN_PAGE_HEADER) / layout->row_size;
 
 	for (int i = 0; i < layout->rows_per_page; i++)
 	{
@@ -241,6 +240,8 @@ checkRowPage(CheckState *state, BlockNumber block, Page page)
 
 		if (row->state == ANN_HNSW_FREE)
 			continue;
+		if (i >= used)
+			DEFECT(state, block, i, "it lies behind the rows that its page is said to have");
 		if (row->state != ANN_HNSW_LIVE && row->state != ANN_HNSW_DELETING)
 		{
 			DEFECT(state, block, i, "state %u is none", row->state);
@@ -322,6 +323,7 @@ checkVectorPage(CheckState *state, BlockNumber block, Page page)
 static void
 checkPages(CheckState *state)
 {
+	const AnnHnswLayout *layout = &state->meta.layout;
 	PGAlignedBlock copy;
 
 	for (BlockNumber block = 0; block < state->nblocks; block++)
@@ -346,6 +348,7 @@ checkPages(CheckState *state)
 		}
 		size = expectedRawSize(state, kind);
 		if ((size > 0 && ((PageHeader) page)->pd_lower != ANN_PAGE_HEADER + size) ||
+			(kind == ANN_HNSW_ROW && ((PageHeader) page)->pd_lower % layout->row_size != ANN_PAGE_HEADER % layout->row_size) ||
 			((PageHeader) page)->pd_lower < ANN_PAGE_HEADER * (kind != ANN_HNSW_VECTOR) ||
 			((PageHeader) page)->pd_lower > ((PageHeader) page)->pd_upper ||
 			((PageHeader) page)->pd_upper > ((PageHeader) page)->pd_special)

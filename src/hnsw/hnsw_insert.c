@@ -365,7 +365,9 @@ writeRow(InsertState *state, int nedges, ItemPointer tid)
 	const AnnHnswSpace *space = state->space;
 	const AnnHnswLayout *layout = &space->layout;
 	AnnHnswRowHeader *row = palloc0(layout->row_size);
-	AnnPagePatch patch;
+	AnnHnswRowHeader *place;
+	LocationIndex lower;
+	PageHeader	page;
 	AnnRowId	id;
 	Buffer		buffer;
 
@@ -395,21 +397,29 @@ writeRow(InsertState *state, int nedges, ItemPointer tid)
 		memcpy(AnnHnswRowAttributes(layout, row), state->point->attributes, layout->attribute_size);
 
 	buffer = AnnHnswAllocRow(state->index, state->mode, layout, &id);
-	patch.target = AnnHnswRowOnPage(layout, BufferGetPage(buffer), AnnHnswRowSlot(layout, id));
-	patch.data = row;
-	patch.length = layout->row_size;
-	row->version = ((AnnHnswRowHeader *) patch.target)->version;
+	page = (PageHeader) BufferGetPage(buffer);
+	lower = Max(page->pd_lower, AnnHnswRowPageLower(layout, AnnHnswRowSlot(layout, id)));
+	place = AnnHnswRowOnPage(layout, (Page) page, AnnHnswRowSlot(layout, id));
+	row->version = place->version;
 	if (state->meta->nchains == 0)
-		AnnPageApply(state->index, state->mode, buffer, &patch, 1);
+	{
+		AnnPagePatch patches[2] = {
+			{place, row, layout->row_size},
+			{&page->pd_lower, &lower, sizeof(lower)}
+		};
+
+		AnnPageApply(state->index, state->mode, buffer, patches, lower > page->pd_lower ? 2 : 1);
+	}
 	else
 	{
 		AnnHnswChain *chain;
 		Buffer		chainbuf = AnnHnswLockChain(state->index, state->meta, state->chain, BUFFER_LOCK_EXCLUSIVE, &chain);
 		AnnPageEdit edit = AnnPageEditBegin(state->index, state->mode);
-		Page		page = AnnPageEditAdd(&edit, buffer, false);
 
+		page = (PageHeader) AnnPageEditAdd(&edit, buffer, false);
 		*AnnHnswRowLink(layout, row) = chain->first;
-		memcpy(AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, id)), row, layout->row_size);
+		memcpy(AnnHnswRowOnPage(layout, (Page) page, AnnHnswRowSlot(layout, id)), row, layout->row_size);
+		page->pd_lower = lower;
 		chain = (AnnHnswChain *) AnnPageRaw(AnnPageEditAdd(&edit, chainbuf, false)) +
 			state->chain % ANN_HNSW_CHAINS_PER_PAGE;
 		chain->first = id;

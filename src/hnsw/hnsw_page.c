@@ -508,11 +508,15 @@ AnnHnswLockRow(Relation index, AnnHnswCache *cache, const AnnHnswLayout *layout,
 	return buffer;
 }
 
+/*
+ * A ROW page without rows.  Its raw area ends behind the last row that was ever
+ * used, so that images of it leave the rest out, which is all zeroes: free rows.
+ */
 void
-AnnHnswInitRowPage(Page page, const AnnHnswLayout *layout)
+AnnHnswInitRowPage(Page page)
 {
 	AnnPageInit(page, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW);
-	AnnPageSetRawSize(page, (Size) layout->rows_per_page * layout->row_size);
+	AnnPageSetRawSize(page, 0);
 }
 
 /*
@@ -600,7 +604,7 @@ AnnHnswAllocRow(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, 
 			edit = AnnPageEditBegin(index, mode);
 			newmeta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
 			page = AnnPageEditAdd(&edit, buffer, true);
-			AnnHnswInitRowPage(page, layout);
+			AnnHnswInitRowPage(page);
 		}
 		newmeta->row_page = BufferGetBlockNumber(buffer);
 		AnnPageEditCommit(&edit);
@@ -646,7 +650,7 @@ AnnHnswListRowPage(Relation index, AnnWriteMode mode, const AnnHnswLayout *layou
 
 		page = AnnPageEditAdd(&edit, buffer, is_new);
 		if (is_new)
-			AnnHnswInitRowPage(page, layout);
+			AnnHnswInitRowPage(page);
 		AnnPageOpaque(page)->next = BlockNumberIsValid(meta->free_row_pages) ? meta->free_row_pages : block;
 		meta->free_row_pages = block;
 		AnnPageEditCommit(&edit);
