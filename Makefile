@@ -64,6 +64,7 @@ OBJS = \
 	src/quantize/refine.o \
 	src/quantize/rotate.o \
 	src/space/attributes.o \
+	src/space/cost.o \
 	src/space/opclass.o \
 	src/space/options.o \
 	src/space/scan.o \

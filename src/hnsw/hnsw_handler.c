@@ -8,18 +8,38 @@
 #include <math.h>
 
 #include "commands/vacuum.h"
-#include "optimizer/cost.h"
-#include "optimizer/optimizer.h"
-#include "utils/float.h"
-#include "utils/selfuncs.h"
-#include "utils/spccache.h"
+#include "miscadmin.h"
 
 #include "hnsw/hnsw_options.h"
+#include "hnsw/hnsw_search.h"
+#include "space/cost.h"
 #include "space/options.h"
 #include "space/scan.h"
 
-/* CPU of visiting one row and of returning one, in units of cpu_tuple_cost (about 0.1 us). */
-#define VISIT_CPU 15.0
+/* Of the neighbours that a visited row names, the share that the search has not seen before. */
+#define UNSEEN_SHARE 0.35
+
+/* Before the beam: the query and the tables of the search. */
+#define START_OPS 1500.0
+
+/* A visit, beside what is read: the beam, the set of rows seen. */
+#define VISIT_OPS 85.0
+
+/* What a visit costs more where a search has seen many rows. */
+#define SPREAD 0.6
+
+/* A row that the sweep scores and sorts, beside the sort's comparisons, and a row returned. */
+#define SWEEP_OPS 20.0
+#define ROW_OPS 40.0
+
+/* Memory that a scan takes for a row it has seen. */
+#define SEEN_BYTES 24.0
+
+/* An index that somebody only thinks of is of 768 dimensions. */
+static const AnnHnswLayout hypothetical = {
+	.dim = 768, .slots = 32, .vector_size = 1540, .vector_inline = 1, .code_size = 64, .row_size = 3940,
+	.rows_per_page = 2, .refine = ANN_REFINE_HALF
+};
 
 /*
  * Type support functions of operator classes: each says which element type the
@@ -47,48 +67,72 @@ ann_hnsw_bit_support(PG_FUNCTION_ARGS)
 }
 
 /*
- * Start-up is the beam; after it each further row costs two visits and grows
- * with what the scan has to go through, so that an ordering of the whole table
- * loses to a sort.
+ * A unit of work is the visit of a row: its page is read, its vector scored,
+ * its neighbours estimated by their codes or, without codes, each from its own
+ * row.
  */
+static void
+describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
+{
+	double		rows = Max(index->tuples, 1);
+	Cost		page_cost = AnnIndexPageCost(root, index);
+	Cost		memory = work_mem * 1024.0;
+	AnnHnswLayout layout;
+	double		entries = 0;
+	double		ef = ANN_HNSW_DEFAULT_EF_SEARCH;
+	double		visit_ops;
+	double		visit_pages = 1;
+	double		seen;
+	double		score_ops;
+
+	if (index->hypothetical)
+		layout = hypothetical;
+	else
+	{
+		Relation	relation = index_open(index->indexoid, NoLock);
+		const AnnHnswMetaPageData *meta = &AnnHnswCacheGet(relation)->meta;
+
+		layout = meta->layout;
+		entries = meta->nentries;
+		ef = AnnHnswEffectiveEf(relation, meta);
+		index_close(relation, NoLock);
+	}
+	memory *= AnnHnswScanMemMultiplier();
+	seen = layout.slots * UNSEEN_SHARE;
+
+	score_ops = ANN_LINE_OPS * layout.vector_size / ANN_LINE_BYTES;
+	if (layout.code_size > 0)
+		visit_ops = ANN_PAGE_OPS + ANN_LINE_OPS * layout.row_size / ANN_LINE_BYTES + VISIT_OPS;
+	else
+	{
+		visit_ops = ANN_PAGE_OPS + VISIT_OPS + seen * (ANN_PAGE_OPS + score_ops);
+		visit_pages += seen;
+	}
+	if (!layout.vector_inline)
+		visit_pages += layout.code_size > 0 ? 1 : seen;
+
+	cost->rows = rows;
+	cost->start = cpu_operator_cost *
+		(START_OPS + entries * (ANN_CODE_OPS + ANN_CODE_LINE_OPS * layout.code_size / ANN_LINE_BYTES));
+	cost->work = visit_ops * cpu_operator_cost + visit_pages * page_cost;
+	cost->spread = SPREAD;
+	cost->first = Min(ef, rows);
+	cost->per_row = AnnHnswVisitsPerRow((int) ef);
+	/* Every row seen is remembered; it is in the frontier, or among the results. */
+	cost->sweep_at = rows / ANN_HNSW_SWEEP_SHARE;
+	if (rows * SEEN_BYTES > memory)
+		cost->sweep_at = Min(cost->sweep_at, memory / (seen * SEEN_BYTES));
+	cost->sweep = index->pages * seq_page_cost +
+		rows * cpu_operator_cost * (SWEEP_OPS + score_ops + 2 * log2(rows));
+	cost->row = ROW_OPS * cpu_operator_cost;
+	cost->rechecks = AnnFormRechecks(layout.refine);
+}
+
 static void
 costEstimate(PlannerInfo *root, IndexPath *path, double loop_count, Cost *startup, Cost *total,
 			 Selectivity *selectivity, double *correlation, double *pages)
 {
-	IndexOptInfo *index = path->indexinfo;
-	double		rows = Max(index->tuples, 1);
-	double		random_page;
-	double		ef;
-	double		visits;
-	double		page_cost;
-
-	*selectivity = 1;
-	*correlation = 0;
-	*pages = index->pages;
-	/* Without an order there is nothing to search for. */
-	if (path->indexorderbys == NIL)
-	{
-		*startup = *total = get_float8_infinity();
-		*selectivity = 0;
-		*pages = 0;
-		AnnDisablePath(&path->path);
-		return;
-	}
-	get_tablespace_page_costs(index->reltablespace, &random_page, NULL);
-	ef = ANN_HNSW_DEFAULT_EF_SEARCH;
-	if (!index->hypothetical)
-	{
-		Relation	relation = index_open(index->indexoid, NoLock);
-
-		ef = AnnHnswEffectiveEf(relation, &AnnHnswCacheGet(relation)->meta);
-		index_close(relation, NoLock);
-	}
-	visits = Min(rows, ef * 1.2 + 10);
-	/* Pages come from the cache as far as the index fits into it. */
-	page_cost = random_page * index_pages_fetched(visits, index->pages, index->pages, root) / visits;
-	page_cost *= Min(1.0, Max(0.01, (double) index->pages / Max(effective_cache_size, 1)));
-	*startup = visits * (VISIT_CPU * cpu_tuple_cost + page_cost);
-	*total = *startup + rows * (2 * (VISIT_CPU * cpu_tuple_cost + page_cost) + cpu_tuple_cost);
+	AnnEstimateIndexScan(root, path, describeScan, startup, total, selectivity, correlation, pages);
 }
 
 static bool

@@ -14,12 +14,6 @@
 #include "hnsw/hnsw_options.h"
 #include "hnsw/hnsw_search.h"
 
-#define MIN_VISITS_PER_ROW 2
-#define MAX_VISITS_PER_ROW 8
-
-/* The graph is given up for a sweep when this share of the rows has been visited. */
-#define SWEEP_SHARE 8
-
 typedef enum ScanPhase
 {
 	SCAN_GRAPH,					/* phases 1 and 2 */
@@ -157,17 +151,6 @@ rememberReturned(HnswScan *state, AnnRowId row)
 }
 
 /*
- * Visits that the scan makes for each row it returns.  The farther part of what
- * was visited may still be overtaken by rows that are not known yet, and a row
- * returned too early makes them late.  ef is about what ten rows need.
- */
-static int
-visitsPerRow(int ef)
-{
-	return Max(MIN_VISITS_PER_ROW, Min(MAX_VISITS_PER_ROW, ef / 10));
-}
-
-/*
  * The next row of phases 1 and 2.  False when the graph has no more, or the
  * rest is better swept.
  */
@@ -180,13 +163,15 @@ nextFromGraph(Relation index, HnswScan *state)
 	Size		memory = (Size) ((double) work_mem * 1024 * AnnHnswScanMemMultiplier());
 	int			max_tuples = AnnHnswMaxScanTuples();
 	bool		limited = max_tuples > 0 && max_tuples < state->meta.rows;
-	int			ratio = visitsPerRow(search->ef);
+	int			ratio = AnnHnswVisitsPerRow(search->ef);
 
 	for (;;)
 	{
 		if (max_tuples > 0 && search->nvisited >= max_tuples)
 			state->exhausted = true;
-		if ((state->exhausted || state->nreturned * ratio < search->nvisited) && AnnHnswPopResult(search, &result))
+		/* Late rows count: without them a few would have the rest go out as soon as they are found. */
+		if ((state->exhausted || (state->nreturned + state->base.nlate) * ratio < search->nvisited) &&
+			AnnHnswPopResult(search, &result))
 		{
 			if (AnnScanIsLate(&state->base, result.lo))
 			{
@@ -199,7 +184,7 @@ nextFromGraph(Relation index, HnswScan *state)
 		}
 		if (state->exhausted)
 			return false;
-		if ((!limited && search->nvisited * SWEEP_SHARE >= state->meta.rows) ||
+		if ((!limited && search->nvisited * ANN_HNSW_SWEEP_SHARE >= state->meta.rows) ||
 			AnnHnswSearchMemory(search) > memory || !AnnHnswSearchMore(search))
 		{
 			/* A sweep would go through more rows than a limit allows. */

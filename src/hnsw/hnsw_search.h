@@ -8,6 +8,20 @@
 #include "hnsw/hnsw.h"
 #include "space/scan.h"
 
+/* The graph is given up for a sweep when this share of the rows has been visited. */
+#define ANN_HNSW_SWEEP_SHARE 8
+
+/*
+ * Visits that a scan makes for each row it returns.  The farther part of what
+ * was visited may still be overtaken by rows that are not known yet, and a row
+ * returned too early makes them late.  ef is about what ten rows need.
+ */
+static inline int
+AnnHnswVisitsPerRow(int ef)
+{
+	return Max(2, Min(8, ef / 10));
+}
+
 /* A row that was seen, with its score: estimated with codes, true without. */
 typedef struct AnnHnswCandidate
 {

@@ -6,29 +6,37 @@
 
 #include <math.h>
 
-#include "access/amvalidate.h"
-#include "catalog/pg_type.h"
 #include "commands/vacuum.h"
-#include "optimizer/cost.h"
-#include "optimizer/optimizer.h"
-#include "utils/float.h"
-#include "utils/selfuncs.h"
-#include "utils/spccache.h"
 
 #include "ivfflat/ivfflat_options.h"
+#include "space/cost.h"
 #include "space/options.h"
 #include "space/scan.h"
 
-/*
- * CPU in units of cpu_tuple_cost (about 0.1 us): scoring a centroid's or an
- * entry's code, and reading and scoring a vector.
- */
-#define CODE_CPU 0.08
-#define VECTOR_CPU 8.0
+/* Before the lists: the query and the arrays of the scan. */
+#define START_OPS 4000.0
 
-/* Vectors that are read for each row returned, beside the first scan's. */
+/* A list: its head, the query's code relative to its centroid; and for each dimension of that. */
+#define LIST_OPS 200.0
+#define LIST_DIM_OPS 0.2
+
+/* Lists near a query are longer than others, since queries are where rows are. */
+#define NEAR_LENGTH 1.3
+
+/* Vectors read for each row returned. */
 #define VECTORS_PER_ROW 2.0
-#define FIRST_VECTORS 60.0
+
+/* A vector that is read, beside its page: the heaps. */
+#define VECTOR_OPS 60.0
+
+/* The lists read hold this many times the rows that may be returned before more are read. */
+#define ENTRIES_PER_ROW 2.0
+
+/* An index that somebody only thinks of is of 768 dimensions. */
+static const AnnIvfLayout hypothetical = {
+	.dim = 768, .vector_size = 1540, .code_size = 96, .entry_size = 108, .entries = 74,
+	.vectors_per_page = 5, .pages_per_vector = 1, .refine = ANN_REFINE_HALF
+};
 
 /*
  * Type support functions of operator classes: each says which element type the
@@ -48,59 +56,68 @@ ann_ivfflat_bit_support(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(ANN_ELEMENT_BIT);
 }
 
-/*
- * Start-up is the centroids and the first lists; after it each row costs a vector
- * or two and its share of the lists still to be read, so that an ordering of the
- * whole table loses to a sort.
- */
+/* A unit of work is an entry looked at: its code estimated or, without codes, its vector scored. */
 static void
-costEstimate(PlannerInfo *root, IndexPath *path, double loop_count, Cost *startup, Cost *total,
-			 Selectivity *selectivity, double *correlation, double *pages)
+describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 {
-	IndexOptInfo *index = path->indexinfo;
 	double		rows = Max(index->tuples, 1);
-	double		random_page;
-	double		lists = Max(1, sqrt(rows));
+	Cost		page_cost = AnnIndexPageCost(root, index);
+	AnnIvfLayout layout = hypothetical;
+	double		lists = Max(1, 2 * sqrt(rows));
 	double		probes = 1 + lists / 32;
-	double		entries = 100;
-	double		scanned;
-	double		vectors;
-	double		page_cost;
-	double		code_cpu = CODE_CPU;
+	double		length;
+	Cost		vector_cost;
+	Cost		list_cost;
+	Cost		centroid_cost;
 
-	*selectivity = 1;
-	*correlation = 0;
-	*pages = index->pages;
-	/* Without an order there is nothing to search for. */
-	if (path->indexorderbys == NIL)
-	{
-		*startup = *total = get_float8_infinity();
-		*selectivity = 0;
-		*pages = 0;
-		AnnDisablePath(&path->path);
-		return;
-	}
 	if (!index->hypothetical)
 	{
 		Relation	relation = index_open(index->indexoid, NoLock);
 		const AnnIvfMetaPageData *meta = &AnnIvfCacheGet(relation)->meta;
 
+		layout = meta->layout;
 		lists = meta->lists;
 		probes = AnnIvfProbes(relation, meta);
-		entries = meta->layout.entries;
-		if (!AnnIvfHasCodes(&meta->layout))
-			code_cpu = VECTOR_CPU / 4;
 		index_close(relation, NoLock);
 	}
-	get_tablespace_page_costs(index->reltablespace, &random_page, NULL);
-	scanned = rows * probes / lists;
-	vectors = Min(scanned, FIRST_VECTORS);
-	/* Pages come from the cache as far as the index fits into it. */
-	page_cost = random_page * Min(1.0, Max(0.01, (double) index->pages / Max(effective_cache_size, 1)));
-	*startup = lists * CODE_CPU * cpu_tuple_cost + probes * (2 * VECTOR_CPU * cpu_tuple_cost + page_cost) +
-		scanned * code_cpu * cpu_tuple_cost + ceil(scanned / entries) * page_cost +
-		vectors * (VECTOR_CPU * cpu_tuple_cost + page_cost);
-	*total = *startup + rows * (VECTORS_PER_ROW * (VECTOR_CPU * cpu_tuple_cost + page_cost) + cpu_tuple_cost);
+	length = Max(1, rows / lists);
+	vector_cost = cpu_operator_cost * (ANN_LINE_OPS * layout.vector_size / ANN_LINE_BYTES + VECTOR_OPS);
+
+	/* The nearest lists are read one after the other: a page of each, beside those that are full of entries. */
+	list_cost = cpu_operator_cost * (LIST_OPS + LIST_DIM_OPS * layout.dim + ANN_PAGE_OPS) + page_cost;
+	if (AnnIvfHasCodes(&layout))
+	{
+		cost->work = (cpu_operator_cost * ANN_PAGE_OPS + page_cost) / layout.entries +
+			cpu_operator_cost * (ANN_CODE_OPS + ANN_CODE_LINE_OPS * layout.entry_size / ANN_LINE_BYTES);
+		cost->row = VECTORS_PER_ROW *
+			(vector_cost + layout.pages_per_vector * (ANN_PAGE_OPS * cpu_operator_cost + page_cost));
+	}
+	else
+	{
+		double		pages = layout.vectors_per_page > 0 ? 1.0 / layout.vectors_per_page : layout.pages_per_vector;
+
+		cost->work = vector_cost + pages * (ANN_PAGE_OPS * cpu_operator_cost + page_cost);
+		cost->row = VECTOR_OPS * cpu_operator_cost;
+	}
+	cost->work += list_cost / length;
+
+	/* Every centroid is estimated by its code, of two bits a dimension, and some are read. */
+	centroid_cost = cpu_operator_cost * (ANN_CODE_OPS + ANN_CODE_LINE_OPS * layout.dim / 4 / ANN_LINE_BYTES);
+	cost->start = START_OPS * cpu_operator_cost + lists * centroid_cost +
+		probes * (vector_cost + ANN_PAGE_OPS * cpu_operator_cost);
+	cost->rows = rows;
+	cost->first = Min(rows, probes * length * (probes < lists ? NEAR_LENGTH : 1));
+	cost->per_row = ENTRIES_PER_ROW;
+	cost->sweep_at = rows;
+	cost->sweep = 0;
+	cost->rechecks = AnnFormRechecks(layout.refine);
+}
+
+static void
+costEstimate(PlannerInfo *root, IndexPath *path, double loop_count, Cost *startup, Cost *total,
+			 Selectivity *selectivity, double *correlation, double *pages)
+{
+	AnnEstimateIndexScan(root, path, describeScan, startup, total, selectivity, correlation, pages);
 }
 
 static bool

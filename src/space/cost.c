@@ -1,0 +1,137 @@
+/*
+ * cost.c
+ *	  What a scan of an index costs.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "nodes/bitmapset.h"
+#include "utils/float.h"
+#include "utils/spccache.h"
+
+#include "compat.h"
+#include "space/cost.h"
+
+/* Units of work by which a search has spread half as far as it makes a difference. */
+#define SPREAD_WORK 1000.0
+
+/* Share of returned rows whose interval overlaps the next one's, by the form of the stored vectors. */
+#define RECHECKS_HALF 0.15
+#define RECHECKS_SQ8 1.0
+
+/*
+ * Cost of reading one page of the index, wherever it lies: what is larger than
+ * the cache has to be read, in the proportion that the tables of the query and
+ * this index exceed it.
+ */
+Cost
+AnnIndexPageCost(PlannerInfo *root, const IndexOptInfo *index)
+{
+	double		pages = Max(root->total_table_pages, 0) + index->pages;
+	double		random_page;
+
+	get_tablespace_page_costs(index->reltablespace, &random_page, NULL);
+	return random_page * (pages > effective_cache_size ? 1 - effective_cache_size / pages : 0);
+}
+
+double
+AnnFormRechecks(AnnRefineForm form)
+{
+	switch (form)
+	{
+		case ANN_REFINE_FULL:
+			return 0;
+		case ANN_REFINE_HALF:
+			return RECHECKS_HALF;
+		case ANN_REFINE_SQ8:
+			return RECHECKS_SQ8;
+	}
+	return 0;
+}
+
+/*
+ * How many rows the query is going to take from an index of the relation with
+ * so many rows: those of its LIMIT, and those that its other clauses refuse
+ * before.  0 if that is not known.
+ */
+double
+AnnRowsWanted(PlannerInfo *root, const RelOptInfo *rel, double index_rows)
+{
+	double		share;
+
+	/* The limit of a join says nothing about one of its tables. */
+	if (root->limit_tuples <= 0 || bms_membership(root->all_baserels) != BMS_SINGLETON)
+		return 0;
+	share = rel->tuples > 0 ? rel->rows / rel->tuples : 1;
+	share = Min(1, Max(share, 1 / Max(index_rows, 1)));
+	return Min(index_rows, root->limit_tuples / share);
+}
+
+/* The more a search goes through, the less of what it uses is in the CPU's caches. */
+Cost
+AnnCostOfWork(const AnnSearchCost *cost, double work)
+{
+	return cost->work * work * (1 + cost->spread * work / (work + SPREAD_WORK));
+}
+
+/*
+ * Cost of a scan that returns so many rows: rises with them, and with each
+ * member of *cost.
+ */
+Cost
+AnnCostOfRows(const AnnSearchCost *cost, double rows)
+{
+	double		work = Max(cost->first, rows * cost->per_row);
+	Cost		result = cost->start + rows * cost->row;
+
+	if (work > cost->sweep_at)
+	{
+		work = Max(cost->first, cost->sweep_at);
+		result += cost->sweep;
+	}
+	return result + AnnCostOfWork(cost, work);
+}
+
+/*
+ * Body of amcostestimate.
+ *
+ * The planner takes the cost of k rows to lie on the line from startup to total.
+ * If we know how many rows are wanted, the line meets the cost of so many.  Else
+ * it has the slope of a scan that goes on forever: then an ordering of the
+ * whole table loses to a sort, and so it should.
+ */
+void
+AnnEstimateIndexScan(PlannerInfo *root, IndexPath *path, AnnSearchCostFunction describe,
+					 Cost *startup, Cost *total, Selectivity *selectivity, double *correlation, double *pages)
+{
+	IndexOptInfo *index = path->indexinfo;
+	AnnSearchCost cost = {0};
+	QualCost	distance;
+	double		wanted;
+	Cost		slope;
+
+	*correlation = 0;
+	*pages = index->pages;
+	/* Without an order there is nothing to search for. */
+	if (path->indexorderbys == NIL)
+	{
+		*startup = *total = get_float8_infinity();
+		*selectivity = 0;
+		*pages = 0;
+		AnnDisablePath(&path->path);
+		return;
+	}
+	*selectivity = 1;
+	describe(root, index, &cost);
+	cost_qual_eval(&distance, path->indexorderbys, root);
+	cost.row += cost.rechecks * (distance.per_tuple + cpu_tuple_cost) + cpu_operator_cost;
+
+	*startup = AnnCostOfRows(&cost, 0);
+	wanted = AnnRowsWanted(root, index->rel, cost.rows);
+	if (wanted > 0)
+		slope = (AnnCostOfRows(&cost, wanted) - *startup) / wanted;
+	else
+		slope = cost.row + cost.per_row * cost.work * (1 + cost.spread);
+	*total = *startup + cost.rows * slope;
+}

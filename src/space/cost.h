@@ -1,0 +1,58 @@
+/*
+ * cost.h
+ *	  What a scan of an index costs, for amcostestimate and for AnnScan.
+ *
+ * An access method describes its scans by an AnnSearchCost; everything that is to
+ * be known of a query is dealt with here.  src/planner/README has the model, and
+ * the measurements behind its constants.
+ */
+#ifndef ANN_COST_H
+#define ANN_COST_H
+
+#include "postgres.h"
+
+#include "nodes/pathnodes.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+
+#include "quantize/quantize.h"
+
+/* CPU costs are counted in units of cpu_operator_cost.  All are of memory that no cache near the CPU holds. */
+#define ANN_PAGE_OPS 60.0		/* find, lock and first touch of a page somewhere in the index */
+#define ANN_LINE_OPS 2.5		/* each cache line read from it */
+#define ANN_CODE_OPS 3.0		/* an entry or an edge whose code is estimated, in a sequence of them */
+#define ANN_CODE_LINE_OPS 5.0	/* each cache line of it */
+#define ANN_LINE_BYTES 64.0
+
+/*
+ * How a scan of an index works.  A unit of work is what the scan has to do over
+ * and over, relative to the rows that it returns: an hnsw row visited, an
+ * ivfflat entry looked at.
+ */
+typedef struct AnnSearchCost
+{
+	double		rows;			/* in the index */
+	Cost		start;			/* before anything is searched: the query's forms, entries, centroids */
+	Cost		work;			/* a unit of work */
+	double		spread;			/* what a unit costs more, as a share, once a search has spread far */
+	double		first;			/* units of work before the first row is returned */
+	double		per_row;		/* units of work for a row returned: `first` suffices for first / per_row rows */
+	double		sweep_at;		/* units of work after which the scan goes through the whole index instead */
+	Cost		sweep;			/* that */
+	Cost		row;			/* a row returned, beside work: its vector, its place in the order */
+	double		rechecks;		/* share of the returned rows whose distance the executor computes again */
+} AnnSearchCost;
+
+/* Fills in *cost for an index of the access method. */
+typedef void (*AnnSearchCostFunction) (PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost);
+
+extern Cost AnnIndexPageCost(PlannerInfo *root, const IndexOptInfo *index);
+extern Cost AnnCostOfWork(const AnnSearchCost *cost, double work);
+extern double AnnFormRechecks(AnnRefineForm form);
+extern double AnnRowsWanted(PlannerInfo *root, const RelOptInfo *rel, double index_rows);
+extern Cost AnnCostOfRows(const AnnSearchCost *cost, double rows);
+extern void AnnEstimateIndexScan(PlannerInfo *root, IndexPath *path, AnnSearchCostFunction describe,
+								 Cost *startup, Cost *total, Selectivity *selectivity, double *correlation,
+								 double *pages);
+
+#endif							/* ANN_COST_H */
