@@ -72,8 +72,8 @@ class Truth:
         return right / (K * len(answers))
 
 
-def copy_binary(ids: np.ndarray, vectors: np.ndarray) -> Iterator[bytes]:
-    """Rows (id int4, v vector) in the format of COPY ... (FORMAT binary)."""
+def copy_binary(ids: np.ndarray, vectors: np.ndarray, *columns: np.ndarray) -> Iterator[bytes]:
+    """Rows (id int4, v vector, further columns int4) in the format of COPY ... (FORMAT binary)."""
     row = np.dtype(
         [
             ("fields", ">i2"),
@@ -83,17 +83,21 @@ def copy_binary(ids: np.ndarray, vectors: np.ndarray) -> Iterator[bytes]:
             ("dim", ">i2"),
             ("unused", ">i2"),
             ("x", ">f4", vectors.shape[1]),
+            *[field for i in range(len(columns)) for field in ((f"length{i}", ">i4"), (f"column{i}", ">i4"))],
         ]
     )
     yield b"PGCOPY\n\xff\r\n\0" + bytes(8)
     for start in range(0, len(ids), COPY_CHUNK):
         chunk = slice(start, start + COPY_CHUNK)
         out = np.zeros(len(ids[chunk]), row)
-        out["fields"] = 2
+        out["fields"] = 2 + len(columns)
         out["id_length"] = 4
         out["id"] = ids[chunk]
         out["v_length"] = 4 + 4 * vectors.shape[1]
         out["dim"] = vectors.shape[1]
         out["x"] = vectors[chunk]
+        for i, column in enumerate(columns):
+            out[f"length{i}"] = 4
+            out[f"column{i}"] = column[chunk]
         yield out.tobytes()
     yield b"\xff\xff"
