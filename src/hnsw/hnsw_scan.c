@@ -7,12 +7,24 @@
 #include <math.h>
 
 #include "access/relscan.h"
+#include "lib/qunique.h"
 #include "miscadmin.h"
 #include "utils/float.h"
 #include "utils/memutils.h"
 
 #include "hnsw/hnsw_options.h"
 #include "hnsw/hnsw_search.h"
+
+/*
+ * Rows of a filter's chains are read in place of a search if these times the rows that are
+ * wanted, divided by the chains' share of all rows, are no fewer: so many visits would find
+ * them, roughly, and a visit costs two of a chain's rows.
+ */
+#define VISITS_PER_MEMBER 3.2
+#define MIN_WANTED 10
+
+/* Pages that a sweep reads in the time of one row of a chain. */
+#define CHAIN_ROW_PAGES 1
 
 typedef enum ScanPhase
 {
@@ -42,6 +54,9 @@ typedef struct HnswScan
 	AnnHnswSearch *search;
 	bool		exhausted;		/* the scan visits no more rows and ends with the results it has */
 	uint64		nreturned;
+	uint32	   *chains;			/* that hold every row which passes the filter; NULL: not known */
+	int			nchains;
+	double		chain_rows;
 	AnnRowId   *returned;
 	Size		returned_capacity;
 	BlockNumber list_page;
@@ -66,6 +81,42 @@ takeCounts(HnswScan *state)
 	state->base.nscored = state->search->nscored;
 }
 
+static int
+compareChains(const void *a, const void *b)
+{
+	uint32		x = *(const uint32 *) a;
+	uint32		y = *(const uint32 *) b;
+
+	return (x > y) - (x < y);
+}
+
+/* Finds the chains of a filter that says which first included columns pass. */
+static void
+findChains(Relation index, HnswScan *state)
+{
+	const AnnIndexScan *base = &state->base;
+
+	if (base->keys == NULL || state->meta.nchains == 0)
+		return;
+	state->chains = palloc(sizeof(uint32) * Max(base->nkeys, 1));
+	for (int i = 0; i < base->nkeys; i++)
+		state->chains[i] = base->keys[i] % state->meta.nchains;
+	qsort(state->chains, base->nkeys, sizeof(uint32), compareChains);
+	state->nchains = base->nkeys == 0 ? 0 : (int) qunique(state->chains, base->nkeys, sizeof(uint32), compareChains);
+	for (int i = 0; i < state->nchains; i++)
+		state->chain_rows += AnnHnswReadChain(index, &state->meta, state->chains[i]).rows;
+}
+
+/* Whether reading those chains is cheaper than a search. */
+static bool
+chainsPay(const HnswScan *state)
+{
+	double		wanted = Max(state->base.limit, MIN_WANTED);
+
+	return state->chains != NULL &&
+		state->chain_rows * state->chain_rows <= VISITS_PER_MEMBER * wanted * Max(state->meta.rows, 1);
+}
+
 static void
 startScan(IndexScanDesc scan)
 {
@@ -87,6 +138,7 @@ startScan(IndexScanDesc scan)
 	state->base.iterative = AnnHnswIterativeScan();
 	state->exhausted = state->base.iterative == ANN_ITERATIVE_OFF;
 
+	findChains(index, state);
 	if (scan->orderByData[0].sk_flags & SK_ISNULL)
 	{
 		state->order = ORDER_NULL;
@@ -101,6 +153,11 @@ startScan(IndexScanDesc scan)
 		return;
 	}
 	state->order = ORDER_DISTANCE;
+	if (chainsPay(state))
+	{
+		state->phase = SCAN_SWEEP;
+		return;
+	}
 	state->phase = SCAN_GRAPH;
 	search = state->search = AnnHnswSearchAcquire();
 	search->index = index;
@@ -201,27 +258,100 @@ nextFromGraph(Relation index, HnswScan *state)
 	return true;
 }
 
+/* A sweep through the rows of an index, or of some of its chains. */
+typedef struct Sweep
+{
+	Relation	index;
+	HnswScan   *state;
+	uint64		nrows;
+	uint8	   *returned;		/* a bit for each row that was returned already; NULL: none was */
+	char	   *scratch;		/* for external vectors */
+} Sweep;
+
+/* Puts a live row, a copy of which this is, into the sort. */
+static void
+sweepRow(void *arg, AnnRowId id, AnnHnswRowHeader *row)
+{
+	Sweep	   *sweep = (Sweep *) arg;
+	HnswScan   *state = sweep->state;
+	AnnIndexScan *base = &state->base;
+	const AnnHnswLayout *layout = &state->space.layout;
+	AnnInterval interval = {0};
+
+	if (sweep->returned != NULL && id < sweep->nrows && (sweep->returned[id / 8] & 1 << id % 8))
+		return;
+	if (row->ntids > ANN_HNSW_INLINE_TIDS)
+		AnnPageCorrupted(sweep->index, AnnHnswRowBlock(layout, id), "a row has more TIDs than it can hold");
+	if (base->filter != NULL && !base->filter(base->filter_arg, AnnHnswRowAttributes(layout, row)))
+		return;
+	if (!readTids(sweep->index, state, row->tids, row->ntids, row->node, id))
+		return;
+	base->nscored++;
+	if (state->order == ORDER_DISTANCE)
+	{
+		const char *stored = AnnHnswStoredVector(sweep->index, layout, row, sweep->scratch);
+
+		if (stored == NULL)
+			return;
+		interval = AnnHnswInterval(state->query, stored, AnnHnswScore(state->query, stored));
+	}
+	else
+		interval.lo = interval.hi = get_float8_nan();
+	for (int j = 0; j < base->ntids; j++)
+		AnnScanSortPut(base, &interval, &base->tids[j]);
+}
+
+static void
+sweepPages(Sweep *sweep, BlockNumber nblocks)
+{
+	const AnnHnswLayout *layout = &sweep->state->space.layout;
+	BufferAccessStrategy strategy = GetAccessStrategy(BAS_BULKREAD);
+	Page		page = palloc(BLCKSZ);
+
+	for (BlockNumber block = ANN_HNSW_META_BLOCK + 1; block < nblocks; block++)
+	{
+		Buffer		buffer = ReadBufferExtended(sweep->index, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
+
+		CHECK_FOR_INTERRUPTS();
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		memcpy(page, BufferGetPage(buffer), BLCKSZ);
+		UnlockReleaseBuffer(buffer);
+		if (!PageIsNew(page) && !AnnPageIsOurs(page, ANN_HNSW_PAGE_ID))
+			AnnPageCorrupted(sweep->index, block, "it is not a page of the expected kind");
+		if (PageIsNew(page) || AnnPageOpaque(page)->kind != ANN_HNSW_ROW)
+			continue;
+		for (int i = 0; i < layout->rows_per_page; i++)
+		{
+			AnnHnswRowHeader *row = AnnHnswRowOnPage(layout, page, i);
+
+			if (row->state == ANN_HNSW_LIVE)
+				sweepRow(sweep, block * layout->rows_per_page + i, row);
+		}
+	}
+	FreeAccessStrategy(strategy);
+	pfree(page);
+}
+
 /*
- * Phase 3: reads every ROW page, scores the rows that were not returned, and
- * sorts them.
+ * Phase 3: reads every ROW page, or the chains that have every row that passes the
+ * filter, scores the rows that were not returned, and sorts them.
  */
 static void
 startSweep(Relation index, HnswScan *state)
 {
 	const AnnHnswLayout *layout = &state->space.layout;
 	BlockNumber nblocks = RelationGetNumberOfBlocks(index);
-	Size		nrows = mul_size(nblocks, layout->rows_per_page);
-	uint8	   *returned = NULL;
-	BufferAccessStrategy strategy;
-	Page		page = palloc(BLCKSZ);
-	char	   *scratch = AnnHnswVectorIsExternal(layout) ? palloc(layout->vector_size) : NULL;
+	Sweep		sweep = {.index = index, .state = state, .nrows = mul_size(nblocks, layout->rows_per_page)};
 
+	if (AnnHnswVectorIsExternal(layout))
+		sweep.scratch = palloc(layout->vector_size);
 	if (state->nreturned > 0)
 	{
-		returned = MemoryContextAllocExtended(CurrentMemoryContext, nrows / 8 + 1, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+		sweep.returned = MemoryContextAllocExtended(CurrentMemoryContext, sweep.nrows / 8 + 1,
+													MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 		for (uint64 i = 0; i < state->nreturned; i++)
-			if (state->returned[i] < nrows)
-				returned[state->returned[i] / 8] |= 1 << state->returned[i] % 8;
+			if (state->returned[i] < sweep.nrows)
+				sweep.returned[state->returned[i] / 8] |= 1 << state->returned[i] % 8;
 	}
 	if (state->search != NULL)
 	{
@@ -231,52 +361,21 @@ startSweep(Relation index, HnswScan *state)
 	state->search = NULL;
 
 	AnnScanSortBegin(&state->base);
-	strategy = GetAccessStrategy(BAS_BULKREAD);
-	for (BlockNumber block = ANN_HNSW_META_BLOCK + 1; block < nblocks; block++)
+	/* Rows of chains lie apart: a page costs as much as several in a row. */
+	if (state->chains != NULL && state->chain_rows * CHAIN_ROW_PAGES <= nblocks)
 	{
-		Buffer		buffer = ReadBufferExtended(index, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
-		bool		has_rows;
+		AnnAttributes *attributes = AnnAttributesCreate(index);
 
-		CHECK_FOR_INTERRUPTS();
-		LockBuffer(buffer, BUFFER_LOCK_SHARE);
-		memcpy(page, BufferGetPage(buffer), BLCKSZ);
-		UnlockReleaseBuffer(buffer);
-		if (!PageIsNew(page) && !AnnPageIsOurs(page, ANN_HNSW_PAGE_ID))
-			AnnPageCorrupted(index, block, "it is not a page of the expected kind");
-		has_rows = !PageIsNew(page) && AnnPageOpaque(page)->kind == ANN_HNSW_ROW;
-		for (int i = 0; has_rows && i < layout->rows_per_page; i++)
-		{
-			AnnRowId	id = block * layout->rows_per_page + i;
-			AnnHnswRowHeader *row = AnnHnswRowOnPage(layout, page, i);
-			const char *stored;
-			AnnInterval interval = {0};
-
-			if (row->state != ANN_HNSW_LIVE || (returned != NULL && (returned[id / 8] & 1 << id % 8)))
-				continue;
-			if (row->ntids > ANN_HNSW_INLINE_TIDS)
-				AnnPageCorrupted(index, block, "a row has more TIDs than it can hold");
-			if (!readTids(index, state, row->tids, row->ntids, row->node, id))
-				continue;
-			state->base.nscored++;
-			if (state->order == ORDER_DISTANCE)
-			{
-				stored = AnnHnswStoredVector(index, layout, row, scratch);
-				if (stored == NULL)
-					continue;
-				interval = AnnHnswInterval(state->query, stored, AnnHnswScore(state->query, stored));
-			}
-			else
-				interval.lo = interval.hi = get_float8_nan();
-			for (int j = 0; j < state->base.ntids; j++)
-				AnnScanSortPut(&state->base, &interval, &state->base.tids[j]);
-		}
+		for (int i = 0; i < state->nchains; i++)
+			AnnHnswWalkChain(index, AnnHnswCacheGet(index), attributes, state->chains[i], sweepRow, &sweep);
+		state->base.nvisited += state->base.nscored;
 	}
-	FreeAccessStrategy(strategy);
+	else
+		sweepPages(&sweep, nblocks);
 	AnnScanClearTids(&state->base);
 	AnnScanSortPerform(&state->base);
-	if (returned != NULL)
-		pfree(returned);
-	pfree(page);
+	if (sweep.returned != NULL)
+		pfree(sweep.returned);
 }
 
 static bool
