@@ -56,6 +56,14 @@ OBJS = \
 	src/page/hints.o \
 	src/page/page.o \
 	src/planner/annscan_include.o \
+	src/planner/annscan_cost.o \
+	src/planner/annscan_exec.o \
+	src/planner/annscan_explain.o \
+	src/planner/annscan_filter.o \
+	src/planner/annscan_match.o \
+	src/planner/annscan_order.o \
+	src/planner/annscan_path.o \
+	src/planner/annscan_plan.o \
 	src/planner/support.o \
 	src/planner/workers.o \
 	src/quantize/code.o \

@@ -27,4 +27,5 @@ _PG_init(void)
 	AnnHnswInit();
 	AnnIvfflatInit();
 	AnnWorkersInit();
+	AnnScanInit();
 }

@@ -258,4 +258,53 @@ AnnBitmapWalkEnd(AnnBitmapWalk *walk)
 #define AnnIsOwner(relid) pg_class_ownercheck(relid, GetUserId())
 #endif
 
+/* The members of an equivalence class, those of child relations included. */
+#include "access/stratnum.h"
+#include "nodes/pathnodes.h"
+#include "optimizer/paths.h"
+#if PG_VERSION_NUM >= 180000
+typedef EquivalenceMemberIterator AnnMemberIterator;
+#define AnnMembersBegin(iterator, ec, relids) setup_eclass_member_iterator(iterator, ec, relids)
+#define AnnMembersNext(iterator) eclass_member_iterator_next(iterator)
+#define AnnPathKeyIsAscending(pathkey) ((pathkey)->pk_cmptype == COMPARE_LT)
+#else
+typedef struct AnnMemberIterator
+{
+	List	   *members;
+	int			next;
+} AnnMemberIterator;
+static inline void
+AnnMembersBegin(AnnMemberIterator *iterator, EquivalenceClass *ec, Relids relids)
+{
+	(void) relids;
+	iterator->members = ec->ec_members;
+	iterator->next = 0;
+}
+static inline EquivalenceMember *
+AnnMembersNext(AnnMemberIterator *iterator)
+{
+	if (iterator->next >= list_length(iterator->members))
+		return NULL;
+	return (EquivalenceMember *) list_nth(iterator->members, iterator->next++);
+}
+#define AnnPathKeyIsAscending(pathkey) ((pathkey)->pk_strategy == BTLessStrategyNumber)
+#endif
+
+/* Since 18 a path counts the disabled nodes in it; before, they are in its costs. */
+#if PG_VERSION_NUM >= 180000
+#define AnnCopyDisabledNodes(to, from) ((to)->disabled_nodes = (from)->disabled_nodes)
+#else
+#define AnnCopyDisabledNodes(to, from) ((void) (to), (void) (from))
+#endif
+
+#if PG_VERSION_NUM >= 180000
+#define AnnBeginIndexScan(heap, index, snapshot, norderbys) \
+	index_beginscan(heap, index, snapshot, NULL, 0, norderbys)
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
+#else
+#define AnnBeginIndexScan(heap, index, snapshot, norderbys) \
+	index_beginscan(heap, index, snapshot, 0, norderbys)
+#endif
+
 #endif							/* ANN_COMPAT_H */

@@ -19,6 +19,9 @@ typedef enum AnnKind
 /* support.c */
 extern AnnKind AnnKindOfType(Oid type);
 
+/* annscan_path.c */
+extern void AnnScanInit(void);
+
 /* workers.c */
 extern void AnnWorkersInit(void);
 

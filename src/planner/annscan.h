@@ -1,0 +1,68 @@
+/*
+ * annscan.h
+ *	  AnnScan, the custom scan that searches an index of ours: what its files
+ *	  offer to each other.  README, section AnnScan.
+ */
+#ifndef ANN_ANNSCAN_H
+#define ANN_ANNSCAN_H
+
+#include "postgres.h"
+
+#include "nodes/execnodes.h"
+#include "nodes/extensible.h"
+#include "nodes/pathnodes.h"
+
+/* An ordering of the query that an index gives. */
+typedef struct AnnOrder
+{
+	IndexOptInfo *index;
+	PathKey    *pathkey;
+	Expr	   *distance;		/* the distance as the query has it */
+	Expr	   *query;			/* its operand that is not the indexed column */
+	Oid			opno;			/* the distance's operator, with the column on the left */
+} AnnOrder;
+
+/*
+ * The prices by which a scan decides, while it runs, whether to go on searching
+ * for members or to rank them.
+ */
+typedef struct AnnScanCosts
+{
+	double		rows;			/* of the index */
+	double		beam;			/* work of a search for the nearest rows of all */
+	double		work;			/* cost of one unit of work (scan.h, max_work) */
+	double		rank;			/* cost of ranking one member */
+} AnnScanCosts;
+
+/* What a plan says beyond its expressions; a list of nodes in custom_private. */
+typedef struct AnnScanPlan
+{
+	Oid			index;
+	Oid			opno;
+	bool		key_hidden;		/* nobody reads a distance that is a resjunk column */
+	double		limit;			/* rows that the query is expected to take; 0: unknown */
+	double		search_limit;	/* rows of the index, or members, that this takes; 0: unknown */
+	AnnScanCosts costs;
+} AnnScanPlan;
+
+/* annscan_match.c */
+extern bool AnnMatchOrder(PlannerInfo *root, RelOptInfo *rel, IndexOptInfo *index, AnnOrder *order);
+extern Expr *AnnOrderOperation(const AnnOrder *order);
+
+/* annscan_cost.c */
+extern void AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *search,
+						   const BitmapHeapPath *members, bool distance_read, AnnScanPlan *plan, Path *path);
+extern bool AnnRankAtOnce(const AnnScanPlan *plan, double members);
+extern double AnnMaxWork(const AnnScanPlan *plan, double members);
+
+/* annscan_plan.c */
+extern List *AnnScanPlanToList(const AnnScanPlan *plan);
+extern AnnScanPlan AnnScanPlanFromList(List *list);
+extern Plan *AnnPlanAnnScan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist, List *clauses,
+							List *custom_plans);
+extern List *AnnScanPathPrivate(const AnnOrder *order, const AnnScanPlan *plan);
+
+/* annscan_exec.c */
+extern const CustomScanMethods ann_scan_methods;
+
+#endif							/* ANN_ANNSCAN_H */

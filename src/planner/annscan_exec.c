@@ -1,0 +1,398 @@
+/*
+ * annscan_exec.c
+ *	  Runs an AnnScan: README, section AnnScan.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/relscan.h"
+#include "access/tableam.h"
+#include "catalog/pg_type_d.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "compat.h"
+#include "planner/annscan_state.h"
+
+static Node *createState(CustomScan *scan);
+static void beginScan(CustomScanState *css, EState *estate, int eflags);
+static TupleTableSlot *execScan(CustomScanState *css);
+static void endScan(CustomScanState *css);
+static void rescan(CustomScanState *css);
+
+const CustomScanMethods ann_scan_methods = {
+	.CustomName = "AnnScan",
+	.CreateCustomScanState = createState,
+};
+
+static const CustomExecMethods exec_methods = {
+	.CustomName = "AnnScan",
+	.BeginCustomScan = beginScan,
+	.ExecCustomScan = execScan,
+	.EndCustomScan = endScan,
+	.ReScanCustomScan = rescan,
+	.ExplainCustomScan = AnnExplainAnnScan,
+};
+
+static Node *
+createState(CustomScan *scan)
+{
+	AnnScanState *state = palloc0(sizeof(AnnScanState));
+
+	NodeSetTag(state, T_CustomScanState);
+	state->css.methods = &exec_methods;
+	state->plan = AnnScanPlanFromList(scan->custom_private);
+	return (Node *) state;
+}
+
+static bool
+readsColumn(Node *node, void *column)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+		return ((Var *) node)->varno == INDEX_VAR && ((Var *) node)->varattno == *(AttrNumber *) column;
+	return expression_tree_walker(node, readsColumn, column);
+}
+
+/* Whether the value of a distance column is more than a sort key that nobody looks at. */
+static bool
+resultReads(const AnnScanPlan *plan, List *targetlist, AttrNumber column)
+{
+	ListCell   *lc;
+
+	foreach(lc, targetlist)
+	{
+		TargetEntry *entry = lfirst(lc);
+
+		if (plan->key_hidden && entry->resjunk)
+			continue;
+		if (readsColumn((Node *) entry->expr, &column))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Sets up the expressions over rows of the heap.  The node's own scan tuple is a
+ * virtual one; expressions must not take it for theirs.
+ */
+static void
+initHeapExpressions(AnnScanState *state, const CustomScan *scan)
+{
+	ScanState  *ss = &state->css.ss;
+	PlanState  *ps = &ss->ps;
+	TargetEntry *distance = llast(scan->custom_scan_tlist);
+	bool		scanopsset = ps->scanopsset;
+
+	state->heap_slot = table_slot_create(ss->ss_currentRelation, &ps->state->es_tupleTable);
+	state->heap_context = CreateExprContext(ps->state);
+	state->heap_context->ecxt_scantuple = state->heap_slot;
+	state->distance_column = distance->resno - 1;
+	ps->scanopsset = false;
+	state->distance = ExecInitExpr(distance->expr, ps);
+	state->columns = ExecBuildProjectionInfo(list_copy_head(scan->custom_scan_tlist, state->distance_column),
+											 state->heap_context, ss->ss_ScanTupleSlot, ps,
+											 RelationGetDescr(ss->ss_currentRelation));
+	ps->scanopsset = scanopsset;
+}
+
+static void
+beginScan(CustomScanState *css, EState *estate, int eflags)
+{
+	AnnScanState *state = (AnnScanState *) css;
+	CustomScan *scan = castNode(CustomScan, css->ss.ps.plan);
+	AttrNumber	column;
+	ListCell   *lc;
+
+	foreach(lc, scan->custom_plans)
+		css->custom_ps = lappend(css->custom_ps, ExecInitNode(lfirst(lc), estate, eflags));
+	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+
+	initHeapExpressions(state, scan);
+	column = state->distance_column + 1;
+	state->filter_reads_distance = readsColumn((Node *) scan->scan.plan.qual, &column);
+	state->result_reads_distance = resultReads(&state->plan, scan->scan.plan.targetlist, column);
+	state->query = ExecInitExpr(linitial(scan->custom_exprs), &css->ss.ps);
+	if (scan->custom_plans != NIL)
+	{
+		state->recheck = ExecInitQual(lsecond(scan->custom_exprs), &css->ss.ps);
+		if (readsColumn(lsecond(scan->custom_exprs), &column))
+			state->filter_reads_distance = true;
+	}
+	state->index = index_open(state->plan.index, exec_rt_fetch(scan->scan.scanrelid, estate)->rellockmode);
+	state->scan = AnnBeginIndexScan(css->ss.ss_currentRelation, state->index, estate->es_snapshot, 1);
+	state->base = AnnIndexScanOf(state->scan);
+	if (state->base == NULL)
+		elog(ERROR, "index \"%s\" is none that AnnScan can search", RelationGetRelationName(state->index));
+	state->query_memory = AllocSetContextCreate(CurrentMemoryContext, "AnnScan query", ALLOCSET_SMALL_SIZES);
+	AnnScanOrderInit(state);
+	AnnScanOrderReset(state);
+	AnnScanMembersInit(state);
+}
+
+/*
+ * Reads the visible version of a row, by the TID that indexes have of it, into
+ * the scan tuple; false if there is none.
+ */
+bool
+AnnScanFetch(AnnScanState *state, const ItemPointerData *tid)
+{
+	if (ItemPointerIsValid(&state->current) &&
+		ItemPointerEquals(&state->current, unconstify(ItemPointerData *, tid)))
+		return true;
+	ItemPointerSetInvalid(&state->current);
+	ExecClearTuple(state->css.ss.ss_ScanTupleSlot);
+	ResetExprContext(state->heap_context);
+	state->scan->xs_heaptid = *tid;
+	if (!index_fetch_heap(state->scan, state->heap_slot))
+		return false;
+	ExecProject(state->columns);
+	state->css.ss.ss_ScanTupleSlot->tts_tid = state->heap_slot->tts_tid;
+	state->css.ss.ss_ScanTupleSlot->tts_tableOid = state->heap_slot->tts_tableOid;
+	state->current = *tid;
+	return true;
+}
+
+/* Gives a row, which is the current one, the distance that the SQL function computes. */
+void
+AnnScanComputeDistance(AnnScanState *state, AnnScanRow *row)
+{
+	bool		isnull;
+	Datum		value = ExecEvalExprSwitchContext(state->distance, state->heap_context, &isnull);
+
+	state->counts.computed++;
+	row->is_null = isnull;
+	row->lo = row->hi = isnull ? 0 : DatumGetFloat8(value);
+}
+
+/* Puts the distance of the current row into the scan tuple; the true one if it is read. */
+static void
+setDistance(AnnScanState *state, AnnScanRow *row, bool is_read)
+{
+	TupleTableSlot *slot = state->css.ss.ss_ScanTupleSlot;
+
+	if (is_read && !row->is_null && row->lo < row->hi)
+		AnnScanComputeDistance(state, row);
+	slot->tts_values[state->distance_column] = Float8GetDatum(row->lo);
+	slot->tts_isnull[state->distance_column] = row->is_null;
+}
+
+/*
+ * Whether the row is visible and passes the filter.  If so it is the scan tuple.
+ * The quals come in the order the planner gave them, which security may demand.
+ */
+bool
+AnnScanPasses(AnnScanState *state, AnnScanRow *row)
+{
+	ScanState  *ss = &state->css.ss;
+	ExprContext *econtext = ss->ps.ps_ExprContext;
+
+	if (!AnnScanFetch(state, &row->tid))
+		return false;
+	ResetExprContext(econtext);
+	econtext->ecxt_scantuple = ss->ss_ScanTupleSlot;
+	setDistance(state, row, state->filter_reads_distance);
+	if (state->recheck != NULL && AnnTidSetNeedsRecheck(state->members, &row->tid) &&
+		!ExecQual(state->recheck, econtext))
+	{
+		state->counts.unmatched++;
+		return false;
+	}
+	if (!ExecQual(ss->ps.qual, econtext))
+	{
+		InstrCountFiltered1(&ss->ps, 1);
+		return false;
+	}
+	return true;
+}
+
+/* Begins to search the index for the query's value, or ranks the members if they are few. */
+static void
+startScan(AnnScanState *state)
+{
+	ExprContext *econtext = state->css.ss.ps.ps_ExprContext;
+	int			strategy;
+	Oid			left;
+	Oid			right;
+	Datum		value;
+	bool		isnull;
+
+	if (state->css.custom_ps != NIL)
+	{
+		double		members;
+
+		AnnScanMembersMake(state);
+		members = AnnTidSetCount(state->members);
+		if (AnnRankAtOnce(&state->plan, members))
+		{
+			AnnScanRankMembers(state);
+			state->stopped = "members ranked at once";
+			state->phase = ANN_SCAN_RANKED;
+			return;
+		}
+	}
+
+	MemoryContextReset(state->query_memory);
+	value = ExecEvalExprSwitchContext(state->query, econtext, &isnull);
+	if (!isnull)
+	{
+		MemoryContext old = MemoryContextSwitchTo(state->query_memory);
+
+		value = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+		MemoryContextSwitchTo(old);
+	}
+	get_op_opfamily_properties(state->plan.opno, state->index->rd_opfamily[0], true, &strategy, &left, &right);
+	ScanKeyEntryInitialize(&state->key, SK_ORDER_BY | (isnull ? SK_ISNULL : 0), 1, strategy,
+						   right, InvalidOid, get_opcode(state->plan.opno), value);
+	index_rescan(state->scan, NULL, 0, &state->key, 1);
+	state->index_done = false;
+	state->searched = true;
+	state->base->limit = state->plan.search_limit;
+	state->base->members = state->members;
+	if (state->members != NULL)
+		state->base->max_work = AnnMaxWork(&state->plan, AnnTidSetCount(state->members));
+	state->gather = state->members != NULL ? (uint64) Max(state->plan.limit, 0) : 0;
+	state->gathered = 0;
+	state->phase = ANN_SCAN_SEARCH;
+}
+
+/* Adds what the index search did to the counts. */
+void
+AnnScanCountSearch(AnnScanState *state)
+{
+	if (!state->searched)
+		return;
+	state->searched = false;
+	state->counts.visited += state->base->nvisited;
+	state->counts.scored += state->base->nscored;
+	state->counts.late += state->base->nlate;
+	state->counts.probed += state->base->nprobed;
+}
+
+/*
+ * Collects as many rows that pass as the query takes before the first is
+ * returned, so that rows found late still come in order.  False if the search
+ * gave up before, and the members had better be ranked.
+ */
+static bool
+gather(AnnScanState *state)
+{
+	AnnScanRow	row;
+
+	while (state->gathered < state->gather && AnnScanReadIndex(state, &row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!AnnScanPasses(state, &row))
+			continue;
+		row.passed = true;
+		AnnScanOrderPut(state, &row);
+		state->gathered++;
+	}
+	return !(state->index_done && state->base->stop == ANN_STOP_WORK);
+}
+
+/* The next row of the result; it is the scan tuple.  False at the end. */
+static bool
+nextRow(AnnScanState *state, AnnScanRow *row)
+{
+	for (;;)
+	{
+		switch (state->phase)
+		{
+			case ANN_SCAN_START:
+				startScan(state);
+				break;
+			case ANN_SCAN_SEARCH:
+				if (gather(state) && AnnScanOrderNext(state, row))
+					return true;
+				if (state->base->stop == ANN_STOP_WORK)
+				{
+					AnnScanOrderReset(state);
+					AnnScanRankMembers(state);
+					state->stopped = "search cost more than ranking members";
+					state->phase = ANN_SCAN_RANKED;
+					break;
+				}
+				state->stopped = state->base->stop == ANN_STOP_ITERATIVE ? "settings limit the search" : "no more rows";
+				state->phase = ANN_SCAN_END;
+				break;
+			case ANN_SCAN_RANKED:
+				if (AnnScanRankedNext(state, row))
+					return true;
+				state->phase = ANN_SCAN_END;
+				break;
+			case ANN_SCAN_END:
+				return false;
+		}
+	}
+}
+
+static TupleTableSlot *
+execScan(CustomScanState *css)
+{
+	AnnScanState *state = (AnnScanState *) css;
+	ProjectionInfo *projection = css->ss.ps.ps_ProjInfo;
+	ExprContext *econtext = css->ss.ps.ps_ExprContext;
+	AnnScanRow	row;
+
+	CHECK_FOR_INTERRUPTS();
+	ResetExprContext(econtext);
+	if (!nextRow(state, &row))
+	{
+		ExecClearTuple(css->ss.ss_ScanTupleSlot);
+		ItemPointerSetInvalid(&state->current);
+		return projection ? ExecClearTuple(projection->pi_state.resultslot) : css->ss.ss_ScanTupleSlot;
+	}
+	if (state->members != NULL)
+		AnnScanRememberEmitted(state, &row);
+	setDistance(state, &row, state->result_reads_distance);
+	econtext->ecxt_scantuple = css->ss.ss_ScanTupleSlot;
+	return projection ? ExecProject(projection) : css->ss.ss_ScanTupleSlot;
+}
+
+static void
+rescan(CustomScanState *css)
+{
+	AnnScanState *state = (AnnScanState *) css;
+	bool		keep_members = true;
+	ListCell   *lc;
+
+	foreach(lc, css->custom_ps)
+	{
+		PlanState  *child = lfirst(lc);
+
+		if (css->ss.ps.chgParam != NULL)
+			UpdateChangedParamSet(child, css->ss.ps.chgParam);
+		if (child->chgParam != NULL)
+			keep_members = false;
+	}
+	AnnScanCountSearch(state);
+	AnnScanOrderReset(state);
+	AnnScanMembersReset(state, keep_members);
+	ItemPointerSetInvalid(&state->current);
+	state->phase = ANN_SCAN_START;
+	ExecScanReScan(&css->ss);
+}
+
+static void
+endScan(CustomScanState *css)
+{
+	AnnScanState *state = (AnnScanState *) css;
+	ListCell   *lc;
+
+	if (state->scan != NULL)
+	{
+		AnnScanMembersReset(state, false);
+		index_endscan(state->scan);
+		index_close(state->index, NoLock);
+	}
+	foreach(lc, css->custom_ps)
+		ExecEndNode(lfirst(lc));
+}

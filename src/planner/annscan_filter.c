@@ -1,0 +1,218 @@
+/*
+ * annscan_filter.c
+ *	  The members of a filtered AnnScan: the bitmap of other indexes as a set of
+ *	  heap TIDs, and their ranking by distances from the heap.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_operator_d.h"
+#include "catalog/pg_type_d.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/tidbitmap.h"
+#include "utils/float.h"
+#include "utils/memutils.h"
+
+#include "compat.h"
+#include "planner/annscan_state.h"
+
+void
+AnnScanMembersInit(AnnScanState *state)
+{
+	state->member_memory = AllocSetContextCreate(CurrentMemoryContext, "AnnScan members", ALLOCSET_DEFAULT_SIZES);
+	state->emitted_memory = AllocSetContextCreate(CurrentMemoryContext, "AnnScan emitted", ALLOCSET_SMALL_SIZES);
+}
+
+/* Runs the bitmap's plan, unless its result still holds. */
+void
+AnnScanMembersMake(AnnScanState *state)
+{
+	TIDBitmap  *bitmap;
+
+	if (state->members != NULL)
+		return;
+	bitmap = (TIDBitmap *) MultiExecProcNode(linitial(state->css.custom_ps));
+	if (bitmap == NULL || !IsA(bitmap, TIDBitmap))
+		elog(ERROR, "unrecognized result from subplan");
+	state->members = AnnTidSetFromBitmap(bitmap, state->member_memory);
+	tbm_free(bitmap);
+	state->counts.members += AnnTidSetCount(state->members);
+	state->counts.lossy_pages += state->members->nlossy;
+}
+
+static void
+endRanking(AnnScanState *state)
+{
+	if (state->ranking != NULL)
+		tuplesort_end(state->ranking);
+	state->ranking = NULL;
+	if (state->ranking_slot != NULL)
+		ExecDropSingleTupleTableSlot(state->ranking_slot);
+	state->ranking_slot = NULL;
+}
+
+/* Makes ready for a rescan; keep says that the set of members does not change. */
+void
+AnnScanMembersReset(AnnScanState *state, bool keep)
+{
+	endRanking(state);
+	MemoryContextReset(state->emitted_memory);
+	state->emitted = NULL;
+	state->nemitted = 0;
+	state->emitted_capacity = 0;
+	if (!keep)
+	{
+		MemoryContextReset(state->member_memory);
+		state->members = NULL;
+	}
+}
+
+/* Notes a row that is returned, so that a ranking leaves it out. */
+void
+AnnScanRememberEmitted(AnnScanState *state, const AnnScanRow *row)
+{
+	if (state->nemitted >= state->emitted_capacity)
+	{
+		Size		wanted = Max(state->emitted_capacity * 2, 64);
+
+		if (state->emitted == NULL)
+			state->emitted = MemoryContextAlloc(state->emitted_memory, mul_size(sizeof(ItemPointerData), wanted));
+		else
+			state->emitted = repalloc_huge(state->emitted, mul_size(sizeof(ItemPointerData), wanted));
+		state->emitted_capacity = wanted;
+	}
+	state->emitted[state->nemitted++] = row->tid;
+	state->last_distance = row->lo;
+	state->last_null = row->is_null;
+}
+
+static int
+compareTids(const void *a, const void *b)
+{
+	return ItemPointerCompare((ItemPointer) unconstify(void *, a), (ItemPointer) unconstify(void *, b));
+}
+
+static bool
+wasEmitted(const AnnScanState *state, const ItemPointerData *tid)
+{
+	return state->nemitted > 0 &&
+		bsearch(tid, state->emitted, state->nemitted, sizeof(ItemPointerData), compareTids) != NULL;
+}
+
+/* Columns of the ranking: whether the row is late, its distance, its TID. */
+static TupleDesc
+rankingDesc(void)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(3);
+
+	TupleDescInitEntry(desc, 1, "late", INT4OID, -1, 0);
+	TupleDescInitEntry(desc, 2, "distance", FLOAT8OID, -1, 0);
+	TupleDescInitEntry(desc, 3, "tid", INT8OID, -1, 0);
+	return desc;
+}
+
+/* Whether a farther row than this one has been returned. */
+static bool
+isLate(const AnnScanState *state, const AnnScanRow *row)
+{
+	if (state->nemitted == 0 || row->is_null)
+		return false;
+	return state->last_null || float8_lt(row->lo, state->last_distance);
+}
+
+static void
+rankRow(AnnScanState *state, const ItemPointerData *tid, TupleTableSlot *input)
+{
+	AnnScanRow	row = {.tid = *tid, .lo = -get_float8_infinity(), .hi = get_float8_infinity()};
+
+	CHECK_FOR_INTERRUPTS();
+	if (wasEmitted(state, tid) || !AnnScanPasses(state, &row))
+		return;
+	if (row.lo < row.hi)
+		AnnScanComputeDistance(state, &row);
+	ExecClearTuple(input);
+	input->tts_values[0] = Int32GetDatum(isLate(state, &row));
+	input->tts_values[1] = Float8GetDatum(row.lo);
+	input->tts_values[2] = Int64GetDatum((int64) ItemPointerGetBlockNumberNoCheck(tid) << 16 |
+										 ItemPointerGetOffsetNumberNoCheck(tid));
+	input->tts_isnull[0] = input->tts_isnull[2] = false;
+	input->tts_isnull[1] = row.is_null;
+	ExecStoreVirtualTuple(input);
+	tuplesort_puttupleslot(state->ranking, input);
+	state->ranked++;
+}
+
+/*
+ * Ranks the members that pass the filter and were not returned by their true
+ * distances.  Where the query's limit is known only that many are kept.
+ */
+void
+AnnScanRankMembers(AnnScanState *state)
+{
+	MemoryContext old = MemoryContextSwitchTo(state->css.ss.ps.state->es_query_cxt);
+	TupleDesc	desc = rankingDesc();
+	AttrNumber	columns[] = {1, 2, 3};
+	Oid			operators[] = {Int4LessOperator, Float8LessOperator, Int8LessOperator};
+	Oid			collations[] = {InvalidOid, InvalidOid, InvalidOid};
+	bool		nulls_first[] = {false, false, false};
+	TupleTableSlot *input = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
+	AnnTidSetPage *page = palloc(sizeof(AnnTidSetPage));
+	AnnTidSetIterator iterator;
+
+	endRanking(state);
+	if (state->nemitted > 0)
+		qsort(state->emitted, state->nemitted, sizeof(ItemPointerData), compareTids);
+	state->ranked = 0;
+	state->ranking_read = 0;
+	state->ranking_bound = state->nemitted < state->plan.limit ? (uint64) state->plan.limit - state->nemitted : 0;
+	state->ranking = tuplesort_begin_heap(desc, lengthof(columns), columns, operators, collations, nulls_first,
+										  work_mem, NULL, TUPLESORT_NONE);
+	if (state->ranking_bound > 0)
+		tuplesort_set_bound(state->ranking, (int64) state->ranking_bound);
+	state->ranking_slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+
+	AnnTidSetBegin(&iterator, state->members);
+	while (AnnTidSetNext(&iterator, page))
+	{
+		ItemPointerData tid;
+		int			n = page->lossy ? MaxHeapTuplesPerPage : page->noffsets;
+
+		for (int i = 0; i < n; i++)
+		{
+			ItemPointerSet(&tid, page->block, page->lossy ? i + 1 : page->offsets[i]);
+			rankRow(state, &tid, input);
+		}
+	}
+	state->counts.ranked += state->ranked;
+	ExecDropSingleTupleTableSlot(input);
+	pfree(page);
+	tuplesort_performsort(state->ranking);
+	MemoryContextSwitchTo(old);
+}
+
+/* The next of the ranking; false at the end. */
+bool
+AnnScanRankedNext(AnnScanState *state, AnnScanRow *row)
+{
+	TupleTableSlot *slot = state->ranking_slot;
+	int64		packed;
+
+	/* The estimate of the limit was too low: what was not kept comes now. */
+	if (state->ranking_bound > 0 && state->ranking_read >= state->ranking_bound &&
+		state->ranked > state->ranking_bound)
+		AnnScanRankMembers(state);
+	slot = state->ranking_slot;
+	if (!tuplesort_gettupleslot(state->ranking, true, false, slot, NULL))
+		return false;
+	state->ranking_read++;
+	slot_getallattrs(slot);
+	row->is_null = slot->tts_isnull[1];
+	row->lo = row->hi = row->is_null ? 0 : DatumGetFloat8(slot->tts_values[1]);
+	row->sure = row->passed = true;
+	packed = DatumGetInt64(slot->tts_values[2]);
+	ItemPointerSet(&row->tid, (BlockNumber) (packed >> 16), (OffsetNumber) (packed & 0xFFFF));
+	if (!AnnScanFetch(state, &row->tid))
+		elog(ERROR, "a ranked row is not visible any more");
+	return true;
+}

@@ -1,0 +1,209 @@
+/*
+ * annscan_path.c
+ *	  Offers AnnScan to the planner: the hook behind every table's paths.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/paths.h"
+#include "utils/guc.h"
+
+#include "compat.h"
+#include "planner/annscan.h"
+#include "planner/planner.h"
+
+static bool enable_annscan = true;
+static set_rel_pathlist_hook_type next_set_rel_pathlist_hook = NULL;
+
+static const CustomPathMethods path_methods = {
+	.CustomName = "AnnScan",
+	.PlanCustomPath = AnnPlanAnnScan,
+};
+
+/* Whether this relation is all that the query level reads. */
+static bool
+isOnlyRelation(PlannerInfo *root, RelOptInfo *rel)
+{
+	return bms_equal(root->all_baserels, rel->top_parent_relids ? rel->top_parent_relids : rel->relids);
+}
+
+/*
+ * Whether a distance that is nothing but the sort key is read by nobody: no
+ * MergeAppend, incremental sort or merge join compares it, no Unique, group or
+ * LIMIT WITH TIES looks for equal ones.
+ */
+static bool
+keyIsHidden(PlannerInfo *root, RelOptInfo *rel)
+{
+	const Query *parse = root->parse;
+
+	return rel->reloptkind == RELOPT_BASEREL && isOnlyRelation(root, rel) &&
+		list_length(root->query_pathkeys) == 1 &&
+		parse->distinctClause == NIL && parse->groupClause == NIL && parse->groupingSets == NIL &&
+		!parse->hasAggs && !parse->hasWindowFuncs && !parse->hasTargetSRFs && parse->setOperations == NULL &&
+		parse->limitOption != LIMIT_OPTION_WITH_TIES;
+}
+
+static bool
+containsExpr(Node *node, void *wanted)
+{
+	if (node == NULL)
+		return false;
+	return equal(node, wanted) || expression_tree_walker(node, containsExpr, wanted);
+}
+
+/* Whether the query's result, or a clause of the relation, has the distance's value in it. */
+static bool
+distanceIsRead(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, bool key_hidden)
+{
+	ListCell   *lc;
+
+	if (!key_hidden)
+		return true;
+	foreach(lc, root->processed_tlist)
+	{
+		TargetEntry *entry = lfirst(lc);
+
+		if (!entry->resjunk && containsExpr((Node *) entry->expr, order->distance))
+			return true;
+	}
+	foreach(lc, rel->baserestrictinfo)
+		if (containsExpr((Node *) lfirst_node(RestrictInfo, lc)->clause, order->distance))
+			return true;
+	return false;
+}
+
+/*
+ * The cheapest bitmap scan for the relation's own clauses, or NULL.  Made on a
+ * copy of the relation whose indexes can do nothing but bitmaps: a plain index
+ * path that is cheaper would otherwise displace it.
+ */
+static BitmapHeapPath *
+membersPath(PlannerInfo *root, RelOptInfo *rel)
+{
+	RelOptInfo *copy;
+	BitmapHeapPath *best = NULL;
+	ListCell   *lc;
+
+	if (!enable_bitmapscan || rel->baserestrictinfo == NIL)
+		return NULL;
+	copy = makeNode(RelOptInfo);
+	*copy = *rel;
+	copy->pathlist = NIL;
+	copy->partial_pathlist = NIL;
+	copy->joininfo = NIL;
+	copy->has_eclass_joins = false;
+	copy->indexlist = NIL;
+	foreach(lc, rel->indexlist)
+	{
+		IndexOptInfo *index = lfirst(lc);
+		IndexOptInfo *bitmap_only;
+
+		if (!index->amhasgetbitmap)
+			continue;
+		bitmap_only = makeNode(IndexOptInfo);
+		*bitmap_only = *index;
+		bitmap_only->rel = copy;
+		bitmap_only->amhasgettuple = false;
+		bitmap_only->amcanparallel = false;
+		copy->indexlist = lappend(copy->indexlist, bitmap_only);
+	}
+	create_index_paths(root, copy);
+	foreach(lc, copy->pathlist)
+	{
+		Path	   *path = lfirst(lc);
+
+		if (IsA(path, BitmapHeapPath) && bms_equal(PATH_REQ_OUTER(path), rel->lateral_relids) &&
+			(best == NULL || path->total_cost < best->path.total_cost))
+			best = (BitmapHeapPath *) path;
+	}
+	return best;
+}
+
+static void
+addAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *search,
+		   BitmapHeapPath *members)
+{
+	CustomPath *path = makeNode(CustomPath);
+	AnnScanPlan plan = {0};
+	bool		distance_read;
+
+	path->path.pathtype = T_CustomScan;
+	path->path.parent = rel;
+	path->path.pathtarget = rel->reltarget;
+	path->path.param_info = get_baserel_parampathinfo(root, rel, rel->lateral_relids);
+	path->path.parallel_safe = rel->consider_parallel;
+	path->path.pathkeys = list_make1(order->pathkey);
+	path->flags = CUSTOMPATH_SUPPORT_PROJECTION;
+	if (members != NULL)
+		path->custom_paths = list_make1(members);
+	path->methods = &path_methods;
+
+	plan.index = order->index->indexoid;
+	plan.opno = order->opno;
+	plan.key_hidden = keyIsHidden(root, rel);
+	distance_read = distanceIsRead(root, rel, order, plan.key_hidden);
+	/* An incremental sort takes the rows that are as far as the last one, too. */
+	if (root->limit_tuples > 0 && isOnlyRelation(root, rel) && list_length(root->query_pathkeys) == 1)
+		plan.limit = root->limit_tuples;
+	AnnCostAnnScan(root, rel, order, search, members, distance_read, &plan, &path->path);
+	path->custom_private = AnnScanPathPrivate(order, &plan);
+	add_path(rel, &path->path);
+}
+
+static void
+setRelPathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
+{
+	List	   *orders = NIL;
+	BitmapHeapPath *members;
+	ListCell   *lc;
+
+	if (next_set_rel_pathlist_hook)
+		next_set_rel_pathlist_hook(root, rel, rti, rte);
+
+	if (!enable_annscan || root->query_pathkeys == NIL || rel->indexlist == NIL ||
+		rte->rtekind != RTE_RELATION || rte->inh || rte->tablesample != NULL ||
+		(rte->relkind != RELKIND_RELATION && rte->relkind != RELKIND_MATVIEW))
+		return;
+	if (root->parse->commandType != CMD_SELECT || root->rowMarks != NIL)
+		return;
+	foreach(lc, rel->indexlist)
+	{
+		AnnOrder   *order = palloc(sizeof(AnnOrder));
+
+		if (AnnMatchOrder(root, rel, lfirst(lc), order))
+			orders = lappend(orders, order);
+	}
+	if (orders == NIL)
+		return;
+
+	members = membersPath(root, rel);
+	foreach(lc, orders)
+	{
+		AnnOrder   *order = lfirst(lc);
+		IndexPath  *search = create_index_path(root, order->index, NIL, list_make1(AnnOrderOperation(order)),
+											   list_make1_int(0), list_make1(order->pathkey),
+											   ForwardScanDirection, false, rel->lateral_relids, 1.0, false);
+
+		addAnnScan(root, rel, order, search, NULL);
+		if (members != NULL)
+			addAnnScan(root, rel, order, search, members);
+	}
+}
+
+/* Defines the setting, joins the planner. Called once, when the library is loaded. */
+void
+AnnScanInit(void)
+{
+	DefineCustomBoolVariable("ann.enable_annscan",
+							 "Enables the planner's use of AnnScan plans.", NULL,
+							 &enable_annscan, true, PGC_USERSET, GUC_EXPLAIN, NULL, NULL, NULL);
+	MarkGUCPrefixReserved("ann");
+	RegisterCustomScanMethods(&ann_scan_methods);
+	next_set_rel_pathlist_hook = set_rel_pathlist_hook;
+	set_rel_pathlist_hook = setRelPathlist;
+}

@@ -1,0 +1,111 @@
+/*
+ * annscan_plan.c
+ *	  From an AnnScan path to its plan.
+ */
+#include "postgres.h"
+
+#include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/restrictinfo.h"
+
+#include "compat.h"
+#include "planner/annscan.h"
+
+static Node *
+makeDouble(double value)
+{
+	return (Node *) makeFloat(psprintf("%.17g", value));
+}
+
+/* The plan's own data as a list that the server can copy and print. */
+List *
+AnnScanPlanToList(const AnnScanPlan *plan)
+{
+	const double doubles[] = {
+		plan->limit, plan->search_limit,
+		plan->costs.rows, plan->costs.beam, plan->costs.work, plan->costs.rank
+	};
+	List	   *list = NIL;
+
+	for (int i = 0; i < lengthof(doubles); i++)
+		list = lappend(list, makeDouble(doubles[i]));
+	return list_make3(list_make2_oid(plan->index, plan->opno), list_make1_int(plan->key_hidden), list);
+}
+
+AnnScanPlan
+AnnScanPlanFromList(List *list)
+{
+	List	   *doubles = lthird(list);
+	AnnScanPlan plan = {
+		.index = linitial_oid(linitial(list)),
+		.opno = lsecond_oid(linitial(list)),
+		.key_hidden = linitial_int(lsecond(list)) != 0,
+		.limit = floatVal(list_nth(doubles, 0)),
+		.search_limit = floatVal(list_nth(doubles, 1)),
+		.costs.rows = floatVal(list_nth(doubles, 2)),
+		.costs.beam = floatVal(list_nth(doubles, 3)),
+		.costs.work = floatVal(list_nth(doubles, 4)),
+		.costs.rank = floatVal(list_nth(doubles, 5)),
+	};
+
+	return plan;
+}
+
+/* What the path hands to AnnPlanAnnScan. */
+List *
+AnnScanPathPrivate(const AnnOrder *order, const AnnScanPlan *plan)
+{
+	return list_make3(order->distance, order->query, AnnScanPlanToList(plan));
+}
+
+static List *
+addVars(List *vars, Node *node)
+{
+	return list_concat_unique(vars, pull_var_clause(node, PVC_RECURSE_AGGREGATES | PVC_RECURSE_WINDOWFUNCS |
+													PVC_RECURSE_PLACEHOLDERS));
+}
+
+/*
+ * PlanCustomPath.  The scan tuple has every column that is read above or by the
+ * filter, and the distance behind them.  `tlist` is empty here: the caller sets
+ * the target list later (README).
+ */
+Plan *
+AnnPlanAnnScan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist, List *clauses, List *custom_plans)
+{
+	CustomScan *scan = makeNode(CustomScan);
+	Expr	   *distance = linitial(path->custom_private);
+	Expr	   *query = lsecond(path->custom_private);
+	List	   *vars = addVars(NIL, (Node *) rel->reltarget->exprs);
+	ListCell   *lc;
+
+	clauses = extract_actual_clauses(clauses, false);
+	vars = addVars(vars, (Node *) clauses);
+	scan->custom_exprs = list_make1(query);
+	if (custom_plans != NIL)
+	{
+		/* Of the bitmap heap scan only the bitmap and what is left to check is used. */
+		Plan	   *plan = linitial(custom_plans);
+		BitmapHeapScan *members;
+
+		if (IsA(plan, Result))	/* a gate, which stands above us too */
+			plan = outerPlan(plan);
+		members = castNode(BitmapHeapScan, plan);
+		scan->custom_plans = list_make1(outerPlan(members));
+		scan->custom_exprs = lappend(scan->custom_exprs, members->bitmapqualorig);
+		vars = addVars(vars, (Node *) members->bitmapqualorig);
+		clauses = members->scan.plan.qual;
+	}
+	foreach(lc, vars)
+		scan->custom_scan_tlist = lappend(scan->custom_scan_tlist,
+										  makeTargetEntry(lfirst(lc), foreach_current_index(lc) + 1, NULL, false));
+	scan->custom_scan_tlist = lappend(scan->custom_scan_tlist,
+									  makeTargetEntry(distance, list_length(vars) + 1, NULL, false));
+	scan->scan.plan.targetlist = tlist;
+	scan->scan.plan.qual = clauses;
+	scan->scan.scanrelid = rel->relid;
+	scan->flags = path->flags;
+	scan->custom_private = lthird(path->custom_private);
+	scan->methods = &ann_scan_methods;
+	return &scan->scan.plan;
+}

@@ -1,0 +1,133 @@
+/*
+ * annscan_state.h
+ *	  State of a running AnnScan.  README, section AnnScan.
+ */
+#ifndef ANN_ANNSCAN_STATE_H
+#define ANN_ANNSCAN_STATE_H
+
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/skey.h"
+#include "commands/explain.h"
+#include "lib/pairingheap.h"
+#include "utils/tuplesort.h"
+
+#include "planner/annscan.h"
+#include "space/scan.h"
+
+/* Where rows come from. */
+typedef enum AnnScanPhase
+{
+	ANN_SCAN_START,
+	ANN_SCAN_SEARCH,			/* the index; ranked members if it gives up */
+	ANN_SCAN_RANKED,			/* members ranked from the heap */
+	ANN_SCAN_END
+} AnnScanPhase;
+
+/* A row on its way, or the one that is being looked at. */
+typedef struct AnnScanRow
+{
+	ItemPointerData tid;
+	bool		is_null;		/* its distance is NULL: behind all others */
+	bool		sure;			/* the index says that no row overlaps its interval */
+	bool		passed;			/* visible and not filtered out */
+	double		lo;
+	double		hi;				/* lo == hi: the distance */
+} AnnScanRow;
+
+/* Sums over all rescans, for EXPLAIN. */
+typedef struct AnnScanCounts
+{
+	double		members;
+	double		lossy_pages;
+	double		visited;
+	double		scored;
+	double		late;
+	double		probed;
+	double		computed;		/* distances from the heap to settle the order, or because they are read */
+	double		ranked;			/* members ranked */
+	double		unmatched;		/* members that fail the recheck of the bitmap's conditions */
+} AnnScanCounts;
+
+typedef struct AnnScanState
+{
+	CustomScanState css;
+	AnnScanPlan plan;
+
+	/* Expressions; all but query and recheck are over the heap's rows */
+	ExprState  *query;
+	ExprState  *distance;
+	ExprState  *recheck;		/* conditions of the bitmap, over the scan tuple */
+	ProjectionInfo *columns;	/* makes the scan tuple, but for the distance */
+	ExprContext *heap_context;
+	TupleTableSlot *heap_slot;
+	int			distance_column;	/* index in the scan tuple */
+	bool		filter_reads_distance;
+	bool		result_reads_distance;
+
+	/* The index scan */
+	Relation	index;
+	IndexScanDesc scan;
+	AnnIndexScan *base;			/* its part that we share with the access method */
+	ScanKeyData key;
+	MemoryContext query_memory; /* of the query's value */
+	bool		index_done;
+	bool		searched;		/* the index was, and the counts of that are not in `counts` yet */
+
+	/* The row in heap_slot and in the scan tuple; invalid TID: none */
+	ItemPointerData current;
+
+	/* Rows that the index has returned and whose order is not settled (annscan_order.c) */
+	pairingheap *queue;
+	MemoryContext queue_memory;
+	double		bound;			/* of the rows that the index has not returned yet */
+	bool		bound_null;
+
+	/* Members (annscan_filter.c) */
+	AnnTidSet  *members;		/* NULL: not made yet, or no bitmap */
+	MemoryContext member_memory;
+	uint64		gathered;		/* rows that passed before the first was returned */
+	uint64		gather;			/* how many are to be: 0 for none */
+	ItemPointerData *emitted;	/* in member_memory's child */
+	uint64		nemitted;
+	uint64		emitted_capacity;
+	double		last_distance;
+	bool		last_null;
+	MemoryContext emitted_memory;
+	Tuplesortstate *ranking;
+	TupleTableSlot *ranking_slot;
+	uint64		ranked;			/* rows in the ranking */
+	uint64		ranking_bound;	/* how many of them it keeps; 0: all */
+	uint64		ranking_read;
+
+	AnnScanPhase phase;
+	const char *stopped;		/* for EXPLAIN: why the last scan ended; NULL: it did not */
+	AnnScanCounts counts;
+} AnnScanState;
+
+/* annscan_exec.c */
+extern bool AnnScanFetch(AnnScanState *state, const ItemPointerData *tid);
+extern bool AnnScanPasses(AnnScanState *state, AnnScanRow *row);
+extern void AnnScanComputeDistance(AnnScanState *state, AnnScanRow *row);
+extern void AnnScanCountSearch(AnnScanState *state);
+
+/* annscan_order.c */
+extern void AnnScanOrderInit(AnnScanState *state);
+extern void AnnScanOrderReset(AnnScanState *state);
+extern void AnnScanOrderPut(AnnScanState *state, const AnnScanRow *row);
+extern bool AnnScanOrderNext(AnnScanState *state, AnnScanRow *row);
+extern bool AnnScanReadIndex(AnnScanState *state, AnnScanRow *row);
+
+/* annscan_filter.c */
+extern void AnnScanMembersInit(AnnScanState *state);
+extern void AnnScanMembersMake(AnnScanState *state);
+extern void AnnScanMembersReset(AnnScanState *state, bool keep);
+extern void AnnScanRankMembers(AnnScanState *state);
+extern bool AnnScanRankedNext(AnnScanState *state, AnnScanRow *row);
+extern void AnnScanRememberEmitted(AnnScanState *state, const AnnScanRow *row);
+
+/* annscan_explain.c */
+extern void AnnExplainAnnScan(CustomScanState *css, List *ancestors, ExplainState *es);
+
+#endif							/* ANN_ANNSCAN_STATE_H */
