@@ -151,6 +151,7 @@ AnnScanFetch(AnnScanState *state, const ItemPointerData *tid)
 	ExecClearTuple(state->css.ss.ss_ScanTupleSlot);
 	ResetExprContext(state->heap_context);
 	state->scan->xs_heaptid = *tid;
+	state->scan->xs_heap_continue = false;	/* index_rescan may not have been called */
 	if (!index_fetch_heap(state->scan, state->heap_slot))
 		return false;
 	ExecProject(state->columns);
