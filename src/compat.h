@@ -41,6 +41,9 @@
 #define AnnVacuumDelayPoint() vacuum_delay_point()
 #endif
 
+/* mul_size and add_size: other headers bring them in with some versions only. */
+#include "storage/shmem.h"
+
 /*
  * Extending a relation by one page: returns the new page's buffer, exclusively
  * locked, all zeroes.

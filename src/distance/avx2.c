@@ -6,8 +6,8 @@
 #error "avx2.c needs its own compiler flags, see the Makefile"
 #endif
 
+#include <immintrin.h>
 #include <simde/x86/avx2.h>
-#include <simde/x86/f16c.h>
 #include <simde/x86/fma.h>
 #include <string.h>
 
@@ -32,10 +32,11 @@ typedef simde__m256i ixN;
 #define F32Abs(v) simde_mm256_andnot_ps(simde_mm256_set1_ps(-0.0f), v)
 #define F32And(v, mask) simde_mm256_and_ps(v, simde_mm256_castsi256_ps(mask))
 #define LoadF32(p) simde_mm256_loadu_ps((const float *) (p))
-#define LoadF16(p) simde_mm256_cvtph_ps(simde_mm_loadu_si128((const simde__m128i *) (p)))
+/* SIMDe's conversions of halves are younger than Ubuntu 24.04's package of it. */
+#define LoadF16(p) _mm256_cvtph_ps(simde_mm_loadu_si128((const simde__m128i *) (p)))
 #define LoadU8(p) simde_mm256_cvtepi32_ps(simde_mm256_cvtepu8_epi32(simde_mm_loadl_epi64((const simde__m128i *) (p))))
 #define StoreF32(p, v) simde_mm256_storeu_ps((float *) (p), v)
-#define StoreF16(p, v) simde_mm_storeu_si128((simde__m128i *) (p), simde_mm256_cvtps_ph(v, SIMDE_MM_FROUND_TO_NEAREST_INT))
+#define StoreF16(p, v) simde_mm_storeu_si128((simde__m128i *) (p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT))
 
 FORCE_INLINE float
 F32Sum(f32xN v_f32x8)

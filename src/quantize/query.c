@@ -106,6 +106,8 @@ GatherFactors(const AnnCodeArray *array, int first, int count, bool errors, Chun
 	const char *factors = (const char *) array->factors + (size_t) first * array->factor_stride;
 	AnnHalf		halves[3][CHUNK];
 
+	if (count <= 0)
+		return;
 	if (array->form == ANN_FACTORS_FLOAT3)
 	{
 		for (int i = 0; i < count; i++, factors += array->factor_stride)
