@@ -163,7 +163,7 @@ help:
 	@echo "make bench-kernels   ns per call and GB/s of the distance kernels"
 	@echo "make bench-quantize  speed of the quantizer, error of its estimates (VECTORS=file.npy)"
 	@echo "make test-fresh      make test in a fresh minimal Debian (SUITE=bookworm; needs root)"
-	@echo "make test-versions   make test on PostgreSQL 17 (trixie) and 18 (sid), the same way"
+	@echo "make test-versions   make test on PostgreSQL 16 (noble), 17 (trixie) and 18 (sid), the same way"
 	@echo "make deb             the Debian packages, in build/deb"
 	@echo "make fuzz            long fuzz run of the input functions (FUZZ_SECONDS=600)"
 	@echo "make bench           compare with pgvector, hnswlib and faiss (DATASET=... WHAT=... ROWS=... STORAGE=...)"

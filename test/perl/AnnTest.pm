@@ -8,6 +8,7 @@
 #   my $rows = clustered_vectors(1000, 96, seed => 1);      hard for an index, as real data is
 #   my ($recall, $unsorted) = index_recall($node, ...);     many queries in one statement
 #   index_ok($node, 't_v_idx');  log_ok($node);             checks
+#   my $text = answer($session, $sql);                      of a background_psql session
 package AnnTest;
 
 use strict;
@@ -20,7 +21,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(ann_node random_vectors random_numbers clustered_vectors vector_text load_vectors
-  exact_distance exact_nearest recall index_recall index_ok log_ok plan_of index_scan %operator);
+  exact_distance exact_nearest recall index_recall index_ok log_ok answer plan_of index_scan %operator);
 
 # Operator of each metric.
 our %operator = (l2 => '<->', ip => '<#>', cosine => '<=>', l1 => '<+>');
@@ -36,6 +37,17 @@ sub ann_node
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION ann');
 	return $node;
+}
+
+# What a background_psql session prints for a statement.  The first releases of 16
+# leave the mark between statements in it.
+sub answer
+{
+	my ($session, $sql) = @_;
+	my $text = $session->query_safe($sql);
+	$text =~ s/^background_psql: QUERY_SEPARATOR\n?//mg;
+	$text =~ s/\n+\z//;
+	return $text;
 }
 
 # A generator of its own, as Perl's rand differs between builds: returns a function

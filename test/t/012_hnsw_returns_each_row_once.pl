@@ -36,7 +36,7 @@ $scan->query_safe('BEGIN');
 my %got;
 for my $name (sort keys %order)
 {
-	like($scan->query_safe("EXPLAIN (COSTS OFF) SELECT id FROM t ORDER BY $order{$name}"), qr/Index Scan using t_$name/, "$name is read from its index");
+	like(answer($scan, "EXPLAIN (COSTS OFF) SELECT id FROM t ORDER BY $order{$name}"), qr/Index Scan using t_$name/, "$name is read from its index");
 	$scan->query_safe("DECLARE $name CURSOR FOR SELECT id, $order{$name} FROM t ORDER BY $order{$name}");
 	$got{$name} = [];
 }
@@ -56,7 +56,7 @@ for my $change ('', @changes, '')
 	for my $name (sort keys %order)
 	{
 		my $count = $change eq $changes[-1] ? 'ALL' : 60;
-		push @{ $got{$name} }, split /\n/, $scan->query_safe("FETCH $count FROM $name");
+		push @{ $got{$name} }, split /\n/, answer($scan, "FETCH $count FROM $name");
 	}
 }
 for my $name (sort keys %order)
