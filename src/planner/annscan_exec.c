@@ -11,7 +11,7 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
-#include "utils/datum.h"
+#include "utils/float.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -137,6 +137,16 @@ beginScan(CustomScanState *css, EState *estate, int eflags)
 	AnnScanMembersInit(state);
 }
 
+/* Makes the scan tuple of the row in heap_slot. */
+static void
+projectColumns(AnnScanState *state)
+{
+	TupleTableSlot *slot = ExecProject(state->columns);
+
+	slot->tts_tid = state->heap_slot->tts_tid;
+	slot->tts_tableOid = state->heap_slot->tts_tableOid;
+}
+
 /*
  * Reads the visible version of a row, by the TID that indexes have of it, into
  * the scan tuple; false if there is none.
@@ -154,9 +164,7 @@ AnnScanFetch(AnnScanState *state, const ItemPointerData *tid)
 	state->scan->xs_heap_continue = false;	/* index_rescan may not have been called */
 	if (!index_fetch_heap(state->scan, state->heap_slot))
 		return false;
-	ExecProject(state->columns);
-	state->css.ss.ss_ScanTupleSlot->tts_tid = state->heap_slot->tts_tid;
-	state->css.ss.ss_ScanTupleSlot->tts_tableOid = state->heap_slot->tts_tableOid;
+	projectColumns(state);
 	state->current = *tid;
 	return true;
 }
@@ -185,23 +193,17 @@ setDistance(AnnScanState *state, AnnScanRow *row, bool is_read)
 	slot->tts_isnull[state->distance_column] = row->is_null;
 }
 
-/*
- * Whether the row is visible and passes the filter.  If so it is the scan tuple.
- * The quals come in the order the planner gave them, which security may demand.
- */
-bool
-AnnScanPasses(AnnScanState *state, AnnScanRow *row)
+/* Whether the current row passes the filter; recheck says that the bitmap's conditions may not hold. */
+static bool
+matches(AnnScanState *state, AnnScanRow *row, bool recheck)
 {
 	ScanState  *ss = &state->css.ss;
 	ExprContext *econtext = ss->ps.ps_ExprContext;
 
-	if (!AnnScanFetch(state, &row->tid))
-		return false;
 	ResetExprContext(econtext);
 	econtext->ecxt_scantuple = ss->ss_ScanTupleSlot;
 	setDistance(state, row, state->filter_reads_distance);
-	if (state->recheck != NULL && AnnTidSetNeedsRecheck(state->members, &row->tid) &&
-		!ExecQual(state->recheck, econtext))
+	if (recheck && state->recheck != NULL && !ExecQual(state->recheck, econtext))
 	{
 		state->counts.unmatched++;
 		return false;
@@ -212,6 +214,17 @@ AnnScanPasses(AnnScanState *state, AnnScanRow *row)
 		return false;
 	}
 	return true;
+}
+
+/*
+ * Whether the row is visible and passes the filter.  If so it is the scan tuple.
+ * The quals come in the order the planner gave them, which security may demand.
+ */
+bool
+AnnScanPasses(AnnScanState *state, AnnScanRow *row)
+{
+	return AnnScanFetch(state, &row->tid) &&
+		matches(state, row, state->members != NULL && AnnTidSetNeedsRecheck(state->members, &row->tid));
 }
 
 /* Begins to search the index for the query's value, or ranks the members if they are few. */
@@ -335,17 +348,56 @@ nextRow(AnnScanState *state, AnnScanRow *row)
 	}
 }
 
+/*
+ * EvalPlanQual: whether the version of the row that is to be rechecked, where
+ * there is one, passes.  If so it is the scan tuple.
+ */
+static bool
+recheckRow(AnnScanState *state, EPQState *epq, AnnScanRow *row)
+{
+	Index		rti = ((Scan *) state->css.ss.ps.plan)->scanrelid;
+	TupleTableSlot *version = epq->relsubs_slot[rti - 1];
+
+	if (epq->relsubs_done[rti - 1])
+		return false;
+	epq->relsubs_done[rti - 1] = true;
+	ItemPointerSetInvalid(&state->current);
+	ResetExprContext(state->heap_context);
+	if (version == NULL)
+	{
+		if (!EvalPlanQualFetchRowMark(epq, rti, state->heap_slot))
+			return false;
+	}
+	else if (TupIsNull(version))
+		return false;
+	else
+		ExecCopySlot(state->heap_slot, version);
+	projectColumns(state);
+	row->is_null = false;
+	row->lo = -get_float8_infinity();
+	row->hi = get_float8_infinity();
+	return matches(state, row, true);
+}
+
 static TupleTableSlot *
 execScan(CustomScanState *css)
 {
 	AnnScanState *state = (AnnScanState *) css;
 	ProjectionInfo *projection = css->ss.ps.ps_ProjInfo;
 	ExprContext *econtext = css->ss.ps.ps_ExprContext;
+	EPQState   *epq = css->ss.ps.state->es_epq_active;
+	Index		rti = ((Scan *) css->ss.ps.plan)->scanrelid;
 	AnnScanRow	row;
+	bool		found;
 
 	CHECK_FOR_INTERRUPTS();
 	ResetExprContext(econtext);
-	if (!nextRow(state, &row))
+	if (epq != NULL && (epq->relsubs_done[rti - 1] || epq->relsubs_slot[rti - 1] != NULL ||
+						epq->relsubs_rowmark[rti - 1] != NULL))
+		found = recheckRow(state, epq, &row);
+	else
+		found = nextRow(state, &row);
+	if (!found)
 	{
 		ExecClearTuple(css->ss.ss_ScanTupleSlot);
 		ItemPointerSetInvalid(&state->current);

@@ -169,7 +169,7 @@ setRelPathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte
 		rte->rtekind != RTE_RELATION || rte->inh || rte->tablesample != NULL ||
 		(rte->relkind != RELKIND_RELATION && rte->relkind != RELKIND_MATVIEW))
 		return;
-	if (root->parse->commandType != CMD_SELECT || root->rowMarks != NIL)
+	if (root->parse->commandType != CMD_SELECT)
 		return;
 	foreach(lc, rel->indexlist)
 	{
