@@ -20,6 +20,7 @@ typedef struct AnnOrder
 	Expr	   *distance;		/* the distance as the query has it */
 	Expr	   *query;			/* its operand that is not the indexed column */
 	Oid			opno;			/* the distance's operator, with the column on the left */
+	List	   *included;		/* RestrictInfos that the index can test on its included columns */
 } AnnOrder;
 
 /*
@@ -34,6 +35,15 @@ typedef struct AnnScanCosts
 	double		rank;			/* cost of ranking one member */
 } AnnScanCosts;
 
+/* The expressions of a plan: custom_exprs. */
+typedef enum AnnScanExprs
+{
+	ANN_EXPR_QUERY,
+	ANN_EXPR_RECHECK,			/* conditions of the bitmap: a list, NIL without */
+	ANN_EXPR_INCLUDED,			/* conditions that the index tests: a list, for EXPLAIN */
+	ANN_EXPR_OPERANDS			/* what they compare columns with: a list */
+} AnnScanExprs;
+
 /* What a plan says beyond its expressions; a list of nodes in custom_private. */
 typedef struct AnnScanPlan
 {
@@ -43,6 +53,7 @@ typedef struct AnnScanPlan
 	double		limit;			/* rows that the query is expected to take; 0: unknown */
 	double		search_limit;	/* rows of the index, or members, that this takes; 0: unknown */
 	AnnScanCosts costs;
+	List	   *include;		/* AnnIncludePlan's test; NIL without */
 } AnnScanPlan;
 
 /* annscan_match.c */
@@ -60,7 +71,7 @@ extern List *AnnScanPlanToList(const AnnScanPlan *plan);
 extern AnnScanPlan AnnScanPlanFromList(List *list);
 extern Plan *AnnPlanAnnScan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist, List *clauses,
 							List *custom_plans);
-extern List *AnnScanPathPrivate(const AnnOrder *order, const AnnScanPlan *plan);
+extern List *AnnScanPathPrivate(PlannerInfo *root, const AnnOrder *order, AnnScanPlan *plan, bool has_members);
 
 /* annscan_exec.c */
 extern const CustomScanMethods ann_scan_methods;

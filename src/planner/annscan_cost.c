@@ -13,6 +13,7 @@
 
 #include "compat.h"
 #include "planner/annscan.h"
+#include "planner/annscan_include.h"
 
 /* What AnnScan's own handling of a row costs more than a plain index scan's, in cpu_operator_costs. */
 #define ROW_OPS 40.0
@@ -20,6 +21,13 @@
 /* Cost of a unit of work, in cpu_tuple_costs: an hnsw row visited, an ivfflat entry scored. */
 #define HNSW_WORK 15.0
 #define IVFFLAT_WORK 1.0
+
+/* Rows visited for a row that passes a test of included columns, beside one whose edges tell: they do not. */
+#define UNHINTED_WORK 1.6
+
+/* A row of a chain of equal first included columns (hnsw), in units of work; preparing the search. */
+#define CHAIN_WORK 0.5
+#define INCLUDE_OPS 500.0
 
 /* The least that a search does. */
 #define LEAST_WORK 10.0
@@ -43,6 +51,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 			   const BitmapHeapPath *members, bool distance_read, AnnScanPlan *plan, Path *path)
 {
 	AnnScanCosts *costs = &plan->costs;
+	bool		is_hnsw = strcmp(get_am_name(order->index->relam), "hnsw") == 0;
 	QualCost	distance;
 	double		saved;
 
@@ -52,14 +61,29 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 
 	path->rows = search->path.rows;
 	costs->rows = Max(order->index->tuples, 1);
-	costs->work = cpu_tuple_cost *
-		(strcmp(get_am_name(order->index->relam), "hnsw") == 0 ? HNSW_WORK : IVFFLAT_WORK);
+	costs->work = cpu_tuple_cost * (is_hnsw ? HNSW_WORK : IVFFLAT_WORK);
 	costs->beam = Max(search->path.startup_cost / costs->work, LEAST_WORK);
 	costs->rank = cpu_tuple_cost + distance.per_tuple;
 	plan->search_limit = plan->limit * Max(rel->tuples, 1) / Max(path->rows, 1);
 	AnnCopyDisabledNodes(path, &search->path);
 
-	if (members == NULL)
+	if (members == NULL && order->included != NIL)
+	{
+		Selectivity share = clauselist_selectivity(root, order->included, 0, JOIN_INNER, NULL);
+		double		count = Max(share * costs->rows, 1);
+		double		wanted = plan->limit > 0 ? Min(plan->limit, path->rows) : path->rows;
+		double		work = costs->rows;
+
+		plan->search_limit = plan->limit * Max(count / Max(path->rows, 1), 1);
+		if (plan->limit > 0)
+			work = Min(work, searchWork(costs, UNHINTED_WORK * wanted * count / Max(path->rows, 1), count));
+		if (is_hnsw && AnnIncludeIsKeyed(root, order->index, order->included))
+			work = Min(work, CHAIN_WORK * count);
+		path->startup_cost = work * costs->work + cpu_operator_cost * INCLUDE_OPS;
+		path->total_cost = path->startup_cost +
+			path->rows * Max(search->path.total_cost / Max(costs->rows, 1) - saved, cpu_tuple_cost);
+	}
+	else if (members == NULL)
 	{
 		path->startup_cost = search->path.startup_cost;
 		path->total_cost = Max(search->path.total_cost - path->rows * saved, path->startup_cost);

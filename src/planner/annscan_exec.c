@@ -119,11 +119,13 @@ beginScan(CustomScanState *css, EState *estate, int eflags)
 	column = state->distance_column + 1;
 	state->filter_reads_distance = readsColumn((Node *) scan->scan.plan.qual, &column);
 	state->result_reads_distance = resultReads(&state->plan, scan->scan.plan.targetlist, column);
-	state->query = ExecInitExpr(linitial(scan->custom_exprs), &css->ss.ps);
+	state->query = ExecInitExpr(list_nth(scan->custom_exprs, ANN_EXPR_QUERY), &css->ss.ps);
 	if (scan->custom_plans != NIL)
 	{
-		state->recheck = ExecInitQual(lsecond(scan->custom_exprs), &css->ss.ps);
-		if (readsColumn(lsecond(scan->custom_exprs), &column))
+		List	   *recheck = list_nth(scan->custom_exprs, ANN_EXPR_RECHECK);
+
+		state->recheck = ExecInitQual(recheck, &css->ss.ps);
+		if (readsColumn((Node *) recheck, &column))
 			state->filter_reads_distance = true;
 	}
 	state->index = index_open(state->plan.index, exec_rt_fetch(scan->scan.scanrelid, estate)->rellockmode);
@@ -131,6 +133,11 @@ beginScan(CustomScanState *css, EState *estate, int eflags)
 	state->base = AnnIndexScanOf(state->scan);
 	if (state->base == NULL)
 		elog(ERROR, "index \"%s\" is none that AnnScan can search", RelationGetRelationName(state->index));
+	if (state->plan.include != NIL)
+	{
+		state->include = AnnIncludeInit(state->index, state->plan.include);
+		state->include_operands = ExecInitExprList(list_nth(scan->custom_exprs, ANN_EXPR_OPERANDS), &css->ss.ps);
+	}
 	state->query_memory = AllocSetContextCreate(CurrentMemoryContext, "AnnScan query", ALLOCSET_SMALL_SIZES);
 	AnnScanOrderInit(state);
 	AnnScanOrderReset(state);
@@ -270,9 +277,16 @@ startScan(AnnScanState *state)
 	state->searched = true;
 	state->base->limit = state->plan.search_limit;
 	state->base->members = state->members;
+	if (state->include != NULL)
+	{
+		AnnIncludeSet(state->include, state->include_operands, econtext);
+		state->base->filter = AnnIncludePasses;
+		state->base->filter_arg = state->include;
+		state->base->keys = AnnIncludeKeys(state->include, &state->base->nkeys);
+	}
 	if (state->members != NULL)
 		state->base->max_work = AnnMaxWork(&state->plan, AnnTidSetCount(state->members));
-	state->gather = state->members != NULL ? (uint64) Max(state->plan.limit, 0) : 0;
+	state->gather = state->members != NULL || state->include != NULL ? (uint64) Max(state->plan.limit, 0) : 0;
 	state->gathered = 0;
 	state->phase = ANN_SCAN_SEARCH;
 }

@@ -20,6 +20,15 @@ deparse(CustomScanState *css, Node *node, List *ancestors, ExplainState *es)
 	return deparse_expression(node, context, list_length(es->rtable) > 1 || es->verbose, false);
 }
 
+static void
+showConditions(CustomScanState *css, const char *label, AnnScanExprs which, List *ancestors, ExplainState *es)
+{
+	CustomScan *scan = castNode(CustomScan, css->ss.ps.plan);
+	List	   *conditions = list_nth(scan->custom_exprs, which);
+
+	ExplainPropertyText(label, deparse(css, (Node *) make_ands_explicit(conditions), ancestors, es), es);
+}
+
 /* Hypothetical indexes have no name of their own. */
 static const char *
 indexName(Oid index)
@@ -48,9 +57,10 @@ AnnExplainAnnScan(CustomScanState *css, List *ancestors, ExplainState *es)
 
 	ExplainPropertyText("Index", indexName(state->plan.index), es);
 	ExplainPropertyText("Order By", deparse(css, (Node *) distance->expr, ancestors, es), es);
+	if (state->plan.include != NIL)
+		showConditions(css, "Index Filter", ANN_EXPR_INCLUDED, ancestors, es);
 	if (scan->custom_plans != NIL)
-		ExplainPropertyText("Recheck Cond",
-							deparse(css, (Node *) make_ands_explicit(lsecond(scan->custom_exprs)), ancestors, es), es);
+		showConditions(css, "Recheck Cond", ANN_EXPR_RECHECK, ancestors, es);
 	if (!es->analyze || css->ss.ps.instrument == NULL)
 		return;
 

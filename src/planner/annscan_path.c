@@ -14,6 +14,7 @@
 
 #include "compat.h"
 #include "planner/annscan.h"
+#include "planner/annscan_include.h"
 #include "planner/planner.h"
 
 static bool enable_annscan = true;
@@ -151,7 +152,7 @@ addAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const Inde
 	if (root->limit_tuples > 0 && isOnlyRelation(root, rel) && list_length(root->query_pathkeys) == 1)
 		plan.limit = root->limit_tuples;
 	AnnCostAnnScan(root, rel, order, search, members, distance_read, &plan, &path->path);
-	path->custom_private = AnnScanPathPrivate(order, &plan);
+	path->custom_private = AnnScanPathPrivate(root, order, &plan, members != NULL);
 	add_path(rel, &path->path);
 }
 
@@ -176,7 +177,10 @@ setRelPathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte
 		AnnOrder   *order = palloc(sizeof(AnnOrder));
 
 		if (AnnMatchOrder(root, rel, lfirst(lc), order))
+		{
+			order->included = AnnIncludeMatch(root, rel, order->index, rel->baserestrictinfo);
 			orders = lappend(orders, order);
+		}
 	}
 	if (orders == NIL)
 		return;

@@ -10,6 +10,7 @@
 
 #include "compat.h"
 #include "planner/annscan.h"
+#include "planner/annscan_include.h"
 
 static Node *
 makeDouble(double value)
@@ -29,7 +30,7 @@ AnnScanPlanToList(const AnnScanPlan *plan)
 
 	for (int i = 0; i < lengthof(doubles); i++)
 		list = lappend(list, makeDouble(doubles[i]));
-	return list_make3(list_make2_oid(plan->index, plan->opno), list_make1_int(plan->key_hidden), list);
+	return list_make4(list_make2_oid(plan->index, plan->opno), list_make1_int(plan->key_hidden), list, plan->include);
 }
 
 AnnScanPlan
@@ -46,16 +47,24 @@ AnnScanPlanFromList(List *list)
 		.costs.beam = floatVal(list_nth(doubles, 3)),
 		.costs.work = floatVal(list_nth(doubles, 4)),
 		.costs.rank = floatVal(list_nth(doubles, 5)),
+		.include = lfourth(list),
 	};
 
 	return plan;
 }
 
-/* What the path hands to AnnPlanAnnScan. */
+/*
+ * What the path hands to AnnPlanAnnScan.  Members are found by the bitmap, so no test of
+ * included columns is added to that.
+ */
 List *
-AnnScanPathPrivate(const AnnOrder *order, const AnnScanPlan *plan)
+AnnScanPathPrivate(PlannerInfo *root, const AnnOrder *order, AnnScanPlan *plan, bool has_members)
 {
-	return list_make3(order->distance, order->query, AnnScanPlanToList(plan));
+	List	   *included = has_members ? NIL : get_actual_clauses(order->included);
+	List	   *operands = NIL;
+
+	plan->include = included == NIL ? NIL : AnnIncludePlan(root, order->index, included, &operands);
+	return list_make5(order->distance, order->query, AnnScanPlanToList(plan), included, operands);
 }
 
 static List *
@@ -81,7 +90,7 @@ AnnPlanAnnScan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist
 
 	clauses = extract_actual_clauses(clauses, false);
 	vars = addVars(vars, (Node *) clauses);
-	scan->custom_exprs = list_make1(query);
+	scan->custom_exprs = list_make4(query, NIL, lfourth(path->custom_private), llast(path->custom_private));
 	if (custom_plans != NIL)
 	{
 		/* Of the bitmap heap scan only the bitmap and what is left to check is used. */
@@ -92,7 +101,7 @@ AnnPlanAnnScan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist
 			plan = outerPlan(plan);
 		members = castNode(BitmapHeapScan, plan);
 		scan->custom_plans = list_make1(outerPlan(members));
-		scan->custom_exprs = lappend(scan->custom_exprs, members->bitmapqualorig);
+		lfirst(list_nth_cell(scan->custom_exprs, ANN_EXPR_RECHECK)) = members->bitmapqualorig;
 		vars = addVars(vars, (Node *) members->bitmapqualorig);
 		clauses = members->scan.plan.qual;
 	}

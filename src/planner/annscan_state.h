@@ -14,6 +14,7 @@
 #include "utils/tuplesort.h"
 
 #include "planner/annscan.h"
+#include "planner/annscan_include.h"
 #include "space/scan.h"
 
 /* Where rows come from. */
@@ -59,6 +60,8 @@ typedef struct AnnScanState
 	ExprState  *query;
 	ExprState  *distance;
 	ExprState  *recheck;		/* conditions of the bitmap, over the scan tuple */
+	AnnIncludeTest *include;	/* of included columns, for the index; NULL: none */
+	List	   *include_operands;
 	ProjectionInfo *columns;	/* makes the scan tuple, but for the distance */
 	ExprContext *heap_context;
 	TupleTableSlot *heap_slot;
