@@ -111,9 +111,9 @@ typedef struct MatchContext
 	List	  **operands;
 } MatchContext;
 
-/* The number of the included column that an expression is, or -1. */
+/* The number of the included column that an expression is, or -1; its type unless type is NULL. */
 static int
-includedColumn(const MatchContext *context, Node *node)
+includedColumn(const MatchContext *context, Node *node, Oid *type)
 {
 	const IndexOptInfo *index = context->index;
 	Var		   *var;
@@ -125,6 +125,8 @@ includedColumn(const MatchContext *context, Node *node)
 	var = (Var *) node;
 	if (var->varno != (int) index->rel->relid || var->varlevelsup != 0 || var->varattno <= 0)
 		return -1;
+	if (type != NULL)
+		*type = var->vartype;
 	for (int i = index->nkeycolumns; i < index->ncolumns; i++)
 		if (index->indexkeys[i] == var->varattno)
 			return i - index->nkeycolumns;
@@ -159,12 +161,13 @@ isSafeFunction(Oid function)
 	return safe;
 }
 
+/* A type whose comparison needs no catalogs: that of enums asks for the order of their values. */
 static bool
 isPlainType(Oid type, bool equality)
 {
-	char		kind = get_typtype(type);
-
-	return (kind == TYPTYPE_BASE && !OidIsValid(get_element_type(type))) || (kind == TYPTYPE_ENUM && equality);
+	if (type == ANYENUMOID)
+		return equality;
+	return get_typtype(type) == TYPTYPE_BASE && !OidIsValid(get_element_type(type));
 }
 
 /*
@@ -172,17 +175,12 @@ isPlainType(Oid type, bool equality)
  * AnnAttributesKey hashes the column; invalid if there is none.
  */
 static Oid
-keyFunction(const MatchContext *context, Oid operator, Oid left, Oid right, Oid collation)
+keyFunction(Oid column, Oid operator, Oid right, Oid collation)
 {
-	const IndexOptInfo *index = context->index;
-	TypeCacheEntry *type = lookup_type_cache(left, TYPECACHE_HASH_OPFAMILY);
-	Oid			column_type;
+	TypeCacheEntry *type = lookup_type_cache(column, TYPECACHE_HASH_OPFAMILY);
 	Oid			function;
 
-	column_type = get_atttype(context->root->simple_rte_array[index->rel->relid]->relid,
-							  (AttrNumber) index->indexkeys[index->nkeycolumns]);
 	if (!OidIsValid(type->hash_opf) ||
-		type->hash_opf != lookup_type_cache(column_type, TYPECACHE_HASH_OPFAMILY)->hash_opf ||
 		get_op_opfamily_strategy(operator, type->hash_opf) != HTEqualStrategyNumber ||
 		(OidIsValid(collation) && !get_collation_isdeterministic(collation)))
 		return InvalidOid;
@@ -192,10 +190,10 @@ keyFunction(const MatchContext *context, Oid operator, Oid left, Oid right, Oid 
 
 /*
  * Fills function and collation for `column op value`; false if the operator is not one of
- * the default ordering of its left type, or `<>`.
+ * the default ordering of the column's type, or `<>`.
  */
 static bool
-matchOperator(const MatchContext *context, Oid operator, Oid collation, Condition *condition, bool *equality)
+matchOperator(Oid column, Oid operator, Oid collation, Condition *condition, bool *equality)
 {
 	Oid			left;
 	Oid			right;
@@ -206,7 +204,7 @@ matchOperator(const MatchContext *context, Oid operator, Oid collation, Conditio
 	op_input_types(operator, &left, &right);
 	if (!OidIsValid(left) || !OidIsValid(right))
 		return false;
-	type = lookup_type_cache(left, TYPECACHE_BTREE_OPFAMILY);
+	type = lookup_type_cache(column, TYPECACHE_BTREE_OPFAMILY);
 	if (!OidIsValid(type->btree_opf))
 		return false;
 	strategy = get_op_opfamily_strategy(operator, type->btree_opf);
@@ -222,7 +220,7 @@ matchOperator(const MatchContext *context, Oid operator, Oid collation, Conditio
 	condition->order = InvalidOid;
 	condition->hash = InvalidOid;
 	if (*equality && condition->column == 0)
-		condition->hash = keyFunction(context, operator, left, right, collation);
+		condition->hash = keyFunction(column, operator, right, collation);
 	if (*equality && left == right)
 	{
 		Oid			order = get_opfamily_proc(type->btree_opf, left, left, 1);
@@ -260,20 +258,21 @@ matchCompare(const MatchContext *context, OpExpr *clause)
 	Condition  *result;
 	Oid			operator = clause->opno;
 	Node	   *value;
+	Oid			column;
 	bool		equality;
 
 	if (list_length(clause->args) != 2)
 		return NULL;
-	condition.column = includedColumn(context, linitial(clause->args));
+	condition.column = includedColumn(context, linitial(clause->args), &column);
 	value = lsecond(clause->args);
 	if (condition.column < 0)
 	{
-		condition.column = includedColumn(context, lsecond(clause->args));
+		condition.column = includedColumn(context, lsecond(clause->args), &column);
 		value = linitial(clause->args);
 		operator = get_commutator(operator);
 	}
 	if (condition.column < 0 || !OidIsValid(operator) || !isFixed(context, value) ||
-		!matchOperator(context, operator, clause->inputcollid, &condition, &equality))
+		!matchOperator(column, operator, clause->inputcollid, &condition, &equality))
 		return NULL;
 	result = makeCondition(CONDITION_COMPARE, condition.column);
 	*result = condition;
@@ -286,11 +285,12 @@ matchArray(const MatchContext *context, ScalarArrayOpExpr *clause)
 {
 	Condition	condition = {clause->useOr ? CONDITION_ANY : CONDITION_ALL};
 	Condition  *result;
+	Oid			column;
 	bool		equality;
 
-	condition.column = includedColumn(context, linitial(clause->args));
+	condition.column = includedColumn(context, linitial(clause->args), &column);
 	if (condition.column < 0 || !isFixed(context, lsecond(clause->args)) ||
-		!matchOperator(context, clause->opno, clause->inputcollid, &condition, &equality))
+		!matchOperator(column, clause->opno, clause->inputcollid, &condition, &equality))
 		return NULL;
 	if (!clause->useOr)
 		condition.order = condition.hash = InvalidOid;
@@ -304,7 +304,7 @@ matchArray(const MatchContext *context, ScalarArrayOpExpr *clause)
 static Condition *
 matchBoolean(const MatchContext *context, Node *node, ConditionKind kind)
 {
-	int			column = includedColumn(context, node);
+	int			column = includedColumn(context, node, NULL);
 
 	if (column < 0 || exprType(node) != BOOLOID)
 		return NULL;
@@ -344,7 +344,7 @@ matchClause(const MatchContext *context, Node *clause)
 		case T_ScalarArrayOpExpr:
 			return matchArray(context, (ScalarArrayOpExpr *) clause);
 		case T_NullTest:
-			column = includedColumn(context, (Node *) ((NullTest *) clause)->arg);
+			column = includedColumn(context, (Node *) ((NullTest *) clause)->arg, NULL);
 			if (column < 0 || ((NullTest *) clause)->argisrow)
 				return NULL;
 			return makeCondition(((NullTest *) clause)->nulltesttype == IS_NULL ? CONDITION_NULL : CONDITION_NOT_NULL, column);

@@ -135,7 +135,7 @@ AnnScanOrderNext(AnnScanState *state, AnnScanRow *row)
 			if (second != NULL && first->row.lo < first->row.hi &&
 				compareDistances(first->row.hi, false, second->row.lo, second->row.is_null) > 0)
 			{
-				if (!first->row.passed && !AnnScanPasses(state, &first->row))
+				if (first->row.passed ? !AnnScanFetch(state, &first->row.tid) : !AnnScanPasses(state, &first->row))
 				{
 					pfree(first);
 					continue;
