@@ -102,7 +102,11 @@ INSERT INTO include_unhashed SELECT ARRAY[i, i]::real[], point(i, i) FROM genera
 SELECT * FROM ann_index_check('include_unhashed_idx', true);
 
 -- No answers from the index alone
+SET enable_seqscan = off;
+SET ann.enable_annscan = off;
 EXPLAIN (COSTS OFF) SELECT tenant FROM include_same ORDER BY v <-> '[1,1]' LIMIT 1;
+RESET enable_seqscan;
+RESET ann.enable_annscan;
 
 -- What cannot be
 CREATE INDEX ON include_rows USING hnsw (v vector_l2_ops, tenant);
