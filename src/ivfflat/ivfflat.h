@@ -9,6 +9,8 @@
 
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/amapi.h"
 #include "access/genam.h"
 #include "nodes/execnodes.h"
@@ -24,7 +26,7 @@
 #include "types/types.h"
 
 #define ANN_IVF_MAGIC 0x46465649	/* "IVFF" */
-#define ANN_IVF_VERSION 2
+#define ANN_IVF_VERSION 3
 
 #define ANN_IVF_MAX_LISTS 32768
 #define ANN_IVF_MAX_BIT_DIM 64000
@@ -103,7 +105,7 @@ StaticAssertDecl(sizeof(AnnIvfOther) == 32, "on-disk format");
 
 /*
  * Meta page.  The layout is fixed; what follows changes when VACUUM makes new lists, with
- * a new generation (README, New lists).
+ * a new generation of the list table (README, New lists).
  */
 typedef struct AnnIvfMetaPageData
 {
@@ -119,44 +121,55 @@ typedef struct AnnIvfMetaPageData
 	BlockNumber centroid_codes; /* blob: float4[dim] mean, then an AnnIvfCentroidCode for each list */
 	BlockNumber heads;			/* first HEADS page */
 	BlockNumber free_pages;		/* first FREE page, or invalid */
-	double		rows;			/* heap TIDs when the lists were made */
-	double		spread;			/* mean squared distance of a vector from its centroid at the build */
+	double		rows;			/* heap TIDs when all lists were made */
+	double		spread;			/* mean squared distance of a vector from its centroid at that time */
 	AnnIvfOther other;
 	uint64		build_id;		/* random: another build in the same file is told by it */
+	double		looked;			/* heap TIDs when VACUUM last looked for lists to be made anew */
+	double		removed;		/* of those and others since then */
+	uint32		next_chain;		/* no list has had this number, or a larger one */
+	uint32		reserved;
 } AnnIvfMetaPageData;
 
-StaticAssertDecl(sizeof(AnnIvfMetaPageData) == 168, "on-disk format");
+StaticAssertDecl(sizeof(AnnIvfMetaPageData) == 192, "on-disk format");
 
+/*
+ * A list is known by its place in the list table, which changes when others are made anew;
+ * its pages name the chain that they are, which does not.
+ */
 typedef struct AnnIvfListHead
 {
 	BlockNumber first;			/* first page; it never leaves the list */
 	BlockNumber insert;			/* where inserts begin to look for room: a hint */
+	uint32		chain;
+	float		rows;			/* entries when it was made */
+	float		spread;			/* mean of AnnIvfEntrySpread then; 0: not known */
 } AnnIvfListHead;
 
-StaticAssertDecl(sizeof(AnnIvfListHead) == 8, "on-disk format");
+StaticAssertDecl(sizeof(AnnIvfListHead) == 20, "on-disk format");
 
 #define ANN_IVF_HEADS_PER_PAGE (ANN_PAGE_USABLE / sizeof(AnnIvfListHead))
 
 /*
  * CODES or TIDS page          OFFSET SIZE  FIELD
- *                                0     4   list
+ *                                0     4   chain: the list it belongs to (AnnIvfListHead)
  *                                4     4   prev: the page before it in its list, or invalid
  *                                8     2   count: entries ever used, the first ones
  *                               10     2   live: those of them that hold a TID
  *                               12     2   nblocks: VECTORS pages it owns
- *                               14     2   generation: that of the lists it belongs to
+ *                               14     2   zero
  *                               16  4 *b   blocks[layout.blocks] (CODES)
  *                                -  e *n   entries
  * A FREE page keeps blocks; the special area's next then chains FREE pages.
  */
 typedef struct AnnIvfListPage
 {
-	uint32		list;
+	uint32		chain;
 	BlockNumber prev;
 	uint16		count;
 	uint16		live;
 	uint16		nblocks;
-	uint16		generation;
+	uint16		reserved;
 	BlockNumber blocks[FLEXIBLE_ARRAY_MEMBER];
 } AnnIvfListPage;
 
@@ -180,6 +193,15 @@ typedef struct AnnIvfEntry
 StaticAssertDecl(offsetof(AnnIvfEntry, code) == 12, "on-disk format");
 
 #define ANN_IVF_TID_ENTRY 8
+
+/* What tells a list's drift: its entries' squared distances from the centroid, or what goes with them. */
+static inline double
+AnnIvfEntrySpread(const AnnIvfLayout *layout, const AnnCodeFactors *factors)
+{
+	double		distance = layout->metric == ANN_METRIC_IP ? factors->error : factors->add;
+
+	return isfinite(distance) ? distance * distance : 0;
+}
 
 /*
  * Vector, in a slot of a VECTORS page or from the start of several:
@@ -207,7 +229,6 @@ typedef struct AnnIvfShape
 	Size		entry_size;
 	Size		first_entry;	/* offset in the raw area */
 	bool		has_vectors;
-	uint16		generation;
 } AnnIvfShape;
 
 static inline bool
@@ -257,6 +278,13 @@ AnnIvfEntryOf(Page page, const AnnIvfShape *shape, int i)
 
 /* ---- ivfflat_page.c: pages, list heads, blobs, free pages ---- */
 
+/* What a list holds now. */
+typedef struct AnnIvfListCensus
+{
+	double		entries;
+	double		spread;			/* the sum of theirs */
+} AnnIvfListCensus;
+
 extern void AnnIvfLayoutInit(AnnIvfLayout *layout, AnnCodeParams *code, Relation index);
 extern void AnnIvfSpaceInit(AnnSpace *space, const AnnIvfLayout *layout);
 extern AnnIvfShape AnnIvfShapeOf(const AnnIvfMetaPageData *meta, uint32 list);
@@ -270,11 +298,14 @@ extern BlockNumber AnnIvfWriteBlob(Relation index, AnnWriteMode mode, const char
 extern void AnnIvfReadBlob(Relation index, AnnBufferHints *hints, BlockNumber first, Size offset, Size size, char *data);
 extern BlockNumber AnnIvfWriteHeads(Relation index, AnnWriteMode mode, const AnnIvfListHead *heads, uint32 count);
 
-extern void AnnIvfInitListPage(Page page, const AnnIvfShape *shape, uint32 list, BlockNumber prev);
-extern bool AnnIvfIsListPage(Page page, const AnnIvfShape *shape, uint32 list);
+extern void AnnIvfInitListPage(Page page, const AnnIvfShape *shape, uint32 chain, BlockNumber prev);
+extern bool AnnIvfIsListPage(Page page, const AnnIvfShape *shape, uint32 chain);
 extern void AnnIvfCheckListPage(Relation index, BlockNumber block, Page page, const AnnIvfLayout *layout,
 								const AnnIvfShape *shape);
 extern AnnIvfListHead AnnIvfReadHead(Relation index, const AnnIvfMetaPageData *meta, uint32 list);
+extern AnnIvfListHead *AnnIvfReadHeads(Relation index, const AnnIvfMetaPageData *meta);
+extern void AnnIvfCountListPage(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, Page page,
+								AnnIvfListCensus *census);
 extern void AnnIvfSetInsertPage(Relation index, const AnnIvfMetaPageData *meta, uint32 list, BlockNumber block);
 extern Buffer AnnIvfAllocPage(Relation index, AnnPageEdit *edit, Page *page, Buffer *extra);
 
@@ -425,7 +456,18 @@ extern IndexBulkDeleteResult *ann_ivfflat_vacuumcleanup(IndexVacuumInfo *info, I
 
 /* ---- ivfflat_relist.c ---- */
 
-extern void AnnIvfRelist(IndexVacuumInfo *info, double tuples);
+typedef enum AnnIvfVerdict
+{
+	ANN_IVF_GOOD,
+	ANN_IVF_LARGE,
+	ANN_IVF_SMALL,
+	ANN_IVF_DRIFTED
+} AnnIvfVerdict;
+
+extern void AnnIvfRelist(IndexVacuumInfo *info, double tuples, double removed);
+extern AnnIvfVerdict AnnIvfJudgeList(const AnnIvfListHead *head, const AnnIvfListCensus *census, double mean);
+extern uint32 *AnnIvfChainsInUse(Relation index, const AnnIvfMetaPageData *meta);
+extern bool AnnIvfChainIsAmong(const uint32 *chains, uint32 count, uint32 chain);
 
 /* ---- ivfflat_check.c ---- */
 

@@ -393,6 +393,8 @@ typedef struct Writer
 	char	   *vectors;		/* image of a VECTORS page */
 	int			nvectors;		/* on it */
 	AnnIvfListHead *heads;
+	double		rows;			/* of the list at hand */
+	double		spread;			/* the sum of theirs */
 	BlockNumber last;			/* page of the chain before */
 } Writer;
 
@@ -461,6 +463,9 @@ advanceList(Writer *writer, int64 list)
 		{
 			flushListPage(writer, InvalidBlockNumber);
 			writer->heads[writer->list].insert = writer->block;
+			writer->heads[writer->list].rows = (float) writer->rows;
+			writer->heads[writer->list].spread = (float) (writer->spread / Max(writer->rows, 1));
+			writer->rows = writer->spread = 0;
 		}
 		if (++writer->list >= AnnIvfTotalLists(writer->meta))
 			return;
@@ -538,6 +543,9 @@ writeEntry(Writer *writer, SortedEntry *sorted)
 				   &sorted->tid, &value);
 	header->count++;
 	header->live++;
+	writer->rows++;
+	if (code_size > 0)
+		writer->spread += AnnIvfEntrySpread(layout, &sorted->factors);
 	if (writer->shape.has_vectors)
 		writeVector(writer, sorted->data + code_size + layout->attribute_size, &sorted->tid);
 }
@@ -565,6 +573,8 @@ writeIndex(Relation index, AnnIvfMetaPageData *meta, Tuplesortstate *sort, char 
 	meta->build_id = pg_prng_uint64(&pg_global_prng_state);
 	meta->free_pages = InvalidBlockNumber;
 	meta->other.state = ANN_IVF_OTHER_NONE;
+	meta->looked = meta->rows;
+	meta->next_chain = total;
 	AnnPageInit((Page) image, ANN_IVFFLAT_PAGE_ID, ANN_IVF_META);
 	if (writeNewPage(index, image) != ANN_IVF_META_BLOCK)
 		elog(ERROR, "index \"%s\" is not empty", RelationGetRelationName(index));
@@ -583,6 +593,7 @@ writeIndex(Relation index, AnnIvfMetaPageData *meta, Tuplesortstate *sort, char 
 		CHECK_FOR_INTERRUPTS();
 		AnnIvfInitListPage((Page) image, &shape, i, InvalidBlockNumber);
 		heads[i].first = writeNewPage(index, image);
+		heads[i].chain = i;
 	}
 
 	writer.index = index;

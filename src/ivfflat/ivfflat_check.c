@@ -25,6 +25,8 @@ typedef struct CheckState
 	AnnAttributes *attributes;
 	bool		comparable;		/* stored vectors are the SQL values' bytes */
 	bool		in_use;			/* these lists are */
+	uint32	   *chains;			/* of the lists in use, sorted */
+	uint32		nchains;
 	BlockNumber nblocks;
 	uint8	   *owned;			/* bit for each block */
 	char	   *page;
@@ -111,7 +113,7 @@ openVectors(CheckState *state, BlockNumber block)
 
 /* An entry's vector: written for this entry, and as the heap has it. */
 static void
-checkEntry(CheckState *state, BlockNumber block, int entry, const AnnIvfEntry *item, bool has_vectors)
+checkEntry(CheckState *state, uint32 list, BlockNumber block, int entry, const AnnIvfEntry *item)
 {
 	const AnnIvfLayout *layout = &state->meta.layout;
 	const AnnIvfListPage *header = AnnIvfListPageOf((Page) state->page);
@@ -119,7 +121,7 @@ checkEntry(CheckState *state, BlockNumber block, int entry, const AnnIvfEntry *i
 	ItemPointerData tid;
 	const char *defect;
 
-	if (has_vectors)
+	if (list < state->meta.lists)
 	{
 		int			first = AnnIvfVectorBlockIndex(layout, entry);
 
@@ -158,21 +160,20 @@ checkEntry(CheckState *state, BlockNumber block, int entry, const AnnIvfEntry *i
 		value.hash = AnnAttributesHash(state->attributes, value.hash, AnnIvfEntryAttributes(layout, item));
 	}
 	else
-		value.place = AnnIvfListPageOf((Page) state->page)->list == AnnIvfNullList(&state->meta) ?
-			ANN_CHECK_NULL : ANN_CHECK_ZERO;
+		value.place = list == AnnIvfNullList(&state->meta) ? ANN_CHECK_NULL : ANN_CHECK_ZERO;
 	if (state->check->tid != NULL)
 		state->check->tid(state->check, &item->tid, value);
 }
 
 static void
-checkListPage(CheckState *state, const AnnIvfShape *shape, uint32 list, BlockNumber block, BlockNumber prev)
+checkListPage(CheckState *state, const AnnIvfShape *shape, uint32 list, uint32 chain, BlockNumber block,
+			  BlockNumber prev)
 {
 	const AnnIvfListPage *header = AnnIvfListPageOf((Page) state->page);
 	int			live = 0;
 
-	if (header->list != list || header->generation != shape->generation)
-		DEFECT(state, block, -1, "it is a page of list %u, generation %u, and in list %u, generation %u",
-			   header->list, header->generation, list, shape->generation);
+	if (header->chain != chain)
+		DEFECT(state, block, -1, "it is a page of chain %u, and in chain %u", header->chain, chain);
 	if (header->prev != prev)
 		DEFECT(state, block, -1, "the page before it is not the one it names");
 	if (header->count > shape->entries || header->nblocks > (shape->has_vectors ? state->meta.layout.blocks : 0))
@@ -188,7 +189,7 @@ checkListPage(CheckState *state, const AnnIvfShape *shape, uint32 list, BlockNum
 			continue;
 		live++;
 		if (state->in_use)
-			checkEntry(state, block, i, item, shape->has_vectors);
+			checkEntry(state, list, block, i, item);
 	}
 	if (live != header->live)
 		DEFECT(state, block, -1, "it has %d entries and counts %d", live, header->live);
@@ -205,6 +206,8 @@ checkList(CheckState *state, uint32 list, AnnIvfListHead head)
 	BlockNumber prev = InvalidBlockNumber;
 	bool		insert_found = false;
 
+	if (head.chain >= state->meta.next_chain)
+		DEFECT(state, heads, (int) list, "the list has a chain that is still to come");
 	if (!BlockNumberIsValid(head.first))
 	{
 		if (state->in_use)
@@ -217,7 +220,7 @@ checkList(CheckState *state, uint32 list, AnnIvfListHead head)
 			return;
 		insert_found = insert_found || block == head.insert;
 		/* The page's chain is followed by what it says now: checkEntry leaves state->page alone. */
-		checkListPage(state, &shape, list, block, prev);
+		checkListPage(state, &shape, list, head.chain, block, prev);
 		prev = block;
 		block = AnnPageOpaque((Page) state->page)->next;
 	}
@@ -239,7 +242,13 @@ checkLists(CheckState *state)
 		if (!takePage(state, meta->heads + i / ANN_IVF_HEADS_PER_PAGE, ANN_IVF_HEADS, ANN_IVF_META_BLOCK, heads))
 			continue;
 		for (uint32 j = 0; j < ANN_IVF_HEADS_PER_PAGE && i + j < AnnIvfTotalLists(meta); j++)
-			checkList(state, i + j, ((AnnIvfListHead *) AnnPageRaw((Page) heads))[j]);
+		{
+			AnnIvfListHead head = ((AnnIvfListHead *) AnnPageRaw((Page) heads))[j];
+
+			/* Lists beside those in use may have some in common with them. */
+			if (state->in_use || !AnnIvfChainIsAmong(state->chains, state->nchains, head.chain))
+				checkList(state, i + j, head);
+		}
 	}
 	pfree(heads);
 }
@@ -322,7 +331,8 @@ AnnIvfCheckIndex(AnnCheck *check)
 	if (meta.other.state == ANN_IVF_OTHER_BUILDING || meta.other.state == ANN_IVF_OTHER_RETIRED)
 	{
 		state.in_use = false;
-		state.meta.generation = meta.other.generation;
+		state.chains = AnnIvfChainsInUse(check->index, &meta);
+		state.nchains = AnnIvfTotalLists(&meta);
 		state.meta.lists = meta.other.lists;
 		state.meta.heads = meta.other.heads;
 		state.meta.centroids = meta.other.centroids;
@@ -379,40 +389,50 @@ static const char *const element_names[] = {"vector", "halfvec", "sparsevec", "b
 static const char *const refine_names[] = {"full", "half", "sq8"};
 static const char *const kind_names[] = {"unused", "META", "BLOB", "HEADS", "CODES", "VECTORS", "TIDS", "FREE"};
 
+typedef struct ChainPlace
+{
+	uint32		chain;
+	uint32		list;
+} ChainPlace;
+
 typedef struct Census
 {
 	uint64		pages[lengthof(kind_names)];
-	uint64	   *lists;			/* entries of each */
+	ChainPlace *places;			/* of the lists in use, by chain */
+	AnnIvfListCensus *lists;
 	uint64		free_entries;
-	double		spread;			/* sum of squared distances from centroids */
 } Census;
+
+static int
+comparePlaces(const void *a, const void *b)
+{
+	uint32		x = ((const ChainPlace *) a)->chain;
+	uint32		y = ((const ChainPlace *) b)->chain;
+
+	return (x > y) - (x < y);
+}
 
 static void
 countPage(const AnnIvfMetaPageData *meta, Page page, Census *census)
 {
 	const AnnIvfListPage *header = AnnIvfListPageOf(page);
 	uint16		kind = AnnPageOpaque(page)->kind;
+	ChainPlace	key = {0};
+	const ChainPlace *place;
 	AnnIvfShape shape;
 
 	census->pages[kind < lengthof(kind_names) ? kind : 0]++;
-	if ((kind != ANN_IVF_CODES && kind != ANN_IVF_TIDS) || header->generation != meta->generation ||
-		header->list >= AnnIvfTotalLists(meta))
+	if (kind != ANN_IVF_CODES && kind != ANN_IVF_TIDS)
 		return;
-	shape = AnnIvfShapeOf(meta, header->list);
+	key.chain = header->chain;
+	place = bsearch(&key, census->places, AnnIvfTotalLists(meta), sizeof(ChainPlace), comparePlaces);
+	if (place == NULL)
+		return;
+	shape = AnnIvfShapeOf(meta, place->list);
 	if (shape.kind != kind || header->count > shape.entries)
 		return;
-	census->lists[header->list] += header->live;
 	census->free_entries += header->count - header->live;
-	for (int i = 0; shape.has_vectors && AnnIvfHasCodes(&meta->layout) && i < header->count; i++)
-	{
-		const AnnIvfEntry *item = AnnIvfEntryOf(page, &shape, i);
-		AnnCodeFactors factors;
-
-		if (!ItemPointerIsValid(&item->tid))
-			continue;
-		AnnFactorsFromHalf(&meta->code, item->factors, &factors);
-		census->spread += (double) factors.add * factors.add;
-	}
+	AnnIvfCountListPage(meta, &shape, page, &census->lists[place->list]);
 }
 
 /*
@@ -427,15 +447,27 @@ AnnIvfDescribeIndex(AnnInfo *info)
 	BlockNumber nblocks = RelationGetNumberOfBlocks(index);
 	int			option = AnnIvfOptionProbes((const AnnIvfOptions *) index->rd_options);
 	Census		census = {{0}};
-	uint64		vectors = 0;
-	uint64		longest = 0;
+	AnnIvfListHead *heads;
+	double		vectors = 0;
+	double		longest = 0;
+	double		spread = 0;
+	double		made_spread = 0;
 	uint32		empty = 0;
+	uint32		verdicts[ANN_IVF_DRIFTED + 1] = {0};
 
 	AnnIvfReadMeta(index, &meta);
 	if (layout->metric >= lengthof(metric_names) || layout->element >= lengthof(element_names) ||
 		layout->refine >= lengthof(refine_names))
 		AnnPageCorrupted(index, ANN_IVF_META_BLOCK, "it names an unknown type or metric");
-	census.lists = palloc0(mul_size(sizeof(uint64), AnnIvfTotalLists(&meta)));
+	heads = AnnIvfReadHeads(index, &meta);
+	census.lists = palloc0(mul_size(sizeof(AnnIvfListCensus), AnnIvfTotalLists(&meta)));
+	census.places = palloc(mul_size(sizeof(ChainPlace), AnnIvfTotalLists(&meta)));
+	for (uint32 i = 0; i < AnnIvfTotalLists(&meta); i++)
+	{
+		census.places[i].chain = heads[i].chain;
+		census.places[i].list = i;
+	}
+	qsort(census.places, AnnIvfTotalLists(&meta), sizeof(ChainPlace), comparePlaces);
 	for (BlockNumber block = 0; block < nblocks; block++)
 	{
 		Buffer		buffer = ReadBufferExtended(index, MAIN_FORKNUM, block, RBM_NORMAL, NULL);
@@ -450,10 +482,17 @@ AnnIvfDescribeIndex(AnnInfo *info)
 	}
 	for (uint32 i = 0; i < meta.lists; i++)
 	{
-		vectors += census.lists[i];
-		longest = Max(longest, census.lists[i]);
-		empty += census.lists[i] == 0;
+		vectors += census.lists[i].entries;
+		longest = Max(longest, census.lists[i].entries);
+		empty += census.lists[i].entries == 0;
+		if (heads[i].spread > 0)
+		{
+			spread += census.lists[i].spread;
+			made_spread += heads[i].spread * census.lists[i].entries;
+		}
 	}
+	for (uint32 i = 0; i < meta.lists; i++)
+		verdicts[AnnIvfJudgeList(&heads[i], &census.lists[i], vectors / meta.lists)]++;
 
 	info->line(info, "access method", "ivfflat");
 	info->line(info, "type", "%s(%u)", element_names[layout->element], layout->dim);
@@ -473,18 +512,21 @@ AnnIvfDescribeIndex(AnnInfo *info)
 	if (option > 0)
 		info->line(info, "probes, index option", "%d", option);
 	info->line(info, "probes in effect", "%d", AnnIvfProbes(index, &meta));
-	info->line(info, "rows", UINT64_FORMAT, vectors);
-	info->line(info, "rows when the lists were made", "%.0f", meta.rows);
-	info->line(info, "NULL vectors", UINT64_FORMAT, census.lists[AnnIvfNullList(&meta)]);
-	info->line(info, "zero vectors", UINT64_FORMAT, census.lists[AnnIvfZeroList(&meta)]);
+	info->line(info, "rows", "%.0f", vectors);
+	info->line(info, "rows when all lists were made", "%.0f", meta.rows);
+	info->line(info, "NULL vectors", "%.0f", census.lists[AnnIvfNullList(&meta)].entries);
+	info->line(info, "zero vectors", "%.0f", census.lists[AnnIvfZeroList(&meta)].entries);
 	info->line(info, "free entries", UINT64_FORMAT, census.free_entries);
 	info->line(info, "rows of the longest list, in means", "%.1f",
-			   vectors == 0 ? 0.0 : (double) longest * meta.lists / vectors);
+			   vectors == 0 ? 0.0 : longest * meta.lists / vectors);
 	info->line(info, "empty lists", "%u", empty);
-	/* Only these metrics' codes hold the distance from the centroid. */
-	if (AnnIvfHasCodes(layout) && layout->metric != ANN_METRIC_IP && vectors > 0 && meta.spread > 0)
-		info->line(info, "distance from centroids now, to that when they were made", "%.3f",
-				   sqrt(census.spread / vectors / meta.spread));
+	info->line(info, "lists that have outgrown the mean", "%u", verdicts[ANN_IVF_LARGE]);
+	info->line(info, "lists that are nearly empty", "%u", verdicts[ANN_IVF_SMALL]);
+	if (made_spread > 0)
+	{
+		info->line(info, "lists that have drifted from their centroids", "%u", verdicts[ANN_IVF_DRIFTED]);
+		info->line(info, "distance from centroids now, to that when they were made", "%.3f", sqrt(spread / made_spread));
+	}
 	info->line(info, "bytes of an entry", "%u", layout->entry_size);
 	info->line(info, "bytes of a vector", "%u", layout->vector_size);
 	info->line(info, "bytes of index per row", "%.0f", vectors == 0 ? 0.0 : (double) nblocks * BLCKSZ / vectors);
@@ -505,4 +547,6 @@ AnnIvfDescribeIndex(AnnInfo *info)
 		info->line(info, "other lists", "%u, %s", meta.other.lists,
 				   meta.other.state == ANN_IVF_OTHER_BUILDING ? "in the making or given up" : "replaced, to be freed by VACUUM");
 	pfree(census.lists);
+	pfree(census.places);
+	pfree(heads);
 }

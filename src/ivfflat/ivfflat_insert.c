@@ -18,6 +18,7 @@ typedef struct InsertState
 	Relation	index;
 	const AnnIvfMetaPageData *meta;
 	AnnIvfShape shape;
+	uint32		chain;
 	ItemPointer tid;
 	const AnnIvfValue *value;
 } InsertState;
@@ -158,7 +159,7 @@ appendPage(const InsertState *state, Buffer last)
 	Buffer		extra;
 	Buffer		buffer = AnnIvfAllocPage(state->index, &edit, &page, &extra);
 
-	AnnIvfInitListPage(page, &state->shape, state->value->list, BufferGetBlockNumber(last));
+	AnnIvfInitListPage(page, &state->shape, state->chain, BufferGetBlockNumber(last));
 	AnnPageOpaque(last_page)->next = BufferGetBlockNumber(buffer);
 	AnnPageEditCommit(&edit);
 	if (BufferIsValid(extra))
@@ -171,7 +172,7 @@ appendPage(const InsertState *state, Buffer last)
  * Goes along the list from where inserts last found room, to a page that has some.
  */
 static void
-insertIntoList(const InsertState *state)
+insertIntoList(InsertState *state)
 {
 	uint32		list = state->value->list;
 	AnnIvfListHead head = AnnIvfReadHead(state->index, state->meta, list);
@@ -182,6 +183,7 @@ insertIntoList(const InsertState *state)
 	Buffer		buffer;
 	int			entry;
 
+	state->chain = head.chain;
 	for (;;)
 	{
 		Page		page;
@@ -192,7 +194,7 @@ insertIntoList(const InsertState *state)
 		buffer = ReadBuffer(state->index, block);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 		page = BufferGetPage(buffer);
-		if (!AnnIvfIsListPage(page, &state->shape, list))
+		if (!AnnIvfIsListPage(page, &state->shape, head.chain))
 		{
 			/* VACUUM took the page away; the first one always stays. */
 			if (block == head.first)

@@ -128,7 +128,6 @@ AnnIvfShapeOf(const AnnIvfMetaPageData *meta, uint32 list)
 	AnnIvfShape shape;
 
 	shape.has_vectors = list < meta->lists;
-	shape.generation = meta->generation;
 	if (shape.has_vectors)
 	{
 		shape.kind = ANN_IVF_CODES;
@@ -267,6 +266,8 @@ AnnIvfCreateEmpty(Relation index, ForkNumber fork, AnnIvfMetaPageData *meta)
 	meta->heads = ANN_IVF_META_BLOCK + 1;
 	meta->free_pages = InvalidBlockNumber;
 	memset(&meta->other, 0, sizeof(meta->other));
+	meta->looked = meta->removed = 0;
+	meta->next_chain = AnnIvfTotalLists(meta);
 
 	for (BlockNumber block = ANN_IVF_META_BLOCK; block < meta->heads + 1 + AnnIvfTotalLists(meta); block++)
 	{
@@ -285,8 +286,12 @@ AnnIvfCreateEmpty(Relation index, ForkNumber fork, AnnIvfMetaPageData *meta)
 			AnnIvfListHead *heads = (AnnIvfListHead *) AnnPageRaw(page);
 
 			AnnPageInit(page, ANN_IVFFLAT_PAGE_ID, ANN_IVF_HEADS);
+			memset(heads, 0, sizeof(AnnIvfListHead) * AnnIvfTotalLists(meta));
 			for (uint32 i = 0; i < AnnIvfTotalLists(meta); i++)
+			{
 				heads[i].first = heads[i].insert = meta->heads + 1 + i;
+				heads[i].chain = i;
+			}
 			AnnPageSetRawSize(page, sizeof(AnnIvfListHead) * AnnIvfTotalLists(meta));
 		}
 		else
@@ -384,16 +389,15 @@ AnnIvfWriteHeads(Relation index, AnnWriteMode mode, const AnnIvfListHead *heads,
  * Initialises a page as one of a list, without entries.
  */
 void
-AnnIvfInitListPage(Page page, const AnnIvfShape *shape, uint32 list, BlockNumber prev)
+AnnIvfInitListPage(Page page, const AnnIvfShape *shape, uint32 chain, BlockNumber prev)
 {
 	AnnIvfListPage *header;
 
 	AnnPageInit(page, ANN_IVFFLAT_PAGE_ID, shape->kind);
 	header = AnnIvfListPageOf(page);
 	memset(header, 0, ANN_PAGE_USABLE);
-	header->list = list;
+	header->chain = chain;
 	header->prev = prev;
-	header->generation = shape->generation;
 	AnnPageSetRawSize(page, ANN_PAGE_USABLE);
 }
 
@@ -402,10 +406,10 @@ AnnIvfInitListPage(Page page, const AnnIvfShape *shape, uint32 list, BlockNumber
  * comes to by a link may have been reused.
  */
 bool
-AnnIvfIsListPage(Page page, const AnnIvfShape *shape, uint32 list)
+AnnIvfIsListPage(Page page, const AnnIvfShape *shape, uint32 chain)
 {
 	return AnnPageIsOurs(page, ANN_IVFFLAT_PAGE_ID) && AnnPageOpaque(page)->kind == shape->kind &&
-		AnnIvfListPageOf(page)->list == list && AnnIvfListPageOf(page)->generation == shape->generation;
+		AnnIvfListPageOf(page)->chain == chain;
 }
 
 /*
@@ -421,6 +425,27 @@ AnnIvfCheckListPage(Relation index, BlockNumber block, Page page, const AnnIvfLa
 	if (unlikely(header->count > shape->entries || header->live > header->count ||
 				 header->nblocks > (shape->has_vectors ? layout->blocks : 0)))
 		AnnPageCorrupted(index, block, "it has more entries than it can hold");
+}
+
+/*
+ * Adds the live entries of a list page, whose counts have been checked, to a census of its list.
+ */
+void
+AnnIvfCountListPage(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, Page page, AnnIvfListCensus *census)
+{
+	const AnnIvfListPage *header = AnnIvfListPageOf(page);
+
+	census->entries += header->live;
+	for (int i = 0; shape->has_vectors && AnnIvfHasCodes(&meta->layout) && i < header->count; i++)
+	{
+		const AnnIvfEntry *item = AnnIvfEntryOf(page, shape, i);
+		AnnCodeFactors factors;
+
+		if (!ItemPointerIsValid(&item->tid))
+			continue;
+		AnnFactorsFromHalf(&meta->code, item->factors, &factors);
+		census->spread += AnnIvfEntrySpread(&meta->layout, &factors);
+	}
 }
 
 static Buffer
@@ -441,6 +466,26 @@ AnnIvfReadHead(Relation index, const AnnIvfMetaPageData *meta, uint32 list)
 
 	UnlockReleaseBuffer(buffer);
 	return head;
+}
+
+/*
+ * All heads of a list table, palloc'd.
+ */
+AnnIvfListHead *
+AnnIvfReadHeads(Relation index, const AnnIvfMetaPageData *meta)
+{
+	uint32		total = AnnIvfTotalLists(meta);
+	AnnIvfListHead *heads = palloc(mul_size(sizeof(AnnIvfListHead), total));
+
+	for (uint32 first = 0; first < total; first += ANN_IVF_HEADS_PER_PAGE)
+	{
+		Buffer		buffer = lockHead(index, meta, first, BUFFER_LOCK_SHARE);
+
+		memcpy(heads + first, AnnPageRaw(BufferGetPage(buffer)),
+			   sizeof(AnnIvfListHead) * Min(ANN_IVF_HEADS_PER_PAGE, total - first));
+		UnlockReleaseBuffer(buffer);
+	}
+	return heads;
 }
 
 /*

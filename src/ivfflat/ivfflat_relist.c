@@ -17,9 +17,30 @@
 
 #include "ivfflat/ivfflat_options.h"
 
-/* New lists are due when the index has this many times the heap TIDs that it had when its own were made. */
+/* All lists are made anew when the index has so many times the heap TIDs that it had when that was done last. */
 #define RELIST_GROWTH 2.0
+#define RELIST_SHRINKAGE 0.25
 #define RELIST_MIN_TUPLES 1000
+
+/* Lists are looked at when this share of the heap TIDs has come or gone since the last time. */
+#define LOOK_SHARE 0.1
+
+/* How far a list may change: its entries against the mean and its own at first; their spread. */
+#define LARGE_MEANS 2.0
+#define LARGE_GROWTH 2.0
+#define SMALL_MEANS 0.125
+#define SMALL_SHRINKAGE 0.5
+#define SPREAD_GROWTH 1.3
+
+/* A list that is made anew takes so many of the nearest lists with it, itself included. */
+#define GROUP_LISTS 10
+
+/* Beyond this share of the rows all lists are made anew. */
+#define WHOLE_SHARE 0.5
+
+/* Walks that copy what inserts have added, until it is little. */
+#define CATCH_UP_WALKS 4
+#define CATCH_UP_ENTRIES 64
 
 #define RELIST_SEED 2203
 
@@ -30,26 +51,38 @@ typedef struct CopiedPage
 	Bitmapset  *entries;
 } CopiedPage;
 
+/* The pages of a list in the order of its chain, which only grows at its end meanwhile. */
+typedef struct CopiedList
+{
+	CopiedPage *pages;
+	int			npages;
+	int			capacity;
+} CopiedList;
+
 typedef struct Relist
 {
 	Relation	index;
 	BufferAccessStrategy strategy;
 	AnnIvfMetaPageData from;
 	AnnIvfMetaPageData to;
+	AnnIvfListHead *heads;		/* of `from` */
+	bool	   *redo;			/* which lists of `from` are made anew */
+	uint32	   *kept;			/* of `to`: the lists of `from` that its first ones are */
+	uint32		nkept;
+	AnnIvfMetaPageData group;	/* the lists that are made, as if they were all */
+	AnnIvfCentroids centroids;	/* theirs */
+	double	   *rows;			/* of each of them */
+	double	   *spreads;
 	AnnSpace	space;
-	AnnIvfCentroids centroids;	/* of the new lists */
 	char	   *page;			/* copy of a list page */
 	char	   *vector;
 	float	   *dense;
-	CopiedPage *copied;			/* in the order in which pages are walked */
-	int			ncopied;
-	int			copied_capacity;
-	int			nfirst;			/* of the first walk */
-	int			next;			/* where the second walk is in them */
+	CopiedList *copied;			/* for each list of `from` */
+	uint64		ncopied;
 	MemoryContext entry_context;
 } Relist;
 
-typedef bool (*EntryCallback) (Relist *state, uint32 list, int entry, const ItemPointerData *tid, void *arg);
+typedef void (*EntryCallback) (Relist *state, uint32 list, int entry, const ItemPointerData *tid, void *arg);
 
 /* ---- free pages of other lists ---- */
 
@@ -85,9 +118,44 @@ freePage(AnnPageEdit *edit, Page page, BlockNumber block, Buffer meta_buffer)
 	meta->free_pages = block;
 }
 
-/* Frees the pages of a list that nobody reads, from its first to its last: {HEADS, page, META} each. */
+static int
+compareChains(const void *a, const void *b)
+{
+	uint32		x = *(const uint32 *) a;
+	uint32		y = *(const uint32 *) b;
+
+	return (x > y) - (x < y);
+}
+
+/*
+ * The chains of the lists in use, sorted, AnnIvfTotalLists(meta) of them: lists beside them may
+ * have some of them in common.  palloc'd.
+ */
+uint32 *
+AnnIvfChainsInUse(Relation index, const AnnIvfMetaPageData *meta)
+{
+	AnnIvfListHead *heads = AnnIvfReadHeads(index, meta);
+	uint32	   *chains = palloc(mul_size(sizeof(uint32), AnnIvfTotalLists(meta)));
+
+	for (uint32 i = 0; i < AnnIvfTotalLists(meta); i++)
+		chains[i] = heads[i].chain;
+	qsort(chains, AnnIvfTotalLists(meta), sizeof(uint32), compareChains);
+	pfree(heads);
+	return chains;
+}
+
+bool
+AnnIvfChainIsAmong(const uint32 *chains, uint32 count, uint32 chain)
+{
+	return bsearch(&chain, chains, count, sizeof(uint32), compareChains) != NULL;
+}
+
+/*
+ * Frees the pages of a list that nobody reads, unless its chain is in use, from the first to the
+ * last: {HEADS, page, META} each.
+ */
 static void
-freeList(Relation index, const AnnIvfMetaPageData *lists, uint32 list)
+freeList(Relation index, const AnnIvfMetaPageData *lists, uint32 list, const uint32 *in_use, uint32 nin_use)
 {
 	AnnIvfShape shape = AnnIvfShapeOf(lists, list);
 	BlockNumber heads_block = lists->heads + list / ANN_IVF_HEADS_PER_PAGE;
@@ -100,13 +168,16 @@ freeList(Relation index, const AnnIvfMetaPageData *lists, uint32 list)
 		Page		page;
 		AnnPageEdit edit;
 		BlockNumber block;
+		uint32		chain;
 		AnnIvfListHead *head;
 
 		AnnVacuumDelayPoint();
 		LockBuffer(heads_buffer, BUFFER_LOCK_EXCLUSIVE);
 		page = AnnPageGet(index, heads_buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_HEADS);
-		block = ((AnnIvfListHead *) AnnPageRaw(page))[list % ANN_IVF_HEADS_PER_PAGE].first;
-		if (!BlockNumberIsValid(block))
+		head = (AnnIvfListHead *) AnnPageRaw(page) + list % ANN_IVF_HEADS_PER_PAGE;
+		block = head->first;
+		chain = head->chain;
+		if (!BlockNumberIsValid(block) || AnnIvfChainIsAmong(in_use, nin_use, chain))
 		{
 			UnlockReleaseBuffer(heads_buffer);
 			return;
@@ -115,7 +186,7 @@ freeList(Relation index, const AnnIvfMetaPageData *lists, uint32 list)
 			AnnPageCorrupted(index, block, "it leads to itself");
 		buffer = ReadBuffer(index, block);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
-		if (!AnnIvfIsListPage(BufferGetPage(buffer), &shape, list))
+		if (!AnnIvfIsListPage(BufferGetPage(buffer), &shape, chain))
 			AnnPageCorrupted(index, block, "it is not a page of the list that leads to it");
 		meta_buffer = ReadBuffer(index, ANN_IVF_META_BLOCK);
 		LockBuffer(meta_buffer, BUFFER_LOCK_EXCLUSIVE);
@@ -178,7 +249,6 @@ freeOther(Relation index, const AnnIvfMetaPageData *meta)
 	if (other.state == ANN_IVF_OTHER_RETIRED &&
 		!GlobalVisCheckRemovableFullXid(NULL, FullTransactionIdFromU64(other.xid)))
 		return false;
-	lists.generation = other.generation;
 	lists.lists = other.lists;
 	lists.heads = other.heads;
 	AnnIvfCentroidParams(&lists.centroid_code, &lists.layout);
@@ -187,6 +257,7 @@ freeOther(Relation index, const AnnIvfMetaPageData *meta)
 	if (BlockNumberIsValid(other.heads))
 	{
 		Buffer		buffer = ReadBuffer(index, other.heads);
+		uint32	   *in_use = AnnIvfChainsInUse(index, meta);
 		bool		intact;
 
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
@@ -195,7 +266,8 @@ freeOther(Relation index, const AnnIvfMetaPageData *meta)
 		UnlockReleaseBuffer(buffer);
 		/* HEADS pages go last, the first of them first: lists are free when it is. */
 		for (uint32 list = 0; intact && list < AnnIvfTotalLists(&lists); list++)
-			freeList(index, &lists, list);
+			freeList(index, &lists, list, in_use, AnnIvfTotalLists(meta));
+		pfree(in_use);
 	}
 	freeRange(index, ANN_IVF_BLOB, other.centroids, AnnIvfCentroidsSize(&lists));
 	freeRange(index, ANN_IVF_BLOB, other.centroid_codes, AnnIvfCentroidCodesSize(&lists));
@@ -207,56 +279,77 @@ freeOther(Relation index, const AnnIvfMetaPageData *meta)
 
 /* ---- walks over the lists in use ---- */
 
+/* What is noted of the page of a list that is its `at`th. */
+static CopiedPage *
+copiedPage(Relist *state, CopiedList *list, int at, BlockNumber block)
+{
+	CopiedPage *page;
+
+	if (at < list->npages)
+	{
+		if (list->pages[at].block != block)
+			AnnPageCorrupted(state->index, block, "its list has changed other than at its end");
+		return &list->pages[at];
+	}
+	if (list->npages == list->capacity)
+	{
+		list->capacity = Max(8, 2 * list->capacity);
+		list->pages = list->pages == NULL ? palloc(mul_size(sizeof(CopiedPage), list->capacity)) :
+			repalloc_huge(list->pages, mul_size(sizeof(CopiedPage), list->capacity));
+	}
+	page = &list->pages[list->npages++];
+	page->block = block;
+	page->entries = NULL;
+	return page;
+}
+
 /*
- * Copies each page of a list in turn to state->page and calls back for its entries.
- * Only VACUUM takes pages out of lists, and that is us.
+ * Copies each page of a list in turn to state->page and calls back for its entries: when copying,
+ * for those that were not copied before.  Only VACUUM takes pages out of lists, and that is us.
  */
 static void
-walkList(Relist *state, uint32 list, EntryCallback callback, void *arg)
+walkList(Relist *state, uint32 list, bool copying, EntryCallback callback, void *arg)
 {
 	AnnIvfShape shape = AnnIvfShapeOf(&state->from, list);
-	BlockNumber block = AnnIvfReadHead(state->index, &state->from, list).first;
+	BlockNumber block = state->heads[list].first;
+	int			npages = 0;
 
 	while (BlockNumberIsValid(block))
 	{
 		Buffer		buffer = ReadBufferExtended(state->index, MAIN_FORKNUM, block, RBM_NORMAL, state->strategy);
-		CopiedPage *copied = NULL;
+		CopiedPage *copied;
 
 		AnnVacuumDelayPoint();
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
 		memcpy(state->page, BufferGetPage(buffer), BLCKSZ);
 		UnlockReleaseBuffer(buffer);
-		if (!AnnIvfIsListPage((Page) state->page, &shape, list))
+		if (!AnnIvfIsListPage((Page) state->page, &shape, state->heads[list].chain))
 			AnnPageCorrupted(state->index, block, "it is not a page of the list that leads to it");
 		AnnIvfCheckListPage(state->index, block, (Page) state->page, &state->from.layout, &shape);
-		/* The second walk meets the pages of the first in the same order, and new ones between. */
-		if (state->next < state->nfirst && state->copied[state->next].block == block)
-			copied = &state->copied[state->next++];
+		copied = copying ? copiedPage(state, &state->copied[list], npages, block) : NULL;
+		npages++;
 		for (int i = 0; i < AnnIvfListPageOf((Page) state->page)->count; i++)
 		{
 			const ItemPointerData *tid = &AnnIvfEntryOf((Page) state->page, &shape, i)->tid;
 
-			if (!ItemPointerIsValid(tid) || (copied != NULL && bms_is_member(i, copied->entries)))
+			if (!ItemPointerIsValid(tid) || (copying && bms_is_member(i, copied->entries)))
 				continue;
 			CHECK_FOR_INTERRUPTS();
-			if (callback(state, list, i, tid, arg))
-			{
-				if (copied == NULL)
-				{
-					if (state->ncopied == state->copied_capacity)
-					{
-						state->copied_capacity *= 2;
-						state->copied = repalloc_huge(state->copied, mul_size(sizeof(CopiedPage), state->copied_capacity));
-					}
-					copied = &state->copied[state->ncopied++];
-					copied->block = block;
-					copied->entries = NULL;
-				}
+			callback(state, list, i, tid, arg);
+			if (copying)
 				copied->entries = bms_add_member(copied->entries, i);
-			}
 		}
 		block = AnnPageOpaque((Page) state->page)->next;
 	}
+}
+
+/* Walks all the lists that are to be made anew. */
+static void
+walkLists(Relist *state, bool copying, EntryCallback callback, void *arg)
+{
+	for (uint32 list = 0; list < state->from.lists; list++)
+		if (state->redo[list])
+			walkList(state, list, copying, callback, arg);
 }
 
 /* Reads the vector of an entry of state->page into state->vector. */
@@ -308,14 +401,14 @@ decode(Relist *state, const char *stored)
 	return state->dense;
 }
 
-/* Counts the entries of a list without a callback for each. */
-static double
+/* Counts the entries of a list and adds up their spreads. */
+static AnnIvfListCensus
 countList(Relist *state, uint32 list)
 {
 	AnnIvfShape shape = AnnIvfShapeOf(&state->from, list);
-	BlockNumber block = AnnIvfReadHead(state->index, &state->from, list).first;
+	BlockNumber block = state->heads[list].first;
 	BlockNumber npages = 0;
-	double		count = 0;
+	AnnIvfListCensus census = {0};
 
 	while (BlockNumberIsValid(block))
 	{
@@ -326,13 +419,14 @@ countList(Relist *state, uint32 list)
 		if (npages++ > RelationGetNumberOfBlocks(state->index))
 			AnnPageCorrupted(state->index, block, "its list goes round in a circle");
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
-		if (!AnnIvfIsListPage(page, &shape, list))
+		if (!AnnIvfIsListPage(page, &shape, state->heads[list].chain))
 			AnnPageCorrupted(state->index, block, "it is not a page of the list that leads to it");
-		count += AnnIvfListPageOf(page)->live;
+		AnnIvfCheckListPage(state->index, block, page, &state->from.layout, &shape);
+		AnnIvfCountListPage(&state->from, &shape, page, &census);
 		block = AnnPageOpaque(page)->next;
 		UnlockReleaseBuffer(buffer);
 	}
-	return count;
+	return census;
 }
 
 typedef struct SampleWalk
@@ -342,7 +436,7 @@ typedef struct SampleWalk
 	uint64		seen;
 } SampleWalk;
 
-static bool
+static void
 sampleEntry(Relist *state, uint32 list, int entry, const ItemPointerData *tid, void *arg)
 {
 	SampleWalk *walk = (SampleWalk *) arg;
@@ -354,101 +448,293 @@ sampleEntry(Relist *state, uint32 list, int entry, const ItemPointerData *tid, v
 	{
 		if (AnnIvfSampleTake(sample, decode(state, readVector(state, entry)), sample->count))
 			sample->count++;
-		return false;
+		return;
 	}
 	place = pg_prng_uint64_range(&walk->prng, 0, walk->seen - 1);
 	if (place < (uint64) sample->capacity)
 		AnnIvfSampleTake(sample, decode(state, readVector(state, entry)), (int) place);
-	return false;
 }
 
-/* Adds a copy of the entry to the new lists. */
-static bool
+/* Adds a copy of the entry to the list of those that are made that is its own. */
+static void
 copyEntry(Relist *state, uint32 list, int entry, const ItemPointerData *tid, void *arg)
 {
 	MemoryContext old = MemoryContextSwitchTo(state->entry_context);
-	AnnIvfFormer former = {&state->to, &state->space, &state->centroids};
+	AnnIvfFormer former = {&state->group, &state->space, &state->centroids};
 	AnnIvfShape shape = AnnIvfShapeOf(&state->from, list);
-	AnnIvfValue value = {0};
+	const char *stored = readVector(state, entry);
+	AnnIvfValue value;
 	ItemPointerData copy = *tid;
 
-	if (list < state->from.lists)
-	{
-		const char *stored = readVector(state, entry);
-
-		AnnIvfFormPlaced(&former, decode(state, stored), stored, &value);
-		value.attributes = AnnIvfEntryAttributes(&state->from.layout,
-												 AnnIvfEntryOf((Page) state->page, &shape, entry));
-	}
-	else
-		value.list = list - state->from.lists + state->to.lists;
+	AnnIvfFormPlaced(&former, decode(state, stored), stored, &value);
+	value.attributes = AnnIvfEntryAttributes(&state->from.layout, AnnIvfEntryOf((Page) state->page, &shape, entry));
+	state->rows[value.list]++;
+	if (AnnIvfHasCodes(&state->from.layout))
+		state->spreads[value.list] += AnnIvfEntrySpread(&state->from.layout, &value.factors);
+	state->ncopied++;
+	value.list += state->nkept;
 	AnnIvfInsertEntry(state->index, &state->to, &copy, &value);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(state->entry_context);
-	return true;
 }
 
-static void
-walkAll(Relist *state, EntryCallback callback, void *arg, uint32 nlists)
+/* ---- which lists ---- */
+
+/*
+ * What has become of a list since it was made, in an index whose lists have so many entries in
+ * the mean.
+ */
+AnnIvfVerdict
+AnnIvfJudgeList(const AnnIvfListHead *head, const AnnIvfListCensus *census, double mean)
 {
-	state->next = 0;
-	state->nfirst = state->ncopied;
-	for (uint32 list = 0; list < nlists; list++)
-		walkList(state, list, callback, arg);
+	if (census->entries > LARGE_MEANS * mean && census->entries > LARGE_GROWTH * head->rows)
+		return ANN_IVF_LARGE;
+	if (census->entries < SMALL_MEANS * mean && census->entries < SMALL_SHRINKAGE * head->rows)
+		return ANN_IVF_SMALL;
+	if (head->spread > 0 && census->entries >= SMALL_MEANS * mean &&
+		census->spread > SPREAD_GROWTH * head->spread * census->entries)
+		return ANN_IVF_DRIFTED;
+	return ANN_IVF_GOOD;
+}
+
+/* Adds the lists nearest to a list, itself among them, to those that are made anew. */
+static void
+addGroup(Relist *state, const float *centroids, uint32 list)
+{
+	int			dim = (int) state->from.layout.dim;
+	const float *vector = centroids + (Size) list * dim;
+	bool		ip = state->from.layout.metric == ANN_METRIC_IP;
+	float		own = ip ? sqrtf(ann_kernels.ip_f32(vector, vector, dim)) : 0;
+	AnnIvfListScore nearest[GROUP_LISTS];
+	int			n = 0;
+
+	for (uint32 i = 0; i < state->from.lists; i++)
+	{
+		const float *other = centroids + (Size) i * dim;
+		float		score;
+		int			at = n;
+
+		if (ip)
+		{
+			float		norm = sqrtf(ann_kernels.ip_f32(other, other, dim)) * own;
+
+			score = norm > 0 ? -ann_kernels.ip_f32(vector, other, dim) / norm : 0;
+		}
+		else
+			score = ann_kernels.l2sq_f32(vector, other, dim);
+		if (i == list)
+			score = -INFINITY;
+		while (at > 0 && score < nearest[at - 1].score)
+			at--;
+		if (at == GROUP_LISTS)
+			continue;
+		n = Min(n + 1, GROUP_LISTS);
+		memmove(&nearest[at + 1], &nearest[at], sizeof(AnnIvfListScore) * (n - at - 1));
+		nearest[at].score = score;
+		nearest[at].list = i;
+	}
+	for (int i = 0; i < n; i++)
+		state->redo[nearest[i].list] = true;
+}
+
+/*
+ * Decides which lists are made anew: sets state->redo.  Returns how many new ones take their
+ * place, 0 if all are as they should be; *rows gets the number of vectors in them.
+ */
+static int
+chooseLists(Relist *state, const float *centroids, double *tuples, double *rows)
+{
+	uint32		nlists = state->from.lists;
+	AnnIvfListCensus *census = palloc(mul_size(sizeof(AnnIvfListCensus), nlists));
+	double		vectors = 0;
+	int			wanted;
+	bool		whole;
+
+	*tuples = *rows = 0;
+	for (uint32 list = 0; list < AnnIvfTotalLists(&state->from); list++)
+	{
+		AnnIvfListCensus counted = countList(state, list);
+
+		*tuples += counted.entries;
+		if (list < nlists)
+		{
+			vectors += counted.entries;
+			census[list] = counted;
+		}
+	}
+	state->redo = palloc0(mul_size(sizeof(bool), nlists));
+	if (*tuples < RELIST_MIN_TUPLES)
+		return 0;
+	whole = *tuples >= RELIST_GROWTH * state->from.rows || *tuples <= RELIST_SHRINKAGE * state->from.rows;
+	if (!whole && centroids != NULL)
+	{
+		for (uint32 list = 0; list < nlists; list++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (AnnIvfJudgeList(&state->heads[list], &census[list], vectors / nlists) != ANN_IVF_GOOD)
+				addGroup(state, centroids, list);
+		}
+		for (uint32 list = 0; list < nlists; list++)
+			if (state->redo[list])
+				*rows += census[list].entries;
+		whole = *rows > WHOLE_SHARE * vectors;
+	}
+	pfree(census);
+	wanted = AnnIvfChooseLists(state->index, &state->from.layout, vectors);
+	if (whole)
+	{
+		memset(state->redo, true, sizeof(bool) * nlists);
+		*rows = vectors;
+		return vectors > 0 ? wanted : 0;
+	}
+	return *rows > 0 ? Max(1, (int) rint(wanted * *rows / vectors)) : 0;
 }
 
 /* ---- new lists ---- */
 
+/* Notes how many heap TIDs the index had when its lists were looked at. */
+static void
+setLooked(Relation index, double tuples)
+{
+	Buffer		buffer = ReadBuffer(index, ANN_IVF_META_BLOCK);
+	AnnIvfMetaPageData *meta;
+	AnnPageEdit edit;
+
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
+	meta = AnnIvfMetaOnPage(AnnPageEditAdd(&edit, buffer, false));
+	meta->looked = tuples;
+	meta->removed = 0;
+	AnnPageEditCommit(&edit);
+	UnlockReleaseBuffer(buffer);
+}
+
+/* Adds to the number of entries that VACUUM has freed; returns it. */
+static double
+addRemoved(Relation index, double removed)
+{
+	Buffer		buffer = ReadBuffer(index, ANN_IVF_META_BLOCK);
+	AnnIvfMetaPageData *meta;
+	AnnPageEdit edit;
+
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
+	meta = AnnIvfMetaOnPage(AnnPageEditAdd(&edit, buffer, false));
+	meta->removed += removed;
+	removed = meta->removed;
+	AnnPageEditCommit(&edit);
+	UnlockReleaseBuffer(buffer);
+	return removed;
+}
+
 /*
- * Writes centroids, empty lists and their heads, and notes them in the meta page, so that
- * they are freed should this end early.  Others may extend the index meanwhile: they are
- * kept out while consecutive pages are written.
+ * The new list table: first the lists that are kept, then those that are made.  Returns the
+ * centroids of all, with their mean and codes, given those of the old lists and of the group.
+ */
+static char *
+mergeCentroids(Relist *state, const float *old, const float *made)
+{
+	AnnIvfMetaPageData *to = &state->to;
+	Size		row_size = sizeof(float) * (Size) to->layout.dim;
+	AnnIvfCentroids table;
+	char	   *result;
+
+	state->kept = palloc(mul_size(sizeof(uint32), state->from.lists));
+	for (uint32 list = 0; list < state->from.lists; list++)
+		if (!state->redo[list])
+			state->kept[state->nkept++] = list;
+	to->lists = state->nkept + state->group.lists;
+	to->probes = (uint32) ceil((double) to->probes * to->lists / state->from.lists);
+	result = MemoryContextAllocHuge(CurrentMemoryContext,
+									add_size(AnnIvfCentroidsSize(to), AnnIvfCentroidCodesSize(to)));
+	for (uint32 i = 0; i < state->nkept; i++)
+		memcpy(result + i * row_size, (const char *) old + state->kept[i] * row_size, row_size);
+	memcpy(result + state->nkept * row_size, made, state->group.lists * row_size);
+	AnnIvfOpenCentroids(&table, to, result);
+	if (to->centroid_code.dim > 0)
+		AnnIvfEncodeCentroids(&table, &to->centroid_code, (float *) (result + AnnIvfCentroidsSize(to)),
+							  result + AnnIvfCentroidsSize(to) + row_size);
+	return result;
+}
+
+/* The list of `from` that a list of `to` is, or -1. */
+static int64
+keptList(const Relist *state, uint32 list)
+{
+	if (list < state->nkept)
+		return state->kept[list];
+	/* Those of zero vectors and NULLs always stay. */
+	return list < state->to.lists ? -1 : (int64) state->from.lists + (list - state->to.lists);
+}
+
+/*
+ * Writes centroids, heads and the first pages of lists that are made, and notes them in the meta
+ * page, so that they are freed should this end early.  Others may extend the index
+ * meanwhile: they are kept out while consecutive pages are written.
  */
 static void
 createLists(Relist *state, const char *centroids)
 {
 	AnnIvfMetaPageData *to = &state->to;
-	AnnIvfListHead *heads = palloc(mul_size(sizeof(AnnIvfListHead), AnnIvfTotalLists(to)));
-	AnnIvfOther other = {0};
+	uint32		total = AnnIvfTotalLists(to);
+	AnnIvfListHead *heads = palloc0(mul_size(sizeof(AnnIvfListHead), total));
+	Buffer		meta_buffer;
+	AnnIvfMetaPageData *meta;
+	AnnPageEdit edit;
 
-	to->centroids = to->centroid_codes = InvalidBlockNumber;
-	LockPage(state->index, ANN_IVF_META_BLOCK, ExclusiveLock);
-	if (centroids != NULL)
+	for (uint32 list = 0; list < total; list++)
 	{
-		to->centroids = AnnIvfWriteBlob(state->index, ANN_WRITE_WAL, centroids, AnnIvfCentroidsSize(to));
-		if (to->centroid_code.dim > 0)
-			to->centroid_codes = AnnIvfWriteBlob(state->index, ANN_WRITE_WAL, centroids + AnnIvfCentroidsSize(to),
-												 AnnIvfCentroidCodesSize(to));
+		int64		kept = keptList(state, list);
+
+		if (kept >= 0)
+			heads[list] = state->heads[kept];
+		else
+		{
+			heads[list].first = heads[list].insert = InvalidBlockNumber;
+			heads[list].chain = to->next_chain++;
+		}
 	}
-	for (uint32 i = 0; i < AnnIvfTotalLists(to); i++)
-		heads[i].first = heads[i].insert = InvalidBlockNumber;
-	to->heads = AnnIvfWriteHeads(state->index, ANN_WRITE_WAL, heads, AnnIvfTotalLists(to));
+	to->centroid_codes = InvalidBlockNumber;
+	LockPage(state->index, ANN_IVF_META_BLOCK, ExclusiveLock);
+	to->centroids = AnnIvfWriteBlob(state->index, ANN_WRITE_WAL, centroids, AnnIvfCentroidsSize(to));
+	if (to->centroid_code.dim > 0)
+		to->centroid_codes = AnnIvfWriteBlob(state->index, ANN_WRITE_WAL, centroids + AnnIvfCentroidsSize(to),
+											 AnnIvfCentroidCodesSize(to));
+	to->heads = AnnIvfWriteHeads(state->index, ANN_WRITE_WAL, heads, total);
 	UnlockPage(state->index, ANN_IVF_META_BLOCK, ExclusiveLock);
 
-	other.state = ANN_IVF_OTHER_BUILDING;
-	other.generation = to->generation;
-	other.lists = to->lists;
-	other.heads = to->heads;
-	other.centroids = to->centroids;
-	other.centroid_codes = to->centroid_codes;
-	setOther(state->index, &other);
+	meta_buffer = ReadBuffer(state->index, ANN_IVF_META_BLOCK);
+	LockBuffer(meta_buffer, BUFFER_LOCK_EXCLUSIVE);
+	edit = AnnPageEditBegin(state->index, ANN_WRITE_WAL);
+	meta = AnnIvfMetaOnPage(AnnPageEditAdd(&edit, meta_buffer, false));
+	memset(&meta->other, 0, sizeof(meta->other));
+	meta->other.state = ANN_IVF_OTHER_BUILDING;
+	meta->other.lists = to->lists;
+	meta->other.heads = to->heads;
+	meta->other.centroids = to->centroids;
+	meta->other.centroid_codes = to->centroid_codes;
+	meta->next_chain = to->next_chain;
+	AnnPageEditCommit(&edit);
+	UnlockReleaseBuffer(meta_buffer);
 
 	/* The first page of each list: {HEADS, page, META or FREE}. */
-	for (uint32 list = 0; list < AnnIvfTotalLists(to); list++)
+	for (uint32 list = 0; list < total; list++)
 	{
 		AnnIvfShape shape = AnnIvfShapeOf(to, list);
-		Buffer		heads_buffer = ReadBuffer(state->index, to->heads + list / ANN_IVF_HEADS_PER_PAGE);
-		AnnPageEdit edit;
+		Buffer		heads_buffer;
 		AnnIvfListHead *head;
 		Page		page;
 		Buffer		extra;
 		Buffer		buffer;
 
+		if (BlockNumberIsValid(heads[list].first))
+			continue;
+		heads_buffer = ReadBuffer(state->index, to->heads + list / ANN_IVF_HEADS_PER_PAGE);
 		LockBuffer(heads_buffer, BUFFER_LOCK_EXCLUSIVE);
 		edit = AnnPageEditBegin(state->index, ANN_WRITE_WAL);
 		head = (AnnIvfListHead *) AnnPageRaw(AnnPageEditAdd(&edit, heads_buffer, false)) + list % ANN_IVF_HEADS_PER_PAGE;
 		buffer = AnnIvfAllocPage(state->index, &edit, &page, &extra);
-		AnnIvfInitListPage(page, &shape, list, InvalidBlockNumber);
+		AnnIvfInitListPage(page, &shape, heads[list].chain, InvalidBlockNumber);
 		head->first = head->insert = BufferGetBlockNumber(buffer);
 		AnnPageEditCommit(&edit);
 		if (BufferIsValid(extra))
@@ -461,7 +747,46 @@ createLists(Relist *state, const char *centroids)
 }
 
 /*
- * Makes the new lists those in use.  One WAL record.  The caller keeps inserts out.
+ * Completes the heads of the new table: what the lists that were made begin with, and where inserts
+ * go on in those that are kept.  A record for each page.  The caller keeps inserts out.
+ */
+static void
+completeHeads(Relist *state)
+{
+	uint32		total = AnnIvfTotalLists(&state->to);
+	AnnIvfListHead *old = AnnIvfReadHeads(state->index, &state->from);
+
+	for (uint32 first = 0; first < total; first += ANN_IVF_HEADS_PER_PAGE)
+	{
+		Buffer		buffer = ReadBuffer(state->index, state->to.heads + first / ANN_IVF_HEADS_PER_PAGE);
+		AnnIvfListHead *heads;
+		AnnPageEdit edit;
+
+		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+		edit = AnnPageEditBegin(state->index, ANN_WRITE_WAL);
+		heads = (AnnIvfListHead *) AnnPageRaw(AnnPageEditAdd(&edit, buffer, false));
+		for (uint32 list = first; list < Min(first + ANN_IVF_HEADS_PER_PAGE, total); list++)
+		{
+			int64		kept = keptList(state, list);
+
+			if (kept >= 0)
+				heads[list - first].insert = old[kept].insert;
+			else
+			{
+				double		rows = state->rows[list - state->nkept];
+
+				heads[list - first].rows = (float) rows;
+				heads[list - first].spread = (float) (state->spreads[list - state->nkept] / Max(rows, 1));
+			}
+		}
+		AnnPageEditCommit(&edit);
+		UnlockReleaseBuffer(buffer);
+	}
+	pfree(old);
+}
+
+/*
+ * Makes the new list table the one in use.  One WAL record.  The caller keeps inserts out.
  */
 static void
 exchangeLists(Relist *state)
@@ -485,8 +810,9 @@ exchangeLists(Relist *state)
 	meta->heads = to->heads;
 	meta->rows = to->rows;
 	meta->spread = to->spread;
+	meta->looked = to->looked;
+	meta->removed = 0;
 	meta->other.state = ANN_IVF_OTHER_RETIRED;
-	meta->other.generation = from->generation;
 	meta->other.lists = from->lists;
 	meta->other.heads = from->heads;
 	meta->other.centroids = from->centroids;
@@ -496,77 +822,127 @@ exchangeLists(Relist *state)
 	UnlockReleaseBuffer(buffer);
 }
 
-static bool
-outgrown(const AnnIvfMetaPageData *meta, double tuples)
+/* Centroids of the lists in use, float[lists][dim], palloc'd; NULL where there are none. */
+static float *
+readCentroids(const Relist *state)
 {
-	return tuples >= RELIST_MIN_TUPLES && tuples >= RELIST_GROWTH * meta->rows;
+	Size		size = AnnIvfCentroidsSize(&state->from);
+	float	   *centroids;
+
+	if (!BlockNumberIsValid(state->from.centroids))
+		return NULL;
+	centroids = MemoryContextAllocHuge(CurrentMemoryContext, size);
+	AnnIvfReadBlob(state->index, NULL, state->from.centroids, 0, size, (char *) centroids);
+	return centroids;
 }
 
 /*
- * Part of amvacuumcleanup: frees lists that were replaced, and makes new ones when the
- * index, of about so many heap TIDs, has outgrown its own.
+ * Clusters the rows of the lists that are made anew, and prepares state->to and state->group.
+ * Returns the centroids of all lists with their codes, NULL if there is nothing to make them from.
+ */
+static char *
+train(Relist *state, const float *centroids, int lists, double tuples, double rows)
+{
+	SampleWalk	walk = {0};
+	bool		whole = true;
+	char	   *made;
+	char	   *all;
+
+	for (uint32 list = 0; list < state->from.lists; list++)
+		whole = whole && state->redo[list];
+	AnnIvfSampleInit(&walk.sample, &state->from.layout, rows, lists);
+	pg_prng_seed(&walk.prng, RELIST_SEED);
+	walkLists(state, false, sampleEntry, &walk);
+	state->group = state->from;
+	made = AnnIvfTrain(&walk.sample, &state->group, lists, rows);
+	pfree(walk.sample.points);
+	if (made == NULL)
+		return NULL;
+	if (whole)
+	{
+		state->to = state->group;
+		state->to.rows = tuples;
+		all = made;
+	}
+	else
+	{
+		/* Entries of lists that are kept are coded with the parameters there are. */
+		state->group.code = state->from.code;
+		state->to = state->from;
+		all = mergeCentroids(state, centroids, (const float *) made);
+	}
+	state->to.generation++;
+	state->to.looked = tuples;
+	AnnIvfOpenCentroids(&state->centroids, &state->group, made);
+	return all;
+}
+
+/*
+ * Part of amvacuumcleanup: frees lists that were replaced, and makes new ones in place of those
+ * that have changed too much, in an index of about so many heap TIDs from which this VACUUM has
+ * removed some.
  */
 void
-AnnIvfRelist(IndexVacuumInfo *info, double tuples)
+AnnIvfRelist(IndexVacuumInfo *info, double tuples, double removed)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ann ivfflat new lists", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Relist	   *state = palloc0(sizeof(Relist));
-	SampleWalk	walk = {0};
-	double		vectors = 0;
+	double		counted;
+	double		rows;
 	int			lists;
-	char	   *centroids;
+	float	   *old_centroids;
+	char	   *centroids = NULL;
 
 	state->index = info->index;
 	state->strategy = info->strategy;
 	AnnIvfReadMeta(info->index, &state->from);
-	if (!freeOther(info->index, &state->from) || !outgrown(&state->from, tuples))
+	if (removed > 0)
+		removed = addRemoved(info->index, removed);
+	else
+		removed = state->from.removed;
+	if (!freeOther(info->index, &state->from) || tuples < RELIST_MIN_TUPLES ||
+		Max(tuples - state->from.looked, 0) + removed < LOOK_SHARE * Max(tuples, state->from.looked))
 		goto done;
 	AnnIvfReadMeta(info->index, &state->from);
-	state->to = state->from;
 	AnnIvfSpaceInit(&state->space, &state->from.layout);
+	state->heads = AnnIvfReadHeads(info->index, &state->from);
 	state->page = palloc(BLCKSZ);
 	state->vector = palloc(Max((Size) state->from.layout.vector_slot,
 							   mul_size(ANN_PAGE_USABLE, state->from.layout.pages_per_vector)));
 	state->dense = palloc(mul_size(sizeof(float), state->from.layout.dim));
-	state->copied_capacity = 1024;
-	state->copied = palloc(sizeof(CopiedPage) * state->copied_capacity);
+	state->copied = palloc0(mul_size(sizeof(CopiedList), state->from.lists));
 	state->entry_context = AllocSetContextCreate(context, "ann ivfflat new entry", ALLOCSET_DEFAULT_SIZES);
 
-	/* What VACUUM knows may be an estimate, of the whole table where the index is partial. */
-	tuples = 0;
-	for (uint32 list = 0; list < AnnIvfTotalLists(&state->from); list++)
-	{
-		double		count = countList(state, list);
-
-		tuples += count;
-		if (list < state->from.lists)
-			vectors += count;
-	}
-	if (!outgrown(&state->from, tuples))
-		goto done;
-	lists = AnnIvfChooseLists(info->index, &state->from.layout, vectors);
-	AnnIvfSampleInit(&walk.sample, &state->from.layout, vectors, lists);
-	pg_prng_seed(&walk.prng, RELIST_SEED);
-	walkAll(state, sampleEntry, &walk, state->from.lists);
-	state->to.generation++;
-	centroids = AnnIvfTrain(&walk.sample, &state->to, lists, vectors);
-	pfree(walk.sample.points);
+	old_centroids = readCentroids(state);
+	lists = chooseLists(state, old_centroids, &counted, &rows);
+	if (lists > 0)
+		centroids = train(state, old_centroids, lists, counted, rows);
 	if (centroids == NULL)
+	{
+		/* What VACUUM knows may be an estimate, of the whole table where the index is partial. */
+		setLooked(info->index, tuples);
 		goto done;
-	state->to.rows = tuples;
-	AnnIvfOpenCentroids(&state->centroids, &state->to, centroids);
+	}
+	state->to.looked = Max(tuples, counted);
+	state->rows = palloc0(mul_size(sizeof(double), state->group.lists));
+	state->spreads = palloc0(mul_size(sizeof(double), state->group.lists));
 	createLists(state, centroids);
 
 	/* Beside inserts, which go to the lists in use; then what they have added meanwhile. */
-	walkAll(state, copyEntry, NULL, AnnIvfTotalLists(&state->from));
+	for (int i = 0; i < CATCH_UP_WALKS && (i == 0 || state->ncopied > CATCH_UP_ENTRIES); i++)
+	{
+		state->ncopied = 0;
+		walkLists(state, true, copyEntry, NULL);
+	}
 	LockPage(info->index, ANN_IVF_META_BLOCK, ExclusiveLock);
-	walkAll(state, copyEntry, NULL, AnnIvfTotalLists(&state->from));
+	walkLists(state, true, copyEntry, NULL);
+	completeHeads(state);
 	exchangeLists(state);
 	UnlockPage(info->index, ANN_IVF_META_BLOCK, ExclusiveLock);
 	ereport(DEBUG1,
-			(errmsg("index \"%s\" has %u lists in place of %u", RelationGetRelationName(info->index),
-					state->to.lists, state->from.lists)));
+			(errmsg("index \"%s\" has %u lists in place of %u, %u of them kept", RelationGetRelationName(info->index),
+					state->to.lists, state->from.lists, state->nkept)));
 
 done:
 	MemoryContextSwitchTo(old);

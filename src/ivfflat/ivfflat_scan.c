@@ -594,7 +594,8 @@ readList(IvfScan *state, Relation index, uint32 list)
 {
 	AnnIvfShape shape = AnnIvfShapeOf(&state->meta, list);
 	Arrays	   *arrays = state->arrays;
-	BlockNumber first = AnnIvfReadHead(index, &state->meta, list).first;
+	AnnIvfListHead head = AnnIvfReadHead(index, &state->meta, list);
+	BlockNumber first = head.first;
 	BlockNumber block = first;
 	BlockNumber prev = InvalidBlockNumber;
 	int			restarts = 0;
@@ -621,7 +622,7 @@ readList(IvfScan *state, Relation index, uint32 list)
 
 		CHECK_FOR_INTERRUPTS();
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
-		if (!AnnIvfIsListPage(page, &shape, list) || AnnIvfListPageOf(page)->prev != prev)
+		if (!AnnIvfIsListPage(page, &shape, head.chain) || AnnIvfListPageOf(page)->prev != prev)
 		{
 			UnlockReleaseBuffer(buffer);
 			if (block == first || ++restarts > ANN_IVF_MAX_RESTARTS)
@@ -806,7 +807,8 @@ nextPlain(IvfScan *state, Relation index)
 	while (state->plain_list < AnnIvfTotalLists(&state->meta))
 	{
 		AnnIvfShape shape = AnnIvfShapeOf(&state->meta, state->plain_list);
-		BlockNumber first = AnnIvfReadHead(index, &state->meta, state->plain_list).first;
+		AnnIvfListHead head = AnnIvfReadHead(index, &state->meta, state->plain_list);
+		BlockNumber first = head.first;
 		Arrays	   *arrays = state->arrays;
 
 		if (!BlockNumberIsValid(state->plain_page) && !BlockNumberIsValid(state->plain_prev))
@@ -823,7 +825,7 @@ nextPlain(IvfScan *state, Relation index)
 
 			CHECK_FOR_INTERRUPTS();
 			LockBuffer(buffer, BUFFER_LOCK_SHARE);
-			if (!AnnIvfIsListPage(page, &shape, state->plain_list) || AnnIvfListPageOf(page)->prev != state->plain_prev)
+			if (!AnnIvfIsListPage(page, &shape, head.chain) || AnnIvfListPageOf(page)->prev != state->plain_prev)
 			{
 				UnlockReleaseBuffer(buffer);
 				if (block == first || ++state->plain_restarts > ANN_IVF_MAX_RESTARTS)

@@ -80,7 +80,7 @@ vacuumPage(VacuumState *state, Buffer buffer, const AnnIvfShape *shape)
  * Lock order: previous page, the page, next page, META page.
  */
 static bool
-unlinkPage(VacuumState *state, const AnnIvfShape *shape, uint32 list, BlockNumber prev, BlockNumber block)
+unlinkPage(VacuumState *state, const AnnIvfShape *shape, uint32 chain, BlockNumber prev, BlockNumber block)
 {
 	Buffer		prev_buffer;
 	Buffer		buffer;
@@ -104,7 +104,7 @@ unlinkPage(VacuumState *state, const AnnIvfShape *shape, uint32 list, BlockNumbe
 		UnlockReleaseBuffer(prev_buffer);
 		return false;
 	}
-	if (!AnnIvfIsListPage(BufferGetPage(prev_buffer), shape, list) ||
+	if (!AnnIvfIsListPage(BufferGetPage(prev_buffer), shape, chain) ||
 		AnnPageOpaque(BufferGetPage(prev_buffer))->next != block || AnnIvfListPageOf(page)->prev != prev)
 		AnnPageCorrupted(state->index, block, "its list is not linked to it");
 	if (BlockNumberIsValid(next))
@@ -112,7 +112,7 @@ unlinkPage(VacuumState *state, const AnnIvfShape *shape, uint32 list, BlockNumbe
 		if (next == block || next == prev)
 			AnnPageCorrupted(state->index, block, "its list goes round in a circle");
 		next_buffer = readPage(state, next, BUFFER_LOCK_EXCLUSIVE);
-		if (!AnnIvfIsListPage(BufferGetPage(next_buffer), shape, list))
+		if (!AnnIvfIsListPage(BufferGetPage(next_buffer), shape, chain))
 			AnnPageCorrupted(state->index, next, "it is not a page of the list that leads to it");
 	}
 	meta_buffer = readPage(state, ANN_IVF_META_BLOCK, BUFFER_LOCK_EXCLUSIVE);
@@ -161,7 +161,7 @@ vacuumList(VacuumState *state, uint32 list)
 			AnnPageCorrupted(state->index, block, "its list goes round in a circle");
 		buffer = readPage(state, block, BUFFER_LOCK_SHARE);
 		page = BufferGetPage(buffer);
-		if (!AnnIvfIsListPage(page, &shape, list))
+		if (!AnnIvfIsListPage(page, &shape, head.chain))
 			AnnPageCorrupted(state->index, block, "it is not a page of the list that leads to it");
 		AnnIvfCheckListPage(state->index, block, page, &state->meta.layout, &shape);
 		vacuumPage(state, buffer, &shape);
@@ -176,7 +176,7 @@ vacuumList(VacuumState *state, uint32 list)
 			/* Inserts that begin now look elsewhere; one that is on its way finds a FREE page. */
 			if (head.insert == block)
 				AnnIvfSetInsertPage(state->index, &state->meta, list, head.insert = prev);
-			if (!unlinkPage(state, &shape, list, prev, block))
+			if (!unlinkPage(state, &shape, head.chain, prev, block))
 				empty = false;
 		}
 		if (!empty)
@@ -253,7 +253,7 @@ ann_ivfflat_vacuumcleanup(IndexVacuumInfo *info, IndexBulkDeleteResult *stats)
 		stats->num_index_tuples = estimateTuples(info);
 		stats->estimated_count = true;
 	}
-	AnnIvfRelist(info, stats->num_index_tuples);
+	AnnIvfRelist(info, stats->num_index_tuples, stats->tuples_removed);
 	stats->num_pages = RelationGetNumberOfBlocks(info->index);
 	return stats;
 }

@@ -19,7 +19,7 @@ my $raw = 24;
 my $special = 8192 - 8;
 
 # Damage: [name, kind of page, what the check says, offset, bytes, ...].  List pages start at
-# $raw: list 0, prev 4, count 8, live 10, pages 12, generation 14, their blocks from 16.
+# $raw: chain 0, prev 4, count 8, live 10, pages 12, their blocks from 16.
 # Entries of vector(40) start behind the blocks of two pages of vectors.
 my $blocks = $raw + 16;
 my $refused = qr/^ERROR/;
@@ -27,13 +27,14 @@ my $end = pack('L', 0xFFFFFFF0);
 my @damage = (
 	[ 'magic number', $META, $refused, $raw, pack('L', 1) ],
 	[ 'version', $META, qr/^ERROR.*version 99.*REINDEX/s, $raw + 4, pack('S', 99) ],
-	[ 'generation', $META, qr/generation/, $raw + 6, pack('S', 9) ],
+	[ 'chain of a list', $HEADS, qr/it is a page of chain 0, and in chain 3$/m, $raw + 8, pack('L', 3) ],
+	[ 'chains to come', $META, qr/the list has a chain that is still to come/, $raw + 184, pack('L', 2) ],
 	[ 'type', $META, $refused, $raw + 12, pack('C', 200) ],
 	[ 'entries to a page', $META, $refused, $raw + 8 + 16, pack('S', 5000) ],
 	[ 'page id', $CODES, qr/not of the kind/, $special + 6, pack('S', 7) ],
 	[ 'page kind', $CODES, qr/not of the kind/, $special + 4, pack('S', $VECTORS) ],
 	[ 'kind of a vector page', $VECTORS, qr/not of the kind/, $special + 4, pack('S', $CODES) ],
-	[ 'another list', $CODES, qr/it is a page of list 77/, $raw, pack('L', 77) ],
+	[ 'another list', $CODES, qr/it is a page of chain 77/, $raw, pack('L', 77) ],
 	[ 'page before', $CODES, qr/the page before it is not/, $raw + 4, pack('L', 3) ],
 	[ 'entries', $CODES, qr/more entries or pages than it can hold/, $raw + 8, pack('S', 60000) ],
 	[ 'live entries', $CODES, qr/entries and counts 1$/m, $raw + 10, pack('S', 1) ],
