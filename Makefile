@@ -127,7 +127,7 @@ vpath %.sql $(srcdir)
 endif
 
 src/distance/%.o: CFLAGS += $(KERNEL_FLAGS)
-src/quantize/%.o: CFLAGS += -O3 $(KERNEL_FLAGS)
+src/quantize/%.o: CFLAGS += -O3 -fno-math-errno -fno-trapping-math $(KERNEL_FLAGS)
 src/distance/avx2.o: CFLAGS += $(KERNEL_FLAGS_avx2)
 src/distance/avx512.o: CFLAGS += $(KERNEL_FLAGS_avx512)
 # Loops over elements: at -O2 gcc 12 vectorizes only those of known length.

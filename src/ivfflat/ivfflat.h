@@ -308,6 +308,14 @@ extern void AnnIvfCountListPage(const AnnIvfMetaPageData *meta, const AnnIvfShap
 								AnnIvfListCensus *census);
 extern void AnnIvfSetInsertPage(Relation index, const AnnIvfMetaPageData *meta, uint32 list, BlockNumber block);
 extern Buffer AnnIvfAllocPage(Relation index, AnnPageEdit *edit, Page *page, Buffer *extra);
+extern void AnnIvfFreePage(AnnPageEdit *edit, Page page, BlockNumber block, Buffer meta_buffer);
+
+/* Pages of a blob of so many bytes. */
+static inline BlockNumber
+AnnIvfBlobPages(Size size)
+{
+	return (BlockNumber) ((size + ANN_PAGE_USABLE - 1) / ANN_PAGE_USABLE);
+}
 
 /* The VECTORS page and slot of an entry, given its CODES page. */
 static inline int

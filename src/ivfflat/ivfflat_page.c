@@ -590,3 +590,24 @@ AnnIvfAllocPage(Relation index, AnnPageEdit *edit, Page *page, Buffer *extra)
 	}
 	return buffer;
 }
+
+/*
+ * Puts a registered page that nobody uses among the FREE ones, by the same edit; one that owns
+ * VECTORS pages keeps them.
+ */
+void
+AnnIvfFreePage(AnnPageEdit *edit, Page page, BlockNumber block, Buffer meta_buffer)
+{
+	AnnIvfMetaPageData *meta = AnnIvfMetaOnPage(AnnPageEditAdd(edit, meta_buffer, false));
+
+	if (!PageIsNew(page) && (AnnPageOpaque(page)->kind == ANN_IVF_CODES || AnnPageOpaque(page)->kind == ANN_IVF_TIDS))
+		AnnPageOpaque(page)->kind = ANN_IVF_FREE;
+	else
+	{
+		AnnPageInit(page, ANN_IVFFLAT_PAGE_ID, ANN_IVF_FREE);
+		memset(AnnPageRaw(page), 0, ANN_PAGE_USABLE);
+		AnnPageSetRawSize(page, ANN_PAGE_USABLE);
+	}
+	AnnPageOpaque(page)->next = meta->free_pages;
+	meta->free_pages = block;
+}

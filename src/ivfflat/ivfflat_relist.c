@@ -26,11 +26,11 @@
 #define LOOK_SHARE 0.1
 
 /* How far a list may change: its entries against the mean and its own at first; their spread. */
-#define LARGE_MEANS 2.0
-#define LARGE_GROWTH 2.0
+#define LARGE_MEANS 1.5
+#define LARGE_GROWTH 1.5
 #define SMALL_MEANS 0.125
 #define SMALL_SHRINKAGE 0.5
-#define SPREAD_GROWTH 1.3
+#define SPREAD_GROWTH 1.2
 
 /* A list that is made anew takes so many of the nearest lists with it, itself included. */
 #define GROUP_LISTS 10
@@ -98,24 +98,6 @@ setOther(Relation index, const AnnIvfOther *other)
 	AnnIvfMetaOnPage(AnnPageEditAdd(&edit, buffer, false))->other = *other;
 	AnnPageEditCommit(&edit);
 	UnlockReleaseBuffer(buffer);
-}
-
-/* Puts a registered page of any kind among the FREE ones; one that owns VECTORS pages keeps them. */
-static void
-freePage(AnnPageEdit *edit, Page page, BlockNumber block, Buffer meta_buffer)
-{
-	AnnIvfMetaPageData *meta = AnnIvfMetaOnPage(AnnPageEditAdd(edit, meta_buffer, false));
-
-	if (AnnPageOpaque(page)->kind == ANN_IVF_CODES || AnnPageOpaque(page)->kind == ANN_IVF_TIDS)
-		AnnPageOpaque(page)->kind = ANN_IVF_FREE;
-	else
-	{
-		AnnPageInit(page, ANN_IVFFLAT_PAGE_ID, ANN_IVF_FREE);
-		memset(AnnPageRaw(page), 0, ANN_PAGE_USABLE);
-		AnnPageSetRawSize(page, ANN_PAGE_USABLE);
-	}
-	AnnPageOpaque(page)->next = meta->free_pages;
-	meta->free_pages = block;
 }
 
 static int
@@ -195,7 +177,7 @@ freeList(Relation index, const AnnIvfMetaPageData *lists, uint32 list, const uin
 		head = (AnnIvfListHead *) AnnPageRaw(AnnPageEditAdd(&edit, heads_buffer, false)) + list % ANN_IVF_HEADS_PER_PAGE;
 		page = AnnPageEditAdd(&edit, buffer, false);
 		head->first = head->insert = AnnPageOpaque(page)->next;
-		freePage(&edit, page, block, meta_buffer);
+		AnnIvfFreePage(&edit, page, block, meta_buffer);
 		AnnPageEditCommit(&edit);
 		UnlockReleaseBuffer(meta_buffer);
 		UnlockReleaseBuffer(buffer);
@@ -210,7 +192,7 @@ freeList(Relation index, const AnnIvfMetaPageData *lists, uint32 list, const uin
 static void
 freeRange(Relation index, AnnIvfPageKind kind, BlockNumber first, Size size)
 {
-	BlockNumber count = (BlockNumber) ((size + ANN_PAGE_USABLE - 1) / ANN_PAGE_USABLE);
+	BlockNumber count = AnnIvfBlobPages(size);
 
 	for (BlockNumber block = first; BlockNumberIsValid(first) && block < first + count; block++)
 	{
@@ -227,7 +209,7 @@ freeRange(Relation index, AnnIvfPageKind kind, BlockNumber first, Size size)
 			meta_buffer = ReadBuffer(index, ANN_IVF_META_BLOCK);
 			LockBuffer(meta_buffer, BUFFER_LOCK_EXCLUSIVE);
 			edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
-			freePage(&edit, AnnPageEditAdd(&edit, buffer, false), block, meta_buffer);
+			AnnIvfFreePage(&edit, AnnPageEditAdd(&edit, buffer, false), block, meta_buffer);
 			AnnPageEditCommit(&edit);
 			UnlockReleaseBuffer(meta_buffer);
 		}

@@ -10,6 +10,7 @@
 #include "commands/vacuum.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/memutils.h"
 
 #include "ivfflat/ivfflat.h"
@@ -23,6 +24,8 @@ typedef struct VacuumState
 	IndexBulkDeleteCallback callback;
 	void	   *callback_state;
 	int		   *dead;			/* entries of a page */
+	BlockNumber nblocks;		/* of the index at the start */
+	uint64		nowned;			/* pages found in use since then */
 } VacuumState;
 
 static Buffer
@@ -164,6 +167,7 @@ vacuumList(VacuumState *state, uint32 list)
 		if (!AnnIvfIsListPage(page, &shape, head.chain))
 			AnnPageCorrupted(state->index, block, "it is not a page of the list that leads to it");
 		AnnIvfCheckListPage(state->index, block, page, &state->meta.layout, &shape);
+		state->nowned += 1 + AnnIvfListPageOf(page)->nblocks;
 		vacuumPage(state, buffer, &shape);
 		empty = AnnIvfListPageOf(page)->live == 0 && BlockNumberIsValid(prev);
 		if (!BlockNumberIsValid(room) && AnnIvfListPageOf(page)->live < shape.entries && !empty)
@@ -194,6 +198,101 @@ vacuumList(VacuumState *state, uint32 list)
 		AnnIvfSetInsertPage(state->index, &state->meta, list, room);
 }
 
+/* ---- pages that a crash has left to nobody ---- */
+
+/*
+ * Adds the FREE pages, and those they own, to the pages in use; false if inserts have taken some
+ * meanwhile, so that there is no telling.
+ */
+static bool
+countFreePages(VacuumState *state)
+{
+	BlockNumber npages = 0;
+
+	for (BlockNumber block = state->meta.free_pages; BlockNumberIsValid(block);)
+	{
+		Buffer		buffer;
+		Page		page;
+		bool		is_free;
+
+		AnnVacuumDelayPoint();
+		if (block >= state->nblocks || npages++ > state->nblocks)
+			return false;
+		buffer = readPage(state, block, BUFFER_LOCK_SHARE);
+		page = BufferGetPage(buffer);
+		is_free = AnnPageIsOurs(page, ANN_IVFFLAT_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_IVF_FREE;
+		if (is_free)
+		{
+			state->nowned += 1 + AnnIvfListPageOf(page)->nblocks;
+			block = AnnPageOpaque(page)->next;
+		}
+		UnlockReleaseBuffer(buffer);
+		if (!is_free)
+			return false;
+	}
+	return true;
+}
+
+static bool
+isInRange(BlockNumber block, BlockNumber first, Size size)
+{
+	return BlockNumberIsValid(first) && block >= first && block - first < AnnIvfBlobPages(size);
+}
+
+/* Whether a page, locked, is nobody's, as long as inserts are kept out. */
+static bool
+isLost(const VacuumState *state, BlockNumber block, Page page)
+{
+	const AnnIvfMetaPageData *meta = &state->meta;
+
+	if (PageIsNew(page))
+		return true;
+	/* Left of new lists that were given up before they were noted. */
+	return AnnPageIsOurs(page, ANN_IVFFLAT_PAGE_ID) &&
+		(AnnPageOpaque(page)->kind == ANN_IVF_BLOB || AnnPageOpaque(page)->kind == ANN_IVF_HEADS) &&
+		!isInRange(block, meta->centroids, AnnIvfCentroidsSize(meta)) &&
+		!isInRange(block, meta->centroid_codes, AnnIvfCentroidCodesSize(meta)) &&
+		!isInRange(block, meta->heads, mul_size(sizeof(AnnIvfListHead), AnnIvfTotalLists(meta)));
+}
+
+/*
+ * Puts the pages that are nobody's among the FREE ones: {page, META} each.  The heavyweight lock
+ * keeps out inserts, whose new pages look like that until they are linked.
+ */
+static void
+collectLostPages(VacuumState *state)
+{
+	for (BlockNumber block = ANN_IVF_META_BLOCK + 1; block < state->nblocks; block++)
+	{
+		Buffer		buffer;
+		Buffer		meta_buffer;
+		AnnPageEdit edit;
+		bool		lost;
+
+		AnnVacuumDelayPoint();
+		buffer = readPage(state, block, BUFFER_LOCK_SHARE);
+		lost = isLost(state, block, BufferGetPage(buffer));
+		LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+		if (lost)
+		{
+			LockPage(state->index, ANN_IVF_META_BLOCK, ExclusiveLock);
+			LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+			if (isLost(state, block, BufferGetPage(buffer)))
+			{
+				meta_buffer = readPage(state, ANN_IVF_META_BLOCK, BUFFER_LOCK_EXCLUSIVE);
+				edit = AnnPageEditBegin(state->index, ANN_WRITE_WAL);
+				AnnIvfFreePage(&edit, AnnPageEditAdd(&edit, buffer, true), block, meta_buffer);
+				AnnPageEditCommit(&edit);
+				UnlockReleaseBuffer(meta_buffer);
+				state->stats->pages_newly_deleted++;
+			}
+			LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+			UnlockPage(state->index, ANN_IVF_META_BLOCK, ExclusiveLock);
+		}
+		ReleaseBuffer(buffer);
+	}
+}
+
 /*
  * ambulkdelete: asks the callback about every heap TID.
  */
@@ -202,6 +301,7 @@ ann_ivfflat_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats, Inde
 					   void *callback_state)
 {
 	VacuumState state = {0};
+	bool		all_counted;
 
 	if (stats == NULL)
 		stats = palloc0(sizeof(IndexBulkDeleteResult));
@@ -211,11 +311,21 @@ ann_ivfflat_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats, Inde
 	state.callback = callback;
 	state.callback_state = callback_state;
 	state.dead = palloc(sizeof(int) * BLCKSZ);
+	state.nblocks = RelationGetNumberOfBlocks(info->index);
 	AnnIvfReadMeta(info->index, &state.meta);
 	stats->num_index_tuples = 0;
 	stats->estimated_count = false;
+	/* What inserts take of the FREE pages from here on is counted among them. */
+	all_counted = state.meta.other.state == ANN_IVF_OTHER_NONE && countFreePages(&state);
 	for (uint32 list = 0; list < AnnIvfTotalLists(&state.meta); list++)
 		vacuumList(&state, list);
+	state.nowned += 1 + AnnIvfBlobPages(mul_size(sizeof(AnnIvfListHead), AnnIvfTotalLists(&state.meta)));
+	if (BlockNumberIsValid(state.meta.centroids))
+		state.nowned += AnnIvfBlobPages(AnnIvfCentroidsSize(&state.meta));
+	if (BlockNumberIsValid(state.meta.centroid_codes))
+		state.nowned += AnnIvfBlobPages(AnnIvfCentroidCodesSize(&state.meta));
+	if (all_counted && state.nowned < state.nblocks)
+		collectLostPages(&state);
 	pfree(state.dead);
 	return stats;
 }
