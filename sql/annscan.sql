@@ -261,6 +261,16 @@ BEGIN
 	END LOOP;
 END $$;
 
+-- In a parallel worker, which gets a copy of the plan
+SET max_parallel_workers_per_gather = 2;
+SELECT count(set_config(name, 'on', false)) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query');
+SELECT array_agg(id) = (SELECT array_agg(id) FROM (SELECT id FROM items WHERE cat = 10 ORDER BY l2_distance(v, (SELECT v FROM queries WHERE n = 60)) LIMIT 5) e) AS same
+	FROM (SELECT id FROM items WHERE cat = 10 ORDER BY v <-> (SELECT v FROM queries WHERE n = 60) LIMIT 5) t;
+SELECT count(*) > 0 AS in_worker FROM plan('SELECT id FROM items WHERE cat = 10 ORDER BY v <-> $1 LIMIT 5', ', ANALYZE, VERBOSE, TIMING OFF, SUMMARY OFF, BUFFERS OFF') line
+	WHERE line ~ 'Workers Launched: 1';
+SELECT count(set_config(name, 'off', false)) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query');
+SET max_parallel_workers_per_gather = 0;
+
 -- EXPLAIN ANALYZE
 SELECT plan('SELECT id FROM items WHERE cat = 9 AND id < 1000 ORDER BY v <-> $1 LIMIT 5', ', ANALYZE, TIMING OFF, SUMMARY OFF, BUFFERS OFF');
 SELECT plan('SELECT id FROM items ORDER BY v <-> $1 LIMIT 5', ', ANALYZE, TIMING OFF, SUMMARY OFF, BUFFERS OFF');

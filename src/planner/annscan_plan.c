@@ -12,10 +12,11 @@
 #include "planner/annscan.h"
 #include "planner/annscan_include.h"
 
+/* With an exponent: without, what a parallel worker reads would be an Integer. */
 static Node *
 makeDouble(double value)
 {
-	return (Node *) makeFloat(psprintf("%.17g", value));
+	return (Node *) makeFloat(psprintf("%.17e", value));
 }
 
 /* The plan's own data as a list that the server can copy and print. */
