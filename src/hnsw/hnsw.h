@@ -9,6 +9,8 @@
 
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/amapi.h"
 #include "access/genam.h"
 #include "nodes/execnodes.h"
@@ -24,7 +26,7 @@
 #include "types/types.h"
 
 #define ANN_HNSW_MAGIC 0x57534E48	/* "HNSW" */
-#define ANN_HNSW_VERSION 4
+#define ANN_HNSW_VERSION 5
 
 #define ANN_HNSW_DEFAULT_M 16
 #define ANN_HNSW_MIN_M 2
@@ -38,7 +40,6 @@
 #define ANN_BIT_MAX_INDEX_DIM 64000
 
 #define ANN_HNSW_META_BLOCK 0
-#define ANN_HNSW_BACKLINKS 16
 #define ANN_HNSW_MAX_ENTRY_PAGES 128
 
 /* Support functions of an operator class */
@@ -229,7 +230,10 @@ StaticAssertDecl(sizeof(AnnHnswChain) == 8, "on-disk format");
 #define ANN_HNSW_CHAINS_PER_PAGE ((int) (ANN_PAGE_USABLE / sizeof(AnnHnswChain)))
 #define ANN_HNSW_MAX_CHAIN_PAGES 64
 
-/* The head of a slot with codes. */
+/*
+ * The head of a slot with codes.  In both kinds of slot the sign of the length is
+ * set if a nearer edge of the row occludes this one (hnsw_prune.c).
+ */
 typedef struct AnnHnswSlot
 {
 	uint16		row_low;		/* neighbour's row id, in two halves: slots are 2-byte aligned */
@@ -374,6 +378,8 @@ AnnHnswVectorIsExternal(const AnnHnswLayout *layout)
 	return !layout->vector_inline;
 }
 
+#define ANN_HNSW_OCCLUDED ((AnnHalf) 0x8000)	/* in a half */
+
 /* The length of that edge. */
 static inline float
 AnnHnswEdgeLength(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
@@ -381,9 +387,49 @@ AnnHnswEdgeLength(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
 	float		length;
 
 	if (!AnnHnswHasCodes(layout))
-		return AnnHnswGetPlainSlot(layout, row, i)->length;
+		return fabsf(AnnHnswGetPlainSlot(layout, row, i)->length);
 	ann_kernels.f16_to_f32(&AnnHnswCodedSlot(layout, row, i)->length, &length, 1);
-	return length;
+	return fabsf(length);
+}
+
+/* Says in slot i whether it is occluded. */
+static inline void
+AnnHnswSetOccluded(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i, bool occluded)
+{
+	if (AnnHnswHasCodes(layout))
+	{
+		AnnHalf    *length = &AnnHnswCodedSlot(layout, row, i)->length;
+
+		*length = (AnnHalf) ((*length & ~ANN_HNSW_OCCLUDED) | (occluded ? ANN_HNSW_OCCLUDED : 0));
+	}
+	else
+	{
+		float	   *length = &AnnHnswGetPlainSlot(layout, row, i)->length;
+
+		*length = copysignf(*length, occluded ? -1 : 1);
+	}
+}
+
+/* The lengths of all edges of a row, and which are occluded. */
+static inline void
+AnnHnswEdgeLengths(const AnnHnswLayout *layout, AnnHnswRowHeader *row, float *lengths, bool *occluded)
+{
+	if (AnnHnswHasCodes(layout))
+	{
+		AnnHalf		halves[256];
+
+		for (int i = 0; i < row->nedges; i++)
+			halves[i] = AnnHnswCodedSlot(layout, row, i)->length;
+		ann_kernels.f16_to_f32(halves, lengths, row->nedges);
+	}
+	else
+		for (int i = 0; i < row->nedges; i++)
+			lengths[i] = AnnHnswGetPlainSlot(layout, row, i)->length;
+	for (int i = 0; i < row->nedges; i++)
+	{
+		occluded[i] = signbit(lengths[i]);
+		lengths[i] = fabsf(lengths[i]);
+	}
 }
 
 /* ---- sets of rows (hnsw_repair.c) ---- */

@@ -1591,7 +1591,7 @@ AnnGraphWriteSlots(AnnGraph *graph, AnnGraphNode node, AnnHnswRowHeader *row)
 	{
 		prefetchPoint(graph, links[i]);
 		__builtin_prefetch(tailOf(graph, linksOf(graph, links[i])));
-		length[i] = lengthOf(graph, lengths[i]);
+		length[i] = copysignf(lengthOf(graph, lengths[i]), lengths[i] & OCCLUDED ? -1 : 1);
 	}
 	ann_kernels.f32_to_f16(length, halves, n);
 

@@ -4,6 +4,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -24,10 +26,12 @@ typedef struct Candidate
 	ItemPointerData hint;
 	float		score;
 	float		length;			/* from the new row */
-	float	   *dense;			/* vector and halfvec */
+	bool		occluded;		/* by a nearer candidate that is a neighbour */
+	AnnHnswEdgeCode *code;		/* with codes */
+	AnnCodeProbe *probe;
+	float	   *dense;			/* without: vector and halfvec */
 	char	   *stored;			/* others */
 	Size		stored_size;
-	AnnHnswEdgeCode *code;		/* with codes */
 } Candidate;
 
 typedef struct InsertState
@@ -43,6 +47,7 @@ typedef struct InsertState
 	const AnnHnswMetaPageData *meta;	/* where rows are to be chained */
 	uint32		chain;
 	AnnRowId	equal;			/* a row that holds the same value, or ANN_HNSW_NO_ROW */
+	float	   *scratch;		/* float[dim], vector and halfvec */
 } InsertState;
 
 static void
@@ -87,10 +92,10 @@ collect(void *arg, AnnRowId row, const AnnHnswRowHeader *header, const char *sto
 	{
 		candidate = &state->candidates[state->ncandidates++];
 		memset(candidate, 0, sizeof(*candidate));
-		if (state->point->dense != NULL)
-			candidate->dense = palloc(sizeof(float) * space->layout.dim);
 		if (code != NULL)
 			candidate->code = palloc(offsetof(AnnHnswEdgeCode, code) + space->layout.code_size);
+		else if (state->point->dense != NULL)
+			candidate->dense = palloc(sizeof(float) * space->layout.dim);
 	}
 	else if (score < state->candidates[0].score)
 		candidate = &state->candidates[0];
@@ -104,8 +109,12 @@ collect(void *arg, AnnRowId row, const AnnHnswRowHeader *header, const char *sto
 	else
 		ItemPointerSetInvalid(&candidate->hint);
 	if (code != NULL)
+	{
 		memcpy(candidate->code, code, offsetof(AnnHnswEdgeCode, code) + space->layout.code_size);
-	if (candidate->dense != NULL)
+		AnnHnswDecode(space, stored, state->scratch);
+		candidate->length = AnnHnswPairLength(space, state->point->dense, NULL, state->scratch, NULL);
+	}
+	else if (candidate->dense != NULL)
 		AnnHnswDecode(space, stored, candidate->dense);
 	else
 	{
@@ -138,6 +147,18 @@ compareLength(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* Squared distance of two candidates: that of their codes, where they have some. */
+static float
+between2(const AnnHnswSpace *space, const Candidate *a, const Candidate *b)
+{
+	float		d;
+
+	if (a->probe != NULL)
+		return AnnCodeProbeDistance2(&space->code, a->probe, b->probe);
+	d = AnnHnswPairLength(space, a->dense, a->stored, b->dense, b->stored);
+	return d * d;
+}
+
 /*
  * Moves the neighbours of the new row to the front of the candidates, in order
  * of preference, and returns their number: those that the relative neighbourhood
@@ -152,23 +173,33 @@ chooseEdges(InsertState *state)
 	int			slots = space->layout.slots;
 	Candidate  *kept = palloc(sizeof(Candidate) * Max(n, 1));
 	Candidate  *others = palloc(sizeof(Candidate) * Max(n, 1));
+	Size		probe_size = 0;
+	char	   *probes = NULL;
 	int			nkept = 0;
 	int			nothers = 0;
 
+	if (AnnHnswHasCodes(&space->layout))
+	{
+		probe_size = AnnCodeProbeSize(&space->code);
+		probes = palloc(mul_size(probe_size, Max(n, 1)));
+	}
 	for (int i = 0; i < n; i++)
-		c[i].length = AnnHnswPairLength(space, state->point->dense, state->point->stored, c[i].dense, c[i].stored);
+	{
+		if (probes == NULL)
+			c[i].length = AnnHnswPairLength(space, state->point->dense, state->point->stored, c[i].dense, c[i].stored);
+		else
+		{
+			c[i].probe = (AnnCodeProbe *) (probes + i * probe_size);
+			AnnHnswProbeInit(space, c[i].probe, c[i].code->factors, c[i].code->code);
+		}
+	}
 	qsort(c, n, sizeof(Candidate), compareLength);
 	for (int i = 0; i < n && nkept < slots; i++)
 	{
-		bool		occluded = false;
-
-		for (int j = 0; j < nkept && !occluded; j++)
-		{
-			float		d = AnnHnswPairLength(space, kept[j].dense, kept[j].stored, c[i].dense, c[i].stored);
-
-			occluded = AnnHnswOccludes(space->alpha, d * d, c[i].length);
-		}
-		if (occluded)
+		c[i].occluded = false;
+		for (int j = 0; j < nkept && !c[i].occluded; j++)
+			c[i].occluded = AnnHnswOccludes(space->alpha, between2(space, &kept[j], &c[i]), c[i].length);
+		if (c[i].occluded)
 			others[nothers++] = c[i];
 		else
 			kept[nkept++] = c[i];
@@ -181,181 +212,158 @@ chooseEdges(InsertState *state)
 	return nkept;
 }
 
+/* What a slot of a row holds. */
+typedef struct NewSlot
+{
+	AnnRowId	to;
+	float		length;
+	const ItemPointerData *hint;
+	const AnnHalf *halves;		/* with codes */
+	const uint8 *code;
+} NewSlot;
+
 /*
- * Writes an edge into a slot of a row, the first free one or one in use.  The
- * row's page is locked exclusively.
+ * Writes an edge into a row, where `placement` says.  The row's page is locked
+ * exclusively.
  */
 static void
-putEdge(InsertState *state, Buffer buffer, AnnHnswRowHeader *row, int slot, AnnRowId to, float length,
-		const ItemPointerData *hint, const AnnHalf *halves, const uint8 *code)
+putEdge(InsertState *state, Buffer buffer, AnnHnswRowHeader *row, const AnnHnswPlacement *placement, const NewSlot *new)
 {
 	const AnnHnswLayout *layout = &state->space->layout;
-	uint8		nedges = Max(row->nedges, slot + 1);
-	AnnPagePatch patches[2];
+	char	   *slots = AnnHnswRowSlots(layout, row);
+	char	   *slot = palloc(layout->slot_size);
+	uint8		nedges = Max(row->nedges, placement->slot + 1);
+	AnnPagePatch patches[ANN_PATCH_MAX];
+	float		lengths[256];
+	int			n = 0;
 
-	patches[0].target = AnnHnswRowSlots(layout, row) + (Size) slot * layout->slot_size;
-	patches[0].data = palloc(layout->slot_size);
-	patches[0].length = layout->slot_size;
-	AnnHnswFormSlot(layout, unconstify(void *, patches[0].data), to, length, hint, halves, code);
-	patches[1].target = &row->nedges;
-	patches[1].data = &nedges;
-	patches[1].length = sizeof(nedges);
-	AnnPageApply(state->index, state->mode, buffer, patches, nedges > row->nedges ? 2 : 1);
+	AnnHnswFormSlot(layout, slot, new->to, placement->occluded ? -new->length : new->length, new->hint, new->halves,
+					new->code);
+	patches[n++] = (AnnPagePatch) {slots + (Size) placement->slot * layout->slot_size, slot, layout->slot_size};
+	if (nedges > row->nedges)
+		patches[n++] = (AnnPagePatch) {&row->nedges, &nedges, sizeof(nedges)};
+	for (int i = 0; i < placement->nnewly; i++)
+	{
+		int			edge = placement->newly[i];
+
+		if (edge == placement->slot)
+			continue;
+		if (AnnHnswHasCodes(layout))
+		{
+			AnnHalf    *length = &AnnHnswCodedSlot(layout, row, edge)->length;
+			AnnHalf		marked = *length | ANN_HNSW_OCCLUDED;
+
+			memcpy(&lengths[i], &marked, sizeof(marked));
+			patches[n++] = (AnnPagePatch) {length, &lengths[i], sizeof(marked)};
+		}
+		else
+		{
+			float	   *length = &AnnHnswGetPlainSlot(layout, row, edge)->length;
+
+			lengths[i] = -*length;
+			patches[n++] = (AnnPagePatch) {length, &lengths[i], sizeof(float)};
+		}
+	}
+	AnnPageApply(state->index, state->mode, buffer, patches, n);
+	pfree(slot);
+}
+
+static bool
+hasEdge(const AnnHnswLayout *layout, AnnHnswRowHeader *row, AnnRowId to)
+{
+	for (int i = 0; i < row->nedges; i++)
+		if (AnnHnswEdge(layout, row, i) == to)
+			return true;
+	return false;
 }
 
 /*
- * Adds the edge from -> (to, length) to a row of an index with codes.  Takes the
- * row's exclusive lock.
+ * Adds an edge to a row of an index with codes.  Takes the row's exclusive lock.
  */
 static void
-linkCoded(InsertState *state, const Candidate *from, AnnRowId to, ItemPointer hint,
-		  const AnnHalf *halves, const uint8 *code)
+linkCoded(InsertState *state, AnnHnswCache *cache, const Candidate *from, const NewSlot *new, const AnnCodeProbe *probe)
 {
 	const AnnHnswSpace *space = state->space;
 	const AnnHnswLayout *layout = &space->layout;
 	AnnHnswRowHeader *header;
-	int			slot;
-	Buffer		buffer = AnnHnswLockRow(state->index, NULL, layout, from->row, BUFFER_LOCK_EXCLUSIVE, &header);
+	AnnHnswPlacement placement;
+	Buffer		buffer = AnnHnswLockRow(state->index, cache, layout, from->row, BUFFER_LOCK_EXCLUSIVE, &header);
 
-	if (header->state != ANN_HNSW_LIVE || header->version != from->version)
-	{
-		UnlockReleaseBuffer(buffer);
-		return;
-	}
 	/* VACUUM may have linked the new row already (README, VACUUM step 4). */
-	for (int i = 0; i < header->nedges; i++)
+	if (header->state == ANN_HNSW_LIVE && header->version == from->version && !hasEdge(layout, header, new->to))
 	{
-		if (AnnHnswEdge(layout, header, i) == to)
-		{
-			UnlockReleaseBuffer(buffer);
-			return;
-		}
-	}
-	if (header->nedges < layout->slots)
-		slot = header->nedges;
-	else
-		slot = AnnHnswPruneCoded(space, header, from->length, halves, code);
-	if (slot >= 0)
-	{
-		putEdge(state, buffer, header, slot, to, from->length, hint, halves, code);
+		AnnHnswPlaceCodedEdge(space, header, new->length, probe, &placement);
+		if (placement.slot >= 0)
+			putEdge(state, buffer, header, &placement, new);
 	}
 	UnlockReleaseBuffer(buffer);
 }
 
-/* Reads the vectors of a row's neighbours: dense or stored, NULL where a row is gone. */
-static void
-readNeighbours(InsertState *state, const AnnRowId *rows, int n, Candidate *result)
-{
-	const AnnHnswSpace *space = state->space;
-	char	   *scratch = palloc(space->layout.vector_size);
-
-	for (int i = 0; i < n; i++)
-	{
-		AnnHnswRowHeader *header;
-		Buffer		buffer = AnnHnswLockRow(state->index, NULL, &space->layout, rows[i], BUFFER_LOCK_SHARE, &header);
-		const char *stored = header->state == ANN_HNSW_FREE ? NULL :
-			AnnHnswStoredVector(state->index, &space->layout, header, scratch);
-
-		result[i].dense = NULL;
-		result[i].stored = NULL;
-		if (stored != NULL && state->point->dense != NULL)
-		{
-			result[i].dense = palloc(sizeof(float) * space->layout.dim);
-			AnnHnswDecode(space, stored, result[i].dense);
-		}
-		else if (stored != NULL)
-		{
-			Size		size = AnnHnswStoredSize(space, stored);
-
-			result[i].stored = memcpy(palloc(size), stored, size);
-		}
-		UnlockReleaseBuffer(buffer);
-	}
-	pfree(scratch);
-}
-
-/* Neighbours of a row, and the new row as number n behind them. */
 typedef struct PlainEdges
 {
 	InsertState *state;
-	Candidate  *neighbours;
-	int			n;
+	AnnHnswCache *cache;
+	AnnHnswRowHeader *row;
+	char	   *vector;			/* scratch for external vectors */
 } PlainEdges;
 
+/* Reads the neighbour.  Infinity if it is gone. */
 static float
-plainBetween2(const void *arg, int i, int j)
+plainDistance2(const void *arg, int i)
 {
 	const PlainEdges *edges = (const PlainEdges *) arg;
-	const AnnHnswPoint *point = edges->state->point;
-	Candidate	last = {.dense = point->dense,.stored = point->stored};
-	const Candidate *a = i == edges->n ? &last : &edges->neighbours[i];
-	const Candidate *b = j == edges->n ? &last : &edges->neighbours[j];
-	float		d;
+	InsertState *state = edges->state;
+	const AnnHnswSpace *space = state->space;
+	AnnHnswRowHeader *header;
+	Buffer		buffer = AnnHnswLockRow(state->index, edges->cache, &space->layout,
+										AnnHnswGetPlainSlot(&space->layout, edges->row, i)->row, BUFFER_LOCK_SHARE, &header);
+	const char *stored = header->state == ANN_HNSW_FREE ? NULL :
+		AnnHnswStoredVector(state->index, &space->layout, header, edges->vector);
+	float		length = INFINITY;
 
-	/* The edge to a row that is gone is the first to go. */
-	if ((a->dense == NULL && a->stored == NULL) || (b->dense == NULL && b->stored == NULL))
-		return 0;
-	d = AnnHnswPairLength(edges->state->space, a->dense, a->stored, b->dense, b->stored);
-	return d * d;
+	if (stored != NULL)
+	{
+		if (state->point->dense != NULL)
+			AnnHnswDecode(space, stored, state->scratch);
+		length = AnnHnswPairLength(space, state->point->dense, state->point->stored, state->scratch, stored);
+	}
+	UnlockReleaseBuffer(buffer);
+	return length * length;
 }
 
 /*
- * The same for an index without codes: a full row is pruned by exact lengths,
- * for which its neighbours are read while its lock is released.  Gives up if the
+ * The same for an index without codes: the place of the edge is found on a copy
+ * of the row, for which its neighbours are read without its lock.  Gives up if the
  * row has changed meanwhile: somebody else's edge is as good.
  */
 static void
-linkPlain(InsertState *state, const Candidate *from, AnnRowId to)
+linkPlain(InsertState *state, AnnHnswCache *cache, const Candidate *from, const NewSlot *new)
 {
-	const AnnHnswSpace *space = state->space;
-	const AnnHnswLayout *layout = &space->layout;
+	const AnnHnswLayout *layout = &state->space->layout;
 	AnnHnswRowHeader *header;
-	AnnRowId	rows[256];
-	float		lengths[256];
-	int			n;
-	int			slot;
-	Buffer		buffer = AnnHnswLockRow(state->index, NULL, layout, from->row, BUFFER_LOCK_EXCLUSIVE, &header);
+	AnnHnswPlacement placement;
+	AnnHnswRowHeader *copy = palloc(layout->row_size);
+	PlainEdges	edges = {state, cache, copy, palloc(layout->vector_size)};
+	Buffer		buffer = AnnHnswLockRow(state->index, cache, layout, from->row, BUFFER_LOCK_SHARE, &header);
 
-	if (header->state != ANN_HNSW_LIVE || header->version != from->version)
+	memcpy(copy, header, layout->row_size);
+	UnlockReleaseBuffer(buffer);
+	if (copy->state == ANN_HNSW_LIVE && copy->version == from->version && !hasEdge(layout, copy, new->to))
 	{
-		UnlockReleaseBuffer(buffer);
-		return;
-	}
-	n = header->nedges;
-	for (int i = 0; i < n; i++)
-	{
-		AnnHnswPlainSlot *s = AnnHnswGetPlainSlot(layout, header, i);
-
-		rows[i] = s->row;
-		lengths[i] = s->length;
-		if (s->row == to)
+		AnnHnswPlaceEdge(state->space, copy, new->length, plainDistance2, &edges, &placement);
+		if (placement.slot >= 0)
 		{
+			buffer = AnnHnswLockRow(state->index, cache, layout, from->row, BUFFER_LOCK_EXCLUSIVE, &header);
+			if (header->state == ANN_HNSW_LIVE && header->version == from->version &&
+				header->nedges == copy->nedges &&
+				memcmp(AnnHnswRowSlots(layout, header), AnnHnswRowSlots(layout, copy),
+					   (Size) copy->nedges * layout->slot_size) == 0)
+				putEdge(state, buffer, header, &placement, new);
 			UnlockReleaseBuffer(buffer);
-			return;
 		}
 	}
-	slot = n;
-	if (n == layout->slots)
-	{
-		Candidate  *neighbours = palloc(sizeof(Candidate) * n);
-		PlainEdges	edges = {state, neighbours, n};
-
-		UnlockReleaseBuffer(buffer);
-		readNeighbours(state, rows, n, neighbours);
-		lengths[n] = from->length;
-		slot = AnnHnswPrune(space->alpha, n + 1, lengths, plainBetween2, &edges);
-		if (slot == n)
-			return;
-		buffer = AnnHnswLockRow(state->index, NULL, layout, from->row, BUFFER_LOCK_EXCLUSIVE, &header);
-		if (header->state != ANN_HNSW_LIVE || header->version != from->version || header->nedges != n)
-			slot = -1;
-		for (int i = 0; i < n && slot >= 0; i++)
-			if (AnnHnswGetPlainSlot(layout, header, i)->row != rows[i])
-				slot = -1;
-	}
-	if (slot >= 0)
-		putEdge(state, buffer, header, slot, to, from->length, NULL, NULL, NULL);
-	UnlockReleaseBuffer(buffer);
+	pfree(edges.vector);
+	pfree(copy);
 }
 
 /* Writes the new row with its edges and returns its id. */
@@ -381,7 +389,7 @@ writeRow(InsertState *state, int nedges, ItemPointer tid)
 	{
 		Candidate  *c = &state->candidates[i];
 
-		AnnHnswSetSlot(space, row, i, c->row, c->length, &c->hint,
+		AnnHnswSetSlot(space, row, i, c->row, c->occluded ? -c->length : c->length, &c->hint,
 					   c->code != NULL ? c->code->factors : NULL, c->code != NULL ? c->code->code : NULL);
 	}
 	if (AnnHnswVectorIsExternal(layout))
@@ -436,7 +444,7 @@ writeRow(InsertState *state, int nedges, ItemPointer tid)
  * page's count of rows.
  */
 static void
-maybeEnter(InsertState *state, const AnnHnswCache *cache, AnnRowId row, float *scratch)
+maybeEnter(InsertState *state, const AnnHnswCache *cache, AnnRowId row)
 {
 	const AnnHnswLayout *layout = &state->space->layout;
 	const AnnHnswMetaPageData *meta = &cache->meta;
@@ -456,7 +464,7 @@ maybeEnter(InsertState *state, const AnnHnswCache *cache, AnnRowId row, float *s
 			entry = (uint32) pg_prng_uint64_range(&pg_global_prng_state, 0, meta->nentries - 1);
 	}
 	data = palloc(AnnHnswEntrySize(layout));
-	AnnHnswFormEntry(state->space, row, state->point->dense, state->point->stored, data, scratch);
+	AnnHnswFormEntry(state->space, row, state->point->dense, state->point->stored, data, state->scratch);
 	AnnHnswPutEntry(state->index, state->mode, entry, data);
 }
 
@@ -488,31 +496,50 @@ findCandidates(InsertState *state, AnnHnswCache *cache, AnnHnswQuery *query)
 }
 
 /*
- * Back-links to the row at the nearest of its first nedges candidates.  scratch
- * (float[dim]) is needed with codes.
+ * What the slots of other rows hold of the row; allocates its code.
  */
 static void
-linkBack(InsertState *state, int nedges, AnnRowId row, ItemPointer hint, float *scratch)
+formNewSlot(InsertState *state, AnnRowId row, const ItemPointerData *hint, NewSlot *new)
 {
-	uint8	   *code = NULL;
-	AnnHalf		halves[3];
-
+	memset(new, 0, sizeof(*new));
+	new->to = row;
+	new->hint = hint;
 	if (AnnHnswHasCodes(&state->space->layout))
 	{
+		uint8	   *code = palloc(state->space->layout.code_size);
+		AnnHalf    *halves = palloc(3 * sizeof(AnnHalf));
 		AnnCodeFactors factors;
 
-		code = palloc(state->space->layout.code_size);
-		AnnHnswEncode(state->space, state->point->dense, code, &factors, scratch);
+		AnnHnswEncode(state->space, state->point->dense, code, &factors, state->scratch);
 		AnnFactorsToHalf(&state->space->code, &factors, halves);
+		new->code = code;
+		new->halves = halves;
 	}
-	qsort(state->candidates, nedges, sizeof(Candidate), compareLength);
-	for (int i = 0; i < Min(nedges, ANN_HNSW_BACKLINKS); i++)
+}
+
+/*
+ * Edges to the row from each of its neighbours, the first nedges candidates.
+ */
+static void
+linkBack(InsertState *state, AnnHnswCache *cache, int nedges, AnnRowId row, ItemPointer hint)
+{
+	NewSlot		new;
+	AnnCodeProbe *probe = NULL;
+
+	formNewSlot(state, row, hint, &new);
+	if (new.code != NULL)
+	{
+		probe = palloc(AnnCodeProbeSize(&state->space->code));
+		AnnHnswProbeInit(state->space, probe, new.halves, new.code);
+	}
+	for (int i = 0; i < nedges; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (code != NULL)
-			linkCoded(state, &state->candidates[i], row, hint, halves, code);
+		new.length = state->candidates[i].length;
+		if (probe != NULL)
+			linkCoded(state, cache, &state->candidates[i], &new, probe);
 		else
-			linkPlain(state, &state->candidates[i], row);
+			linkPlain(state, cache, &state->candidates[i], &new);
 	}
 }
 
@@ -522,21 +549,13 @@ linkBack(InsertState *state, int nedges, AnnRowId row, ItemPointer hint, float *
  * insert does would cut off other rows.)
  */
 static void
-linkOnce(InsertState *state, int nedges, AnnRowId row, ItemPointer hint, float *scratch, AnnHnswRowSet *twice)
+linkOnce(InsertState *state, int nedges, AnnRowId row, ItemPointer hint, AnnHnswRowSet *twice)
 {
 	const AnnHnswLayout *layout = &state->space->layout;
-	uint8	   *code = NULL;
-	AnnHalf		halves[3];
+	NewSlot		new;
 	bool		done = false;
 
-	if (AnnHnswHasCodes(layout))
-	{
-		AnnCodeFactors factors;
-
-		code = palloc(layout->code_size);
-		AnnHnswEncode(state->space, state->point->dense, code, &factors, scratch);
-		AnnFactorsToHalf(&state->space->code, &factors, halves);
-	}
+	formNewSlot(state, row, hint, &new);
 	qsort(state->candidates, nedges, sizeof(Candidate), compareLength);
 	for (int i = 0; i < nedges && !done; i++)
 	{
@@ -569,7 +588,8 @@ linkOnce(InsertState *state, int nedges, AnnRowId row, ItemPointer hint, float *
 		{
 			if (slot < header->nedges)
 				AnnHnswRowSetRemove(twice, AnnHnswEdge(layout, header, slot));
-			putEdge(state, buffer, header, slot, row, from->length, hint, halves, code);
+			new.length = from->length;
+			putEdge(state, buffer, header, &(AnnHnswPlacement) {.slot = slot}, &new);
 			done = true;
 		}
 		UnlockReleaseBuffer(buffer);
@@ -593,7 +613,6 @@ AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const A
 	AnnPageEdit edit;
 	char	   *stored = palloc(layout->vector_size);
 	const char *found;
-	float	   *scratch = NULL;
 	int			nedges;
 	Buffer		buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_SHARE, &header);
 
@@ -616,7 +635,7 @@ AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const A
 	{
 		point.dense = palloc(sizeof(float) * layout->dim);
 		AnnHnswDecode(space, stored, point.dense);
-		scratch = palloc(sizeof(float) * layout->dim);
+		state.scratch = palloc(sizeof(float) * layout->dim);
 	}
 	state.index = index;
 	state.mode = mode;
@@ -625,7 +644,7 @@ AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const A
 	state.self = row;
 	findCandidates(&state, cache, AnnHnswQueryFromStored(space, stored));
 	nedges = chooseEdges(&state);
-	linkOnce(&state, nedges, row, &hint, scratch, twice);
+	linkOnce(&state, nedges, row, &hint, twice);
 
 	buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_EXCLUSIVE, &header);
 	edit = AnnPageEditBegin(index, mode);
@@ -639,7 +658,7 @@ AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const A
 			present = AnnHnswEdge(layout, header, j) == c->row;
 		if (!present)
 		{
-			AnnHnswSetSlot(space, header, header->nedges, c->row, c->length, &c->hint,
+			AnnHnswSetSlot(space, header, header->nedges, c->row, c->occluded ? -c->length : c->length, &c->hint,
 						   c->code != NULL ? c->code->factors : NULL, c->code != NULL ? c->code->code : NULL);
 			header->nedges++;
 		}
@@ -655,7 +674,6 @@ insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHns
 	InsertState state = {0};
 	AnnRowId	row;
 	int			nedges;
-	float	   *scratch = NULL;
 
 	state.index = index;
 	state.mode = mode;
@@ -665,6 +683,8 @@ insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHns
 	state.meta = &cache->meta;
 	if (cache->meta.nchains > 0)
 		state.chain = AnnHnswChainOf(&cache->meta, attributes, point->attributes);
+	if (point->dense != NULL)
+		state.scratch = palloc(sizeof(float) * space->layout.dim);
 	findCandidates(&state, cache, query);
 
 	if (state.equal != ANN_HNSW_NO_ROW &&
@@ -673,10 +693,8 @@ insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHns
 
 	nedges = chooseEdges(&state);
 	row = writeRow(&state, nedges, tid);
-	if (AnnHnswHasCodes(&space->layout))
-		scratch = palloc(sizeof(float) * space->layout.dim);
-	linkBack(&state, nedges, row, tid, scratch);
-	maybeEnter(&state, cache, row, scratch);
+	linkBack(&state, cache, nedges, row, tid);
+	maybeEnter(&state, cache, row);
 }
 
 /*

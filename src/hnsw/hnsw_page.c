@@ -660,7 +660,8 @@ AnnHnswListRowPage(Relation index, AnnWriteMode mode, const AnnHnswLayout *layou
 }
 
 /*
- * Writes a slot, layout->slot_size bytes.  hint may be NULL; halves, the factors
+ * Writes a slot, layout->slot_size bytes.  The sign of length says whether the edge
+ * is occluded.  hint may be NULL; halves, the factors
  * {add, mul}, and code are used with codes only.
  */
 void

@@ -527,10 +527,7 @@ collectEdges(const AnnHnswLayout *layout, AnnHnswRowHeader *row, Edge *edges, in
 		memset(edge, 0, sizeof(*edge));
 		edge->row = AnnHnswEdge(layout, row, i);
 		edge->slot = AnnHnswRowSlots(layout, row) + (Size) i * layout->slot_size;
-		if (AnnHnswHasCodes(layout))
-			ann_kernels.f16_to_f32(&((AnnHnswSlot *) edge->slot)->length, &edge->length, 1);
-		else
-			edge->length = ((AnnHnswPlainSlot *) edge->slot)->length;
+		edge->length = AnnHnswEdgeLength(layout, row, i);
 	}
 	return n;
 }
@@ -550,6 +547,7 @@ mergeEdges(AnnBuild *build, AnnHnswRowHeader *old, AnnHnswRowHeader *new, AnnHns
 	int			n = collectEdges(layout, new, edges, collectEdges(layout, old, edges, 0));
 	int			nkept = 0;
 	int			nrest = 0;
+	int			nrule;
 
 	qsort(edges, n, sizeof(Edge), compareEdges);
 	for (int i = 0; i < n && nkept < layout->slots; i++)
@@ -572,11 +570,15 @@ mergeEdges(AnnBuild *build, AnnHnswRowHeader *old, AnnHnswRowHeader *new, AnnHns
 		else
 			kept[nkept++] = &edges[i];
 	}
+	nrule = nkept;
 	for (int i = 0; i < nrest && nkept < layout->slots; i++)
 		kept[nkept++] = rest[i];
 	to->nedges = (uint8) nkept;
 	for (int i = 0; i < nkept; i++)
+	{
 		memcpy(AnnHnswRowSlots(layout, to) + (Size) i * layout->slot_size, kept[i]->slot, layout->slot_size);
+		AnnHnswSetOccluded(layout, to, i, i >= nrule);
+	}
 }
 
 /* Writes the graph's edges into the rows. */

@@ -1,113 +1,148 @@
 /*
  * hnsw_prune.c
- *	  Which edge a full row gives up for a new one.
+ *	  Which edge a row gives up for a new one.
  *
- * The whole rule is applied to all edges and the new one, and the furthest
- * occluded edge goes; replacing the longest edge, or only those that the new one
- * occludes, ruins the graph (DESIGN, fact 15).
+ * The relative neighbourhood rule is kept up over all edges of a row: each says
+ * whether a nearer one occludes it.  So only the new edge has to be compared with
+ * the others, and of them only with those that are not occluded.  A full row drops
+ * the furthest occluded edge; replacing the longest, or only those that the new
+ * one occludes, ruins the graph (DESIGN, fact 15).
  */
 #include "postgres.h"
 
 #include "hnsw/hnsw_prune.h"
 
-/*
- * n edges with their lengths; between2 is asked for the pairs that the rule
- * compares.  Returns the edge to drop: the furthest that a kept nearer one
- * occludes, or the furthest of all.
- */
-int
-AnnHnswPrune(float alpha, int n, const float *lengths, AnnHnswBetween2 between2, const void *arg)
+/* Fills *placement for a new edge of this length; the row is as it is on its page. */
+void
+AnnHnswPlaceEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
+				 AnnHnswDistance2 distance2, const void *arg, AnnHnswPlacement *placement)
 {
-	int			order[256];
-	int			kept[256];
-	int			nkept = 0;
-	int			victim;
+	const AnnHnswLayout *layout = &space->layout;
+	int			n = row->nedges;
+	float		lengths[256];
+	bool		occluded[256];
+	int			furthest = -1;
+	int			victim = -1;
 
-	Assert(n >= 1 && n <= lengthof(order));
-	order[0] = 0;
-	for (int i = 1; i < n; i++)
-	{
-		int			j = i;
+	AnnHnswEdgeLengths(layout, row, lengths, occluded);
+	placement->slot = n;
+	placement->occluded = false;
+	placement->nnewly = 0;
+	for (int i = 0; i < n && !placement->occluded; i++)
+		if (!occluded[i] && lengths[i] <= length)
+			placement->occluded = AnnHnswOccludes(space->alpha, distance2(arg, i), length);
+	for (int i = 0; i < n && !placement->occluded; i++)
+		if (!occluded[i] && lengths[i] > length && AnnHnswOccludes(space->alpha, distance2(arg, i), lengths[i]))
+		{
+			occluded[i] = true;
+			placement->newly[placement->nnewly++] = (uint8) i;
+		}
+	if (n < layout->slots)
+		return;
 
-		for (; j > 0 && lengths[order[j - 1]] > lengths[i]; j--)
-			order[j] = order[j - 1];
-		order[j] = i;
-	}
-	victim = order[n - 1];
 	for (int i = 0; i < n; i++)
 	{
-		int			edge = order[i];
-		bool		occluded = false;
-
-		for (int j = 0; j < nkept && !occluded; j++)
-			occluded = AnnHnswOccludes(alpha, between2(arg, edge, kept[j]), lengths[edge]);
-		if (occluded)
-			victim = edge;		/* a later one is further */
-		else
-			kept[nkept++] = edge;
+		if (furthest < 0 || lengths[i] > lengths[furthest])
+			furthest = i;
+		if (occluded[i] && (victim < 0 || lengths[i] > lengths[victim]))
+			victim = i;
 	}
-	return victim;
+	if (victim < 0 && !placement->occluded)
+		victim = furthest;
+	if (victim < 0 || ((placement->occluded || !occluded[victim]) && lengths[victim] <= length))
+		victim = -1;
+	placement->slot = victim;
+}
+
+/* The probe of a code with its factors as halves. */
+void
+AnnHnswProbeInit(const AnnHnswSpace *space, AnnCodeProbe *probe, const AnnHalf *factors, const uint8 *code)
+{
+	AnnHalf		halves[3] = {factors[0], factors[1], 0};
+	AnnCodeFactors f;
+
+	AnnFactorsFromHalf(&space->code, halves, &f);
+	AnnCodeProbeInit(probe, &space->code, code, AnnCodeNorm(&space->code, code, &f));
+}
+
+static void
+probeEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, int i, AnnCodeProbe *probe)
+{
+	AnnHnswSlot *slot = AnnHnswCodedSlot(&space->layout, row, i);
+	AnnHalf		factors[2] = {slot->add, slot->mul};
+
+	AnnHnswProbeInit(space, probe, factors, AnnHnswSlotCode(&space->layout, slot));
 }
 
 typedef struct CodedEdges
 {
-	const AnnCodeParams *code;
-	Size		probe_size;
-	char	   *probes;
+	const AnnHnswSpace *space;
+	AnnHnswRowHeader *row;
+	const AnnCodeProbe *to;
+	AnnCodeProbe *scratch;
 } CodedEdges;
 
 static float
-codedBetween2(const void *arg, int i, int j)
+codedDistance2(const void *arg, int i)
 {
 	const CodedEdges *edges = (const CodedEdges *) arg;
 
-	return AnnCodeProbeDistance2(edges->code, (AnnCodeProbe *) (edges->probes + i * edges->probe_size),
-								 (AnnCodeProbe *) (edges->probes + j * edges->probe_size));
+	probeEdge(edges->space, edges->row, i, edges->scratch);
+	return AnnCodeProbeDistance2(&edges->space->code, edges->scratch, edges->to);
 }
 
 /*
- * The slot of a full row that an edge of this length to a row of this code takes,
- * or -1 if the new edge is the one to drop.  The distance between two ends is
- * that of their codes.  The row's page is locked.
+ * The same where rows have codes: `probe` is that of the new edge's end.
  */
-int
-AnnHnswPruneCoded(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
-				  const AnnHalf *halves, const uint8 *code)
+void
+AnnHnswPlaceCodedEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
+					  const AnnCodeProbe *probe, AnnHnswPlacement *placement)
+{
+	CodedEdges	edges = {space, row, probe, palloc(AnnCodeProbeSize(&space->code))};
+
+	AnnHnswPlaceEdge(space, row, length, codedDistance2, &edges, placement);
+	pfree(edges.scratch);
+}
+
+/*
+ * Applies the rule to all edges of a row with codes and marks those that are
+ * occluded.  The row is on a page that an edit has registered; probes has room for
+ * the probe of each slot.
+ */
+void
+AnnHnswMarkOccluded(const AnnHnswSpace *space, AnnHnswRowHeader *row, char *probes)
 {
 	const AnnHnswLayout *layout = &space->layout;
-	int			n = row->nedges + 1;
+	Size		size = AnnCodeProbeSize(&space->code);
+	int			n = row->nedges;
 	float		lengths[256];
-	int			victim;
-	CodedEdges	edges;
+	bool		occluded[256];
+	int			order[256];
+	int			kept[256];
+	int			nkept = 0;
 
-	edges.code = &space->code;
-	edges.probe_size = AnnCodeProbeSize(&space->code);
-	edges.probes = palloc(mul_size(edges.probe_size, n));
+	AnnHnswEdgeLengths(layout, row, lengths, occluded);
 	for (int i = 0; i < n; i++)
 	{
-		AnnHnswSlot *slot = i < n - 1 ? AnnHnswCodedSlot(layout, row, i) : NULL;
-		AnnHalf		h[3] = {0};
-		AnnCodeFactors f;
-		const uint8 *c;
+		int			j = i;
 
-		if (slot == NULL)
-		{
-			lengths[i] = length;
-			memcpy(h, halves, 2 * sizeof(AnnHalf));
-			c = code;
-		}
-		else
-		{
-			ann_kernels.f16_to_f32(&slot->length, &lengths[i], 1);
-			h[0] = slot->add;
-			h[1] = slot->mul;
-			c = AnnHnswSlotCode(layout, slot);
-		}
-		AnnFactorsFromHalf(&space->code, h, &f);
-		AnnCodeProbeInit((AnnCodeProbe *) (edges.probes + i * edges.probe_size), &space->code, c,
-						 AnnCodeNorm(&space->code, c, &f));
+		probeEdge(space, row, i, (AnnCodeProbe *) (probes + i * size));
+		for (; j > 0 && lengths[order[j - 1]] > lengths[i]; j--)
+			order[j] = order[j - 1];
+		order[j] = i;
 	}
-	victim = AnnHnswPrune(space->alpha, n, lengths, codedBetween2, &edges);
-	pfree(edges.probes);
-	return victim == n - 1 ? -1 : victim;
+	for (int i = 0; i < n; i++)
+	{
+		int			edge = order[i];
+		bool		is = false;
+
+		for (int j = 0; j < nkept && !is; j++)
+			is = AnnHnswOccludes(space->alpha,
+								 AnnCodeProbeDistance2(&space->code, (AnnCodeProbe *) (probes + edge * size),
+													   (AnnCodeProbe *) (probes + kept[j] * size)),
+								 lengths[edge]);
+		if (!is)
+			kept[nkept++] = edge;
+		AnnHnswSetOccluded(layout, row, edge, is);
+	}
 }

@@ -1,6 +1,6 @@
 /*
  * hnsw_prune.h
- *	  The relative neighbourhood rule, by exact lengths and from codes.
+ *	  The relative neighbourhood rule, and where it puts a new edge.
  */
 #ifndef ANN_HNSW_PRUNE_H
 #define ANN_HNSW_PRUNE_H
@@ -18,11 +18,23 @@ AnnHnswOccludes(float alpha, float between2, float length)
 	return alpha * between2 < length * length;
 }
 
-/* Squared distance of the ends of edges i and j. */
-typedef float (*AnnHnswBetween2) (const void *arg, int i, int j);
+/* What becomes of a row that gets a new edge. */
+typedef struct AnnHnswPlacement
+{
+	int			slot;			/* of the new edge; -1: it is the one to drop */
+	bool		occluded;		/* the new edge */
+	int			nnewly;
+	uint8		newly[256];		/* older edges that it occludes */
+} AnnHnswPlacement;
 
-extern int	AnnHnswPrune(float alpha, int n, const float *lengths, AnnHnswBetween2 between2, const void *arg);
-extern int	AnnHnswPruneCoded(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
-							  const AnnHalf *halves, const uint8 *code);
+/* Squared distance of the end of edge i from that of the new one. */
+typedef float (*AnnHnswDistance2) (const void *arg, int i);
+
+extern void AnnHnswPlaceEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
+							 AnnHnswDistance2 distance2, const void *arg, AnnHnswPlacement *placement);
+extern void AnnHnswPlaceCodedEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
+								  const AnnCodeProbe *probe, AnnHnswPlacement *placement);
+extern void AnnHnswProbeInit(const AnnHnswSpace *space, AnnCodeProbe *probe, const AnnHalf *factors, const uint8 *code);
+extern void AnnHnswMarkOccluded(const AnnHnswSpace *space, AnnHnswRowHeader *row, char *probes);
 
 #endif							/* ANN_HNSW_PRUNE_H */

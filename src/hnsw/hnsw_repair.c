@@ -257,7 +257,7 @@ offerNeighbours(AnnHnswRepair *repair, AnnHnswRowHeader *row, AnnRowId self, Ann
 		}
 		else
 		{
-			float		length = AnnHnswGetPlainSlot(layout, header, i)->length;
+			float		length = AnnHnswEdgeLength(layout, header, i);
 
 			/* Two edges are about at right angles. */
 			offer(repair, candidate, distance * distance + length * length, NULL, 0);
@@ -319,7 +319,7 @@ probeLiveEdges(AnnHnswRepair *repair, AnnHnswRowHeader *row)
 		AnnFactorsFromHalf(&space->code, halves, &factors);
 		AnnCodeProbeInit((AnnCodeProbe *) (work->probes + n * work->probe_size), &space->code, code,
 						 AnnCodeNorm(&space->code, code, &factors));
-		ann_kernels.f16_to_f32(&slot->length, &work->lengths[n], 1);
+		work->lengths[n] = AnnHnswEdgeLength(layout, row, i);
 		n++;
 	}
 	return n;
@@ -497,7 +497,7 @@ findEdges(AnnHnswRepair *repair, AnnHnswRowHeader *row, AnnRowId self)
 				continue;
 			edge->slot = AnnHnswRowSlot(layout, self);
 			edge->row = finalists[i].row;
-			edge->length = finalists[i].length;
+			edge->length = finalists[i].occluded ? -finalists[i].length : finalists[i].length;
 			edge->hint = finalists[i].hint;
 			edge->code = NULL;
 			if (coded)
@@ -573,6 +573,10 @@ writePage(AnnHnswRepair *repair, BlockNumber block)
 		row->nedges++;
 		addLink(repair, edge->row);
 	}
+	/* What occluded an edge may be gone. */
+	for (int i = 0; i < layout->rows_per_page; i++)
+		if (work->dirty[i] && AnnHnswHasCodes(layout))
+			AnnHnswMarkOccluded(repair->space, AnnHnswRowOnPage(layout, page, i), work->probes);
 	AnnPageEditCommit(&edit);
 	UnlockReleaseBuffer(buffer);
 }

@@ -68,7 +68,7 @@ AnnPageEditAbort(AnnPageEdit *edit)
 /*
  * Changes a few bytes of one page, which the caller holds exclusively and
  * still holds afterwards: what an edit of one page does, without the edit's
- * copy and comparison of the whole page.
+ * copy and comparison of the whole page.  Patches do not overlap.
  *
  * The record is one of generic WAL: for each block a list of {offset, length,
  * bytes}, which generic_redo applies (access/transam/generic_xlog.c, the same in
@@ -78,7 +78,8 @@ void
 AnnPageApply(Relation index, AnnWriteMode mode, Buffer buffer, const AnnPagePatch *patches, int npatches)
 {
 	Page		page = BufferGetPage(buffer);
-	OffsetNumber heads[ANN_PATCH_MAX][2];
+	char		delta[BLCKSZ + ANN_PATCH_MAX * 2 * sizeof(OffsetNumber)];
+	Size		size = 0;
 	bool		log = mode == ANN_WRITE_WAL && RelationNeedsWAL(index);
 
 	Assert(npatches <= ANN_PATCH_MAX);
@@ -94,11 +95,13 @@ AnnPageApply(Relation index, AnnWriteMode mode, Buffer buffer, const AnnPagePatc
 		XLogRegisterBuffer(0, buffer, REGBUF_STANDARD);
 		for (int i = 0; i < npatches; i++)
 		{
-			heads[i][0] = (OffsetNumber) ((char *) patches[i].target - (char *) page);
-			heads[i][1] = patches[i].length;
-			XLogRegisterBufData(0, (char *) heads[i], sizeof(heads[i]));
-			XLogRegisterBufData(0, (char *) patches[i].data, patches[i].length);
+			OffsetNumber head[2] = {(OffsetNumber) ((char *) patches[i].target - (char *) page), patches[i].length};
+
+			memcpy(delta + size, head, sizeof(head));
+			memcpy(delta + size + sizeof(head), patches[i].data, patches[i].length);
+			size += sizeof(head) + patches[i].length;
 		}
+		XLogRegisterBufData(0, delta, (int) size);
 		lsn = XLogInsert(RM_GENERIC_ID, 0);
 		PageSetLSN(page, lsn);
 	}

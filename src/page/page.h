@@ -77,7 +77,7 @@ typedef struct AnnPagePatch
 	uint16		length;
 } AnnPagePatch;
 
-#define ANN_PATCH_MAX 4
+#define ANN_PATCH_MAX 260
 
 extern void AnnPageApply(Relation index, AnnWriteMode mode, Buffer buffer, const AnnPagePatch *patches, int npatches);
 
