@@ -25,6 +25,7 @@ OBJS = \
 	src/hnsw/hnsw_build.o \
 	src/hnsw/hnsw_calibrate.o \
 	src/hnsw/hnsw_chain.o \
+	src/hnsw/hnsw_center.o \
 	src/hnsw/hnsw_check.o \
 	src/hnsw/hnsw_graph.o \
 	src/hnsw/hnsw_handler.o \

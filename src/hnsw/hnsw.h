@@ -40,7 +40,16 @@
 #define ANN_BIT_MAX_INDEX_DIM 64000
 
 #define ANN_HNSW_META_BLOCK 0
+
+/* Number for LockPage, not a page: held by VACUUM, and exclusively to change the centre. */
+#define ANN_HNSW_CENTER_LOCK 1
+
 #define ANN_HNSW_MAX_ENTRY_PAGES 128
+
+/* Alpha is chosen so that the relative neighbourhood rule fills this share of the slots. */
+#define ANN_HNSW_ALPHA_KEEPS 0.6f
+#define ANN_HNSW_MIN_ALPHA 1.0f
+#define ANN_HNSW_MAX_ALPHA 2.0f
 
 /* Support functions of an operator class */
 #define ANN_HNSW_DISTANCE_PROC 1	/* the distance function behind the operator, or its squared form */
@@ -90,7 +99,8 @@ typedef struct AnnHnswLayout
 StaticAssertDecl(sizeof(AnnHnswLayout) == 32, "on-disk format");
 
 /*
- * Meta page.  Everything down to `alpha` is fixed for the life of the index.
+ * Meta page.  Everything down to `alpha` is fixed for the life of the index, but for
+ * the scale of the factors and `recoding`, which change with the centre.
  */
 typedef struct AnnHnswMetaPageData
 {
@@ -98,7 +108,7 @@ typedef struct AnnHnswMetaPageData
 	uint16		version;
 	uint16		m;
 	uint16		ef_construction;
-	uint16		reserved;
+	uint16		recoding;		/* 1: some codes are of the centre before this one */
 	AnnHnswLayout layout;
 	AnnCodeParams code;			/* all zero without codes */
 	BlockNumber chain_page;		/* first CHAIN page, or invalid */
@@ -109,13 +119,14 @@ typedef struct AnnHnswMetaPageData
 	uint32		entry_capacity; /* entries that the present ENTRY pages are meant for */
 	uint32		entry_version;	/* advances with every change of the entry table */
 	uint32		ef_search;		/* calibrated by the build; 0: not calibrated */
-	uint64		build_id;		/* random: tells one build from the next in the same file */
+	uint64		build_id;		/* random: tells one build, or centre, from the next in the same file */
 	double		rows;			/* rows at the build plus inserts since, an estimate */
 	BlockNumber null_tids;		/* first TIDLIST page of NULL vectors, or invalid */
 	BlockNumber zero_tids;		/* first TIDLIST page of vectors without a place (cosine), or invalid */
 	BlockNumber row_page;		/* the ROW page that inserts fill, or invalid */
 	BlockNumber free_row_pages; /* list of ROW pages with free rows, or invalid */
 	BlockNumber node_pages;		/* list of NODE pages with free nodes, or invalid */
+	uint32		center_rows;	/* rows that the index had when the centre was computed */
 	BlockNumber entry_pages[ANN_HNSW_MAX_ENTRY_PAGES];	/* ENTRY pages in order; the rest is invalid */
 } AnnHnswMetaPageData;
 
@@ -539,7 +550,8 @@ extern void AnnHnswCheckMeta(Relation index, const AnnHnswMetaPageData *meta);
 extern AnnHnswMetaPageData *AnnHnswMetaOnPage(Page page);
 extern void AnnHnswCreateMeta(Relation index, ForkNumber fork, AnnHnswMetaPageData *meta);
 extern float *AnnHnswReadCenter(Relation index, const AnnHnswMetaPageData *meta);
-extern BlockNumber AnnHnswWriteCenter(Relation index, AnnWriteMode mode, const float *center, int dim);
+extern BlockNumber AnnHnswWriteCenter(Relation index, AnnWriteMode mode, const float *center, int dim,
+									  BlockNumber first);
 
 extern Size AnnHnswEntrySize(const AnnHnswLayout *layout);
 extern int	AnnHnswEntriesPerPage(const AnnHnswLayout *layout);
@@ -550,7 +562,7 @@ extern void AnnHnswFormEntry(const AnnHnswSpace *space, AnnRowId row, const floa
 extern void AnnHnswPutEntry(Relation index, AnnWriteMode mode, uint32 entry, const AnnHnswEntry *data);
 
 extern void AnnHnswRemoveEntry(Relation index, uint32 entry, AnnRowId row);
-extern void AnnHnswCountRows(Relation index, AnnWriteMode mode, double rows);
+extern void AnnHnswCountRows(Relation index, AnnWriteMode mode, double rows, float alpha_step);
 
 extern Buffer AnnHnswLockRow(Relation index, AnnHnswCache *cache, const AnnHnswLayout *layout,
 							 AnnRowId row, int lockmode, AnnHnswRowHeader **header);
@@ -605,6 +617,11 @@ extern void AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *ca
 							 AnnHnswRowSet *twice);
 extern bool ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
 							IndexUniqueCheck check_unique, bool index_unchanged, IndexInfo *info);
+
+/* ---- hnsw_center.c: the centre of an index that has grown ---- */
+
+extern bool AnnHnswCenterIsOld(const AnnHnswMetaPageData *meta);
+extern void AnnHnswRecenter(Relation index, bool half_done);
 
 /* ---- hnsw_scan.c ---- */
 

@@ -632,6 +632,7 @@ finishMeta(AnnBuild *build, uint32 nentries)
 	meta->entry_version++;
 	meta->alpha = AnnGraphAlpha(build->graph);
 	meta->rows = shared->rows - merged;
+	meta->center_rows = (uint32) Min(meta->rows, PG_UINT32_MAX);
 	meta->row_page = row_page;
 	AnnPageEditCommit(&edit);
 	UnlockReleaseBuffer(metabuf);
@@ -985,7 +986,8 @@ ann_hnsw_build(Relation heap, Relation index, IndexInfo *info)
 	if (plan.center != NULL)
 	{
 		Buffer		buffer;
-		BlockNumber center = AnnHnswWriteCenter(index, ANN_WRITE_BUILD, plan.center, (int) plan.meta.layout.dim);
+		BlockNumber center = AnnHnswWriteCenter(index, ANN_WRITE_BUILD, plan.center, (int) plan.meta.layout.dim,
+												InvalidBlockNumber);
 
 		buffer = ReadBuffer(index, ANN_HNSW_META_BLOCK);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);

@@ -862,7 +862,7 @@ AnnHnswDescribeIndex(AnnInfo *info)
 		info->line(info, "quantizer", "rabitq, %d bit%s for each of %d of %u coordinates", meta.code.planes,
 				   meta.code.planes == 1 ? "" : "s", meta.code.kept, layout->dim);
 		info->line(info, "centre of codes", "%s",
-				   BlockNumberIsValid(meta.center) ? "mean of a sample" : "zero (index was created empty)");
+				   BlockNumberIsValid(meta.center) ? "mean" : "zero (index has few rows)");
 	}
 	else
 		info->line(info, "quantizer", "none");

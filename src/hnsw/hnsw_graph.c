@@ -38,7 +38,6 @@
 #define ALPHA_CANDIDATES 192
 #define ALPHA_MEMORY 64			/* samples that the running mean remembers */
 #define ALPHA_AT_FIRST 1.2f
-#define ALPHA_KEEPS 0.6f		/* share of the slots that the rule is to fill */
 
 /* Points are copied in steps of this many bytes. */
 #define GATHER_STEP 32
@@ -1214,7 +1213,7 @@ tuneAlpha(AnnGraph *graph)
 {
 	int			n = Min(graph->ncandidates, ALPHA_CANDIDATES);
 	AnnGraphShared *shared = graph->shared;
-	float		wanted = ALPHA_KEEPS * graph->shape.slots;
+	float		wanted = ANN_HNSW_ALPHA_KEEPS * graph->shape.slots;
 	float		rate;
 	int			a;
 

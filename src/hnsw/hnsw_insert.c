@@ -15,8 +15,11 @@
 #include "hnsw/hnsw_prune.h"
 #include "hnsw/hnsw_search.h"
 
-/* The count of rows in the meta page advances in steps of this many. */
+/* The count of rows in the meta page advances in steps of this many, and so does alpha. */
 #define ROWS_STEP 64
+
+/* Step of alpha for the share of the slots by which one row misses the target. */
+#define ALPHA_GAIN 0.05f
 
 /* A visited row that may become a neighbour. */
 typedef struct Candidate
@@ -42,6 +45,7 @@ typedef struct InsertState
 	const AnnHnswPoint *point;
 	int			capacity;
 	int			ncandidates;
+	int			nkept;			/* candidates that the rule keeps, up to the slots */
 	Candidate  *candidates;		/* heap, worst score first */
 	AnnRowId	self;			/* the row when it is in the index already, or ANN_HNSW_NO_ROW */
 	const AnnHnswMetaPageData *meta;	/* where rows are to be chained */
@@ -204,6 +208,7 @@ chooseEdges(InsertState *state)
 		else
 			kept[nkept++] = c[i];
 	}
+	state->nkept = nkept;
 	for (int i = 0; i < nothers && nkept < slots; i++)
 		kept[nkept++] = others[i];
 	memcpy(c, kept, sizeof(Candidate) * nkept);
@@ -452,7 +457,8 @@ maybeEnter(InsertState *state, const AnnHnswCache *cache, AnnRowId row)
 	AnnHnswEntry *data;
 
 	if (pg_prng_uint64_range(&pg_global_prng_state, 0, ROWS_STEP - 1) == 0)
-		AnnHnswCountRows(state->index, state->mode, ROWS_STEP);
+		AnnHnswCountRows(state->index, state->mode, ROWS_STEP, state->ncandidates < state->capacity ? 0 :
+						 ALPHA_GAIN * (ANN_HNSW_ALPHA_KEEPS - (float) state->nkept / layout->slots));
 	if (meta->nentries >= AnnHnswEntryCapacity(layout, 0))
 	{
 		uint32		capacity = AnnHnswEntryCapacity(layout, meta->rows);
@@ -698,6 +704,28 @@ insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHns
 }
 
 /*
+ * Takes the lock that VACUUM and a change of the centre wait for, and brings the
+ * cache up to date.
+ */
+static AnnHnswCache *
+beginInsert(Relation index, AnnWriteMode mode)
+{
+	for (;;)
+	{
+		AnnHnswCache *cache = AnnHnswCacheGet(index);
+
+		/* VACUUM waits for inserts in flight between its steps 1 and 3 (README). */
+		if (mode == ANN_WRITE_WAL)
+			LockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
+		AnnHnswCacheRefresh(index, cache);
+		if (!cache->meta.recoding || mode != ANN_WRITE_WAL)
+			return cache;
+		UnlockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
+		AnnHnswRecenter(index, true);
+	}
+}
+
+/*
  * Adds one tuple's columns to the index.  In ANN_WRITE_BUILD mode nothing is logged and
  * no lock against VACUUM is taken: the relation is the caller's own.
  */
@@ -718,8 +746,7 @@ AnnHnswInsertValue(Relation index, AnnWriteMode mode, const Datum *values, const
 	}
 	context = AllocSetContextCreate(CurrentMemoryContext, "ann hnsw insert", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
-	cache = AnnHnswCacheGet(index);
-	AnnHnswCacheRefresh(index, cache);
+	cache = beginInsert(index, mode);
 	AnnHnswSpaceInit(&space, &cache->meta, cache->center);
 	value = PointerGetDatum(PG_DETOAST_DATUM(values[0]));
 	AnnHnswFormPoint(&space, value, &point);
@@ -731,12 +758,13 @@ AnnHnswInsertValue(Relation index, AnnWriteMode mode, const Datum *values, const
 		AnnAttributes *attributes = AnnAttributesCreate(index);
 
 		AnnHnswFormAttributes(attributes, values, isnull, &point);
-		/* VACUUM waits for inserts in flight between its steps 1 and 3 (README). */
-		if (mode == ANN_WRITE_WAL)
-			LockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
 		insertPoint(index, mode, cache, &space, attributes, &point, query, tid);
-		if (mode == ANN_WRITE_WAL)
-			UnlockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
+	}
+	if (mode == ANN_WRITE_WAL)
+	{
+		UnlockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
+		if (AnnHnswCenterIsOld(&cache->meta))
+			AnnHnswRecenter(index, false);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);

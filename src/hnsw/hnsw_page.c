@@ -189,14 +189,32 @@ AnnHnswReadCenter(Relation index, const AnnHnswMetaPageData *meta)
 }
 
 /*
- * Writes the centre into new pages and returns the first one's block.
+ * Writes the centre into the pages of the chain that starts at `first`, or into
+ * new ones if that is invalid, and returns the first one's block.
  */
 BlockNumber
-AnnHnswWriteCenter(Relation index, AnnWriteMode mode, const float *center, int dim)
+AnnHnswWriteCenter(Relation index, AnnWriteMode mode, const float *center, int dim, BlockNumber first)
 {
 	Size		size = sizeof(float) * (Size) dim;
 	Size		pages = (size + ANN_PAGE_USABLE - 1) / ANN_PAGE_USABLE;
 	BlockNumber next = InvalidBlockNumber;
+	BlockNumber block = first;
+
+	for (Size from = 0; BlockNumberIsValid(block) && from < size; from += ANN_PAGE_USABLE)
+	{
+		Buffer		buffer = ReadBuffer(index, block);
+		AnnPageEdit edit;
+
+		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+		block = AnnPageOpaque(AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_CENTER))->next;
+		edit = AnnPageEditBegin(index, mode);
+		memcpy(AnnPageRaw(AnnPageEditAdd(&edit, buffer, false)), (const char *) center + from,
+			   Min(size - from, ANN_PAGE_USABLE));
+		AnnPageEditCommit(&edit);
+		UnlockReleaseBuffer(buffer);
+	}
+	if (BlockNumberIsValid(first))
+		return first;
 
 	/* From the last page to the first, so that each knows the next one. */
 	for (Size i = pages; i-- > 0;)
@@ -387,18 +405,21 @@ AnnHnswRemoveEntry(Relation index, uint32 entry, AnnRowId row)
 }
 
 /*
- * Adds to the meta page's count of rows.
+ * Adds to the meta page's count of rows, and to alpha within its bounds.
  */
 void
-AnnHnswCountRows(Relation index, AnnWriteMode mode, double rows)
+AnnHnswCountRows(Relation index, AnnWriteMode mode, double rows, float alpha_step)
 {
 	Buffer		buffer = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+	AnnHnswMetaPageData *meta;
 	AnnPageEdit edit;
 
 	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 	AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_META);
 	edit = AnnPageEditBegin(index, mode);
-	AnnHnswMetaOnPage(AnnPageEditAdd(&edit, buffer, false))->rows += rows;
+	meta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, buffer, false));
+	meta->rows += rows;
+	meta->alpha = Min(Max(meta->alpha + alpha_step, ANN_HNSW_MIN_ALPHA), ANN_HNSW_MAX_ALPHA);
 	AnnPageEditCommit(&edit);
 	UnlockReleaseBuffer(buffer);
 }

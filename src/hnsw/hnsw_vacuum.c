@@ -589,8 +589,17 @@ ann_hnsw_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats,
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "ann hnsw vacuum", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
-	cache = AnnHnswCacheGet(index);
-	AnnHnswCacheRefresh(index, cache);
+	/* No new centre while codes are written. */
+	for (;;)
+	{
+		LockPage(index, ANN_HNSW_CENTER_LOCK, ShareLock);
+		cache = AnnHnswCacheGet(index);
+		AnnHnswCacheRefresh(index, cache);
+		if (!cache->meta.recoding)
+			break;
+		UnlockPage(index, ANN_HNSW_CENTER_LOCK, ShareLock);
+		AnnHnswRecenter(index, true);
+	}
 	state.index = index;
 	state.info = info;
 	state.stats = stats;
@@ -638,9 +647,10 @@ ann_hnsw_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats,
 		freeRows(&state);
 	}
 	if (fabs(state.meta.rows - state.live) > ROWS_TOLERANCE * state.live)
-		AnnHnswCountRows(index, ANN_WRITE_WAL, state.live - state.meta.rows);
+		AnnHnswCountRows(index, ANN_WRITE_WAL, state.live - state.meta.rows, 0);
 	stats->num_pages = RelationGetNumberOfBlocks(index);
 
+	UnlockPage(index, ANN_HNSW_CENTER_LOCK, ShareLock);
 	AnnHnswRowSetFree(&state.deleting);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);

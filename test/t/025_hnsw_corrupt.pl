@@ -26,7 +26,7 @@ my $row_size = 448;
 my $slots = 192;
 
 # Places in the meta page behind the 32 bytes of the layout at 12.
-my ($LAYOUT, $FREE_ROW_PAGES, $NODE_PAGES) = (12, 124, 128);
+my ($LAYOUT, $FREE_ROW_PAGES, $NODE_PAGES) = (12, 132, 136);
 
 # Damage: [name, kind of page, what the check says, offset, bytes, ...].  A function gives
 # bytes from the block and the page.  Rows start at $raw: state 0, edges 1, TIDs 4,
