@@ -16,6 +16,11 @@
 /* Entries that start a search. */
 #define START_ENTRIES 8
 
+/* Visits between the choice of a row and its own. */
+#ifndef AHEAD
+#define AHEAD 1
+#endif
+
 /* Pooled arrays above this size are given back at the end of a search. */
 #define POOL_KEEP_BYTES (4 * 1024 * 1024)
 
@@ -154,6 +159,7 @@ AnnHnswSearchBegin(AnnHnswSearch *search)
 	}
 	search->nbeam = 0;
 	search->next = 0;
+	search->deepest = 0;
 	search->reach = 0;
 	search->nfrontier = 0;
 	search->frontier_is_heap = false;
@@ -427,7 +433,7 @@ offer(AnnHnswSearch *search, AnnRowId row, float score, const void *factors, con
  * Asks the CPU for the row's bytes, if this backend remembers where they are.
  * Harmless if the buffer holds something else by now.
  */
-static inline void
+static pg_attribute_always_inline void
 prefetchRow(AnnHnswSearch *search, AnnRowId row)
 {
 	const AnnHnswLayout *layout = &search->space->layout;
@@ -439,25 +445,10 @@ prefetchRow(AnnHnswSearch *search, AnnRowId row)
 		Page		page = BufferGetPage(hint->buffer);
 		const char *start = (const char *) AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, row));
 
-		__builtin_prefetch(GetBufferDescriptor(hint->buffer - 1));
-		__builtin_prefetch(page);
-		__builtin_prefetch((char *) page + BLCKSZ - sizeof(AnnPageOpaqueData));
+		__builtin_prefetch(GetBufferDescriptor(hint->buffer - 1), 1);
+		__builtin_prefetch(AnnPageOpaque(page));
 		for (int i = 0; i < layout->row_size; i += 64)
 			__builtin_prefetch(start + i);
-	}
-}
-
-/* The same for the rows that the beam will visit next. */
-static inline void
-prefetchNext(AnnHnswSearch *search, int count)
-{
-	for (int i = search->next; i < search->nbeam && count > 0; i++)
-	{
-		if (!search->beam[i].visited)
-		{
-			prefetchRow(search, search->beam[i].row);
-			count--;
-		}
 	}
 }
 
@@ -567,9 +558,6 @@ visitCoded(AnnHnswSearch *search, AnnRowId row)
 		offer(search, neighbours[i], estimates[i],
 			  (const char *) array.factors + i * array.factor_stride,
 			  (const char *) array.codes + i * array.code_stride);
-	/* The next rows arrive from memory while this one is scored. */
-	prefetchNext(search, 2);
-
 	stored = AnnHnswStoredVector(search->index, layout, header, scratch);
 	if (stored != NULL)
 		scoreRow(search, row, header, stored, AnnHnswScore(search->query, stored));
@@ -717,30 +705,65 @@ enterGraph(AnnHnswSearch *search)
 	}
 }
 
+/* The best row of the beam that is to be visited next, marked as visited; NULL if there is none. */
+static AnnHnswBeamEntry *
+takeNext(AnnHnswSearch *search)
+{
+	AnnHnswBeamEntry *entry;
+
+	while (search->next < search->nbeam && search->beam[search->next].visited)
+		search->next++;
+	if (search->next >= search->nbeam)
+		return NULL;
+	entry = &search->beam[search->next++];
+	entry->visited = true;
+	prefetchRow(search, entry->row);
+	return entry;
+}
+
 /*
  * Phase 1: from the entries, visits rows until all of the best ef seen are
- * visited.
+ * visited.  Each is chosen AHEAD visits before its turn, so that it has arrived from
+ * memory by then: what those visits bring in comes after it.
  */
 void
 AnnHnswSearchBeam(AnnHnswSearch *search)
 {
+	struct
+	{
+		AnnRowId	row;
+		uint32		code;
+		int			reach;
+	}			queue[AHEAD + 1];
+	int			first = 0;
+	int			count = 0;
+
 	enterGraph(search);
 	for (;;)
 	{
-		AnnHnswBeamEntry *entry;
+		while (count <= AHEAD)
+		{
+			AnnHnswBeamEntry *entry = takeNext(search);
+			int			last = (first + count) % lengthof(queue);
 
-		while (search->next < search->nbeam && search->beam[search->next].visited)
-			search->next++;
-		if (search->next >= search->nbeam)
+			if (entry == NULL)
+				break;
+			search->deepest = Max(search->deepest, search->next);
+			queue[last].row = entry->row;
+			queue[last].code = entry->code;
+			queue[last].reach = search->deepest;
+			count++;
+		}
+		if (count == 0)
 			break;
-		entry = &search->beam[search->next++];
-		entry->visited = true;
-		search->reach = Max(search->reach, search->next);
+		search->reach = queue[first].reach;
 		if (search->ncodes > 0)
-			search->visiting = entry->code;
+			search->visiting = queue[first].code;
 		if (search->keep_dropped)
-			markVisited(search, entry->row);
-		visit(search, entry->row);
+			markVisited(search, queue[first].row);
+		visit(search, queue[first].row);
+		first = (first + 1) % lengthof(queue);
+		count--;
 	}
 }
 

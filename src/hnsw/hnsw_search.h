@@ -81,7 +81,9 @@ typedef struct AnnHnswSearch
 	int			beam_capacity;
 	int			nbeam;
 	int			next;
-	int			reach;			/* the furthest `next` was: with this ef the same rows are visited so far */
+	int			deepest;		/* the furthest `next` was */
+	int			reach;			/* and when the row that is being visited was chosen: with this ef the same
+								 * rows are visited so far */
 
 	/* What the beam dropped: unsorted at first, then a heap */
 	AnnHnswCandidate *frontier;

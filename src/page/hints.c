@@ -5,13 +5,11 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "storage/buf_internals.h"
 #include "utils/memutils.h"
 
 #include "compat.h"
 #include "page/hints.h"
-
-/* One read in this many goes through ReadBuffer, so that hot pages stay hot. */
-#define PLAIN_READ_EVERY 8
 
 #define MIN_HINTS 1024
 #define MAX_HINTS (1U << 20)
@@ -42,6 +40,18 @@ AnnBufferHintsResize(AnnBufferHints *hints, BlockNumber blocks)
 }
 
 /*
+ * ReadRecentBuffer does not raise a buffer's usage_count, so that hot pages would look
+ * cold to whoever needs a buffer.  True if the count is as high as ReadBuffer makes it;
+ * the buffer is not pinned and may be another page's.
+ */
+static inline bool
+isHot(Buffer buffer)
+{
+	return BufferIsLocal(buffer) ||
+		BUF_STATE_GET_USAGECOUNT(pg_atomic_read_u32(&GetBufferDescriptor(buffer - 1)->state)) >= BM_MAX_USAGE_COUNT;
+}
+
+/*
  * ReadBuffer through the remembered buffer numbers.
  */
 Buffer
@@ -49,8 +59,7 @@ AnnReadBuffer(Relation index, AnnBufferHints *hints, BlockNumber block)
 {
 	AnnBufferHint *hint = &hints->hints[block & (hints->size - 1)];
 
-	/* ReadRecentBuffer does not raise usage_count: without a plain read now and then hot pages look cold. */
-	if (hint->block == block && ++hints->reads % PLAIN_READ_EVERY != 0 &&
+	if (hint->block == block && isHot(hint->buffer) &&
 		ReadRecentBuffer(AnnRelationLocator(index), MAIN_FORKNUM, block, hint->buffer))
 		return hint->buffer;
 	hint->buffer = ReadBuffer(index, block);

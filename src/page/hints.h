@@ -21,7 +21,6 @@ typedef struct AnnBufferHints
 {
 	MemoryContext context;
 	uint32		size;			/* power of two */
-	uint32		reads;
 	AnnBufferHint *hints;
 } AnnBufferHints;
 

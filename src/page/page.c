@@ -153,15 +153,15 @@ AnnPageSetRawSize(Page page, Size size)
 
 /*
  * Returns the page of a pinned and locked buffer after checking that it is a
- * page of this access method and kind.  Raises ERRCODE_INDEX_CORRUPTED naming
- * index and block otherwise.
+ * page of this access method and kind, by its special area alone.  Raises
+ * ERRCODE_INDEX_CORRUPTED naming index and block otherwise.
  */
 Page
 AnnPageGet(Relation index, Buffer buffer, uint16 page_id, uint16 kind)
 {
 	Page		page = BufferGetPage(buffer);
 
-	if (unlikely(!AnnPageIsOurs(page, page_id) || AnnPageOpaque(page)->kind != kind))
+	if (unlikely(AnnPageOpaque(page)->page_id != page_id || AnnPageOpaque(page)->kind != kind))
 		AnnPageCorrupted(index, BufferGetBlockNumber(buffer), "it is not a page of the expected kind");
 	return page;
 }

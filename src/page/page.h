@@ -87,10 +87,11 @@ extern void AnnPageSetRawSize(Page page, Size size);
 extern Page AnnPageGet(Relation index, Buffer buffer, uint16 page_id, uint16 kind);
 extern _Noreturn void AnnPageCorrupted(Relation index, BlockNumber block, const char *what);
 
+/* Special areas are of one size: the page header need not be asked, which may be far from the caches. */
 static inline AnnPageOpaqueData *
 AnnPageOpaque(Page page)
 {
-	return (AnnPageOpaqueData *) PageGetSpecialPointer(page);
+	return (AnnPageOpaqueData *) ((char *) page + BLCKSZ - MAXALIGN(sizeof(AnnPageOpaqueData)));
 }
 
 /* Start of the raw area of a page. */
@@ -106,7 +107,7 @@ AnnPageIsOurs(Page page, uint16 page_id)
 {
 	return !PageIsNew(page) &&
 		((PageHeader) page)->pd_special == BLCKSZ - MAXALIGN(sizeof(AnnPageOpaqueData)) &&
-		((AnnPageOpaqueData *) ((char *) page + BLCKSZ - MAXALIGN(sizeof(AnnPageOpaqueData))))->page_id == page_id;
+		AnnPageOpaque(page)->page_id == page_id;
 }
 
 #endif							/* ANN_PAGE_H */
