@@ -21,7 +21,7 @@
  */
 #define ROWS_PER_ENTRY 32
 #define MIN_ENTRIES 512
-#define MAX_ENTRIES 4096
+#define MAX_ENTRIES 1024
 
 /* Without codes an entry holds its whole vector, so there are fewer. */
 #define PLAIN_ENTRY_BYTES (256 * 1024)

@@ -17,9 +17,7 @@
 #define START_ENTRIES 8
 
 /* Visits between the choice of a row and its own. */
-#ifndef AHEAD
 #define AHEAD 1
-#endif
 
 /* Pooled arrays above this size are given back at the end of a search. */
 #define POOL_KEEP_BYTES (4 * 1024 * 1024)
@@ -179,6 +177,8 @@ AnnHnswSearchBegin(AnnHnswSearch *search)
 		memset(search->seen, 0, sizeof(uint64) * search->seen_capacity);
 		search->generation = 1;
 	}
+	search->ahead = NULL;
+	search->ahead_end = NULL;
 	search->vector = NULL;
 	search->ncodes = 0;
 	search->visiting = 0;
@@ -378,7 +378,6 @@ addToBeam(AnnHnswSearch *search, AnnRowId row, float score, const void *factors,
 {
 	AnnHnswBeamEntry *beam = search->beam;
 	int			low = 0;
-	int			high = search->nbeam;
 
 	if (search->nbeam == search->ef)
 	{
@@ -387,16 +386,14 @@ addToBeam(AnnHnswSearch *search, AnnRowId row, float score, const void *factors,
 		if (!last->visited && search->keep_dropped)
 			addFrontier(search, last->row, last->score);
 		search->nbeam--;
-		high--;
 	}
-	while (low < high)
+	/* Without branches: they could not be predicted. */
+	for (int n = search->nbeam; n > 0;)
 	{
-		int			middle = (low + high) / 2;
+		int			half = (n + 1) / 2;
 
-		if (beam[middle].score <= score)
-			low = middle + 1;
-		else
-			high = middle;
+		low += (int) (beam[low + half - 1].score <= score) * half;
+		n -= half;
 	}
 	memmove(beam + low + 1, beam + low, sizeof(AnnHnswBeamEntry) * (search->nbeam - low));
 	beam[low].row = row;
@@ -408,31 +405,78 @@ addToBeam(AnnHnswSearch *search, AnnRowId row, float score, const void *factors,
 		search->next = low;
 }
 
-/* A row was seen with this score: to the beam, or to what the beam dropped. */
-static inline void
-offer(AnnHnswSearch *search, AnnRowId row, float score, const void *factors, const void *code)
+/*
+ * Rows were seen with these estimates, at the edges of `array`: each goes to the beam, or to what the
+ * beam dropped.
+ */
+static void
+offerEdges(AnnHnswSearch *search, const AnnRowId *rows, const float *estimates, const AnnCodeArray *array)
 {
+	int			n = array->count;
+	bool		full = search->nbeam >= search->ef;
+	float		limit;
+	uint8		near[256];
+	int			nnear = 0;
+
 	if (search->frontier_is_heap)
 	{
-		if (markSeen(search, row))
-			addFrontier(search, row, score);
+		for (int i = 0; i < n; i++)
+			if (markSeen(search, rows[i]))
+				addFrontier(search, rows[i], estimates[i]);
+		return;
 	}
-	else if (beamTakes(search, score))
+
+	/* Most are too far for the beam.  Which ones cannot be predicted: so without branches. */
+	limit = full ? search->beam[search->nbeam - 1].score : 0;
+	for (int i = 0; i < n; i++)
 	{
-		if (markSeen(search, row))
-			addToBeam(search, row, score, factors, code);
+		near[nnear] = (uint8) i;
+		nnear += !full | (estimates[i] < limit);
 	}
-	else if (search->keep_dropped)
+	if (search->keep_dropped)
+	{
+		AnnHnswCandidate *frontier;
+		int			nfrontier = search->nfrontier;
+
+		while (nfrontier + n > search->frontier_capacity)
+			growArray(search, (void **) &search->frontier, &search->frontier_capacity, sizeof(AnnHnswCandidate), 4096);
+		frontier = search->frontier;
 		/* Duplicates are told apart when they are taken out: most never are. */
-		addFrontier(search, row, score);
+		for (int i = 0; i < n; i++)
+		{
+			frontier[nfrontier].row = rows[i];
+			frontier[nfrontier].score = estimates[i];
+			nfrontier += full & !(estimates[i] < limit);
+		}
+		search->nfrontier = nfrontier;
+	}
+	for (int k = 0; k < nnear; k++)
+	{
+		int			i = near[k];
+
+		if (!beamTakes(search, estimates[i]))
+		{
+			if (search->keep_dropped)
+				addFrontier(search, rows[i], estimates[i]);
+		}
+		else if (markSeen(search, rows[i]))
+			addToBeam(search, rows[i], estimates[i], (const char *) array->factors + i * array->factor_stride,
+					  (const char *) array->codes + i * array->code_stride);
+	}
 }
 
 /* ---- visiting ---- */
 
 /*
- * Asks the CPU for the row's bytes, if this backend remembers where they are.
- * Harmless if the buffer holds something else by now.
+ * Prefetches are worth their time only while the CPU has buffers for lines that are on
+ * their way: a row is asked for in slices, between which others are worked on.  (Always
+ * inline, since to gcc a function of nothing but prefetches has no effect.)
  */
+#define LINE_BYTES 64
+#define SLICE_LINES 16
+#define PLAIN_SLICE_LINES 8
+
+/* Asks for what the search touches first of a row, if this backend remembers where the row is. */
 static pg_attribute_always_inline void
 prefetchRow(AnnHnswSearch *search, AnnRowId row)
 {
@@ -440,16 +484,30 @@ prefetchRow(AnnHnswSearch *search, AnnRowId row)
 	BlockNumber block = AnnHnswRowBlock(layout, row);
 	const AnnBufferHint *hint = AnnBufferHintFor(&search->cache->hints, block);
 
+	search->ahead = NULL;
+	search->ahead_end = NULL;
+	/* Harmless if the buffer holds something else by now. */
 	if (hint->block == block && hint->buffer > 0)
 	{
 		Page		page = BufferGetPage(hint->buffer);
-		const char *start = (const char *) AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, row));
 
 		__builtin_prefetch(GetBufferDescriptor(hint->buffer - 1), 1);
 		__builtin_prefetch(AnnPageOpaque(page));
-		for (int i = 0; i < layout->row_size; i += 64)
-			__builtin_prefetch(start + i);
+		search->ahead = (const char *) AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, row));
+		search->ahead_end = search->ahead + layout->row_size;
 	}
+}
+
+/* Asks for the next lines of the row that prefetchRow was called for. */
+static pg_attribute_always_inline void
+prefetchSlice(AnnHnswSearch *search, int lines)
+{
+	const char *at = search->ahead;
+	const char *end = Min(search->ahead_end, at + lines * LINE_BYTES);
+
+	for (; at < end; at += LINE_BYTES)
+		__builtin_prefetch(at);
+	search->ahead = at;
 }
 
 /*
@@ -537,6 +595,7 @@ visitCoded(AnnHnswSearch *search, AnnRowId row)
 	Buffer		buffer;
 	char	   *scratch = vectorScratch(search);
 
+	prefetchSlice(search, SLICE_LINES);
 	buffer = AnnHnswLockRow(search->index, search->cache, layout, row, BUFFER_LOCK_SHARE, &header);
 	if (header->state == ANN_HNSW_FREE)
 	{
@@ -554,14 +613,14 @@ visitCoded(AnnHnswSearch *search, AnnRowId row)
 	array.form = ANN_FACTORS_HALF2;
 	array.count = nedges;
 	AnnEstimateBatch(search->query->code, &array, estimates, NULL);
-	for (int i = 0; i < nedges; i++)
-		offer(search, neighbours[i], estimates[i],
-			  (const char *) array.factors + i * array.factor_stride,
-			  (const char *) array.codes + i * array.code_stride);
+	prefetchSlice(search, SLICE_LINES);
+	offerEdges(search, neighbours, estimates, &array);
+	prefetchSlice(search, SLICE_LINES);
 	stored = AnnHnswStoredVector(search->index, layout, header, scratch);
 	if (stored != NULL)
 		scoreRow(search, row, header, stored, AnnHnswScore(search->query, stored));
 	UnlockReleaseBuffer(buffer);
+	prefetchSlice(search, ANN_PAGE_USABLE / LINE_BYTES);
 }
 
 /* Scores one row of an index without codes and offers it. */
@@ -603,6 +662,7 @@ visitPlain(AnnHnswSearch *search, AnnRowId row)
 	AnnHnswRowHeader *header;
 	AnnRowId	neighbours[256];
 	int			n = 0;
+	int			nfresh = 0;
 	Buffer		buffer = AnnHnswLockRow(search->index, search->cache, layout, row, BUFFER_LOCK_SHARE, &header);
 
 	if (header->state != ANN_HNSW_FREE)
@@ -613,11 +673,17 @@ visitPlain(AnnHnswSearch *search, AnnRowId row)
 	}
 	UnlockReleaseBuffer(buffer);
 	for (int i = 0; i < n; i++)
-		if (i < n - 1)
-			prefetchRow(search, neighbours[i + 1]);
-	for (int i = 0; i < n; i++)
 		if (markSeen(search, neighbours[i]))
-			scorePlain(search, neighbours[i]);
+			neighbours[nfresh++] = neighbours[i];
+	for (int i = 0; i < nfresh; i++)
+	{
+		if (i + 1 < nfresh)
+		{
+			prefetchRow(search, neighbours[i + 1]);
+			prefetchSlice(search, PLAIN_SLICE_LINES);
+		}
+		scorePlain(search, neighbours[i]);
+	}
 }
 
 static void

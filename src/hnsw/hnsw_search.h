@@ -110,6 +110,10 @@ typedef struct AnnHnswSearch
 
 	uint64		nvisited;		/* rows expanded */
 	uint64		nscored;		/* vectors scored */
+	/* What is still to be asked for of the row that was chosen last */
+	const char *ahead;
+	const char *ahead_end;
+
 	char	   *vector;			/* scratch for external vectors */
 
 	MemoryContext context;		/* of the arrays */
