@@ -16,9 +16,6 @@
 /* Entries that start a search. */
 #define START_ENTRIES 8
 
-/* Visits between the choice of a row and its own. */
-#define AHEAD 1
-
 /* Pooled arrays above this size are given back at the end of a search. */
 #define POOL_KEEP_BYTES (4 * 1024 * 1024)
 
@@ -177,8 +174,6 @@ AnnHnswSearchBegin(AnnHnswSearch *search)
 		memset(search->seen, 0, sizeof(uint64) * search->seen_capacity);
 		search->generation = 1;
 	}
-	search->ahead = NULL;
-	search->ahead_end = NULL;
 	search->vector = NULL;
 	search->ncodes = 0;
 	search->visiting = 0;
@@ -468,46 +463,51 @@ offerEdges(AnnHnswSearch *search, const AnnRowId *rows, const float *estimates, 
 /* ---- visiting ---- */
 
 /*
- * Prefetches are worth their time only while the CPU has buffers for lines that are on
- * their way: a row is asked for in slices, between which others are worked on.  (Always
- * inline, since to gcc a function of nothing but prefetches has no effect.)
+ * Most of the time of a visit goes by until the row has come from memory.  So the
+ * search chooses TAKE_AT_ONCE rows before it visits the first of them: finding out where
+ * their pages are (misses of the TLB, which stop the CPU's work ahead) then
+ * takes the time of one.  The bytes are asked for in slices, between which others
+ * are worked on, as a CPU has few buffers for lines that are on their way.
  */
+#define TAKE_AT_ONCE 3
 #define LINE_BYTES 64
-#define SLICE_LINES 16
-#define PLAIN_SLICE_LINES 8
+#define MIN_SLICE 16
+#define PLAIN_SLICE 8
 
-/* Asks for what the search touches first of a row, if this backend remembers where the row is. */
+/*
+ * Asks for where a row begins, if this backend remembers that.  Harmless if the buffer
+ * holds something else by now.  (Always inline, here and below: to gcc a function
+ * of nothing but prefetches has no effect, and it drops the call.)
+ */
 static pg_attribute_always_inline void
-prefetchRow(AnnHnswSearch *search, AnnRowId row)
+prefetchStart(AnnHnswSearch *search, AnnRowId row, AnnHnswAhead *ahead)
 {
 	const AnnHnswLayout *layout = &search->space->layout;
 	BlockNumber block = AnnHnswRowBlock(layout, row);
 	const AnnBufferHint *hint = AnnBufferHintFor(&search->cache->hints, block);
 
-	search->ahead = NULL;
-	search->ahead_end = NULL;
-	/* Harmless if the buffer holds something else by now. */
+	ahead->at = NULL;
+	ahead->end = NULL;
 	if (hint->block == block && hint->buffer > 0)
 	{
 		Page		page = BufferGetPage(hint->buffer);
 
-		__builtin_prefetch(GetBufferDescriptor(hint->buffer - 1), 1);
+		ahead->at = (const char *) AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, row));
+		ahead->end = ahead->at + layout->row_size;
 		__builtin_prefetch(AnnPageOpaque(page));
-		search->ahead = (const char *) AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, row));
-		search->ahead_end = search->ahead + layout->row_size;
+		__builtin_prefetch(ahead->at);
+		__builtin_prefetch(GetBufferDescriptor(hint->buffer - 1), 1);
 	}
 }
 
-/* Asks for the next lines of the row that prefetchRow was called for. */
+/* Asks for the next lines of a row. */
 static pg_attribute_always_inline void
-prefetchSlice(AnnHnswSearch *search, int lines)
+prefetchSlice(AnnHnswAhead *ahead, int lines)
 {
-	const char *at = search->ahead;
-	const char *end = Min(search->ahead_end, at + lines * LINE_BYTES);
+	const char *end = Min(ahead->end, ahead->at + lines * LINE_BYTES);
 
-	for (; at < end; at += LINE_BYTES)
-		__builtin_prefetch(at);
-	search->ahead = at;
+	for (; ahead->at < end; ahead->at += LINE_BYTES)
+		__builtin_prefetch(ahead->at);
 }
 
 /*
@@ -582,7 +582,7 @@ scoreRow(AnnHnswSearch *search, AnnRowId row, AnnHnswRowHeader *header, const ch
  * after it in the lock order.
  */
 static void
-visitCoded(AnnHnswSearch *search, AnnRowId row)
+visitCoded(AnnHnswSearch *search, AnnRowId row, AnnHnswAhead *ahead)
 {
 	const AnnHnswLayout *layout = &search->space->layout;
 	AnnHnswRowHeader *header;
@@ -594,8 +594,9 @@ visitCoded(AnnHnswSearch *search, AnnRowId row)
 	int			nedges;
 	Buffer		buffer;
 	char	   *scratch = vectorScratch(search);
+	int			slice = Max(MIN_SLICE, layout->row_size / (4 * LINE_BYTES));
 
-	prefetchSlice(search, SLICE_LINES);
+	prefetchSlice(ahead, slice);
 	buffer = AnnHnswLockRow(search->index, search->cache, layout, row, BUFFER_LOCK_SHARE, &header);
 	if (header->state == ANN_HNSW_FREE)
 	{
@@ -613,14 +614,14 @@ visitCoded(AnnHnswSearch *search, AnnRowId row)
 	array.form = ANN_FACTORS_HALF2;
 	array.count = nedges;
 	AnnEstimateBatch(search->query->code, &array, estimates, NULL);
-	prefetchSlice(search, SLICE_LINES);
+	prefetchSlice(ahead, slice);
 	offerEdges(search, neighbours, estimates, &array);
-	prefetchSlice(search, SLICE_LINES);
+	prefetchSlice(ahead, slice);
 	stored = AnnHnswStoredVector(search->index, layout, header, scratch);
 	if (stored != NULL)
 		scoreRow(search, row, header, stored, AnnHnswScore(search->query, stored));
 	UnlockReleaseBuffer(buffer);
-	prefetchSlice(search, ANN_PAGE_USABLE / LINE_BYTES);
+	prefetchSlice(ahead, ANN_PAGE_USABLE / LINE_BYTES);
 }
 
 /* Scores one row of an index without codes and offers it. */
@@ -663,6 +664,7 @@ visitPlain(AnnHnswSearch *search, AnnRowId row)
 	AnnRowId	neighbours[256];
 	int			n = 0;
 	int			nfresh = 0;
+	AnnHnswAhead ahead;
 	Buffer		buffer = AnnHnswLockRow(search->index, search->cache, layout, row, BUFFER_LOCK_SHARE, &header);
 
 	if (header->state != ANN_HNSW_FREE)
@@ -679,20 +681,20 @@ visitPlain(AnnHnswSearch *search, AnnRowId row)
 	{
 		if (i + 1 < nfresh)
 		{
-			prefetchRow(search, neighbours[i + 1]);
-			prefetchSlice(search, PLAIN_SLICE_LINES);
+			prefetchStart(search, neighbours[i + 1], &ahead);
+			prefetchSlice(&ahead, PLAIN_SLICE);
 		}
 		scorePlain(search, neighbours[i]);
 	}
 }
 
 static void
-visit(AnnHnswSearch *search, AnnRowId row)
+visit(AnnHnswSearch *search, AnnRowId row, AnnHnswAhead *ahead)
 {
 	CHECK_FOR_INTERRUPTS();
 	search->nvisited++;
 	if (AnnHnswHasCodes(&search->space->layout))
-		visitCoded(search, row);
+		visitCoded(search, row, ahead);
 	else
 		visitPlain(search, row);
 }
@@ -771,65 +773,47 @@ enterGraph(AnnHnswSearch *search)
 	}
 }
 
-/* The best row of the beam that is to be visited next, marked as visited; NULL if there is none. */
-static AnnHnswBeamEntry *
-takeNext(AnnHnswSearch *search)
-{
-	AnnHnswBeamEntry *entry;
-
-	while (search->next < search->nbeam && search->beam[search->next].visited)
-		search->next++;
-	if (search->next >= search->nbeam)
-		return NULL;
-	entry = &search->beam[search->next++];
-	entry->visited = true;
-	prefetchRow(search, entry->row);
-	return entry;
-}
-
 /*
  * Phase 1: from the entries, visits rows until all of the best ef seen are
- * visited.  Each is chosen AHEAD visits before its turn, so that it has arrived from
- * memory by then: what those visits bring in comes after it.
+ * visited, TAKE_AT_ONCE at a time.
  */
 void
 AnnHnswSearchBeam(AnnHnswSearch *search)
 {
-	struct
-	{
-		AnnRowId	row;
-		uint32		code;
-		int			reach;
-	}			queue[AHEAD + 1];
-	int			first = 0;
-	int			count = 0;
-
 	enterGraph(search);
 	for (;;)
 	{
-		while (count <= AHEAD)
-		{
-			AnnHnswBeamEntry *entry = takeNext(search);
-			int			last = (first + count) % lengthof(queue);
+		AnnHnswBeamEntry taken[TAKE_AT_ONCE];
+		AnnHnswAhead ahead[TAKE_AT_ONCE + 1];
+		int			reach[TAKE_AT_ONCE];
+		int			ntaken = 0;
 
-			if (entry == NULL)
-				break;
-			search->deepest = Max(search->deepest, search->next);
-			queue[last].row = entry->row;
-			queue[last].code = entry->code;
-			queue[last].reach = search->deepest;
-			count++;
+		for (; search->next < search->nbeam && ntaken < TAKE_AT_ONCE; search->next++)
+		{
+			AnnHnswBeamEntry *entry = &search->beam[search->next];
+
+			if (entry->visited)
+				continue;
+			entry->visited = true;
+			search->deepest = Max(search->deepest, search->next + 1);
+			reach[ntaken] = search->deepest;
+			taken[ntaken++] = *entry;
 		}
-		if (count == 0)
+		if (ntaken == 0)
 			break;
-		search->reach = queue[first].reach;
-		if (search->ncodes > 0)
-			search->visiting = queue[first].code;
-		if (search->keep_dropped)
-			markVisited(search, queue[first].row);
-		visit(search, queue[first].row);
-		first = (first + 1) % lengthof(queue);
-		count--;
+		for (int i = 0; i < ntaken; i++)
+			prefetchStart(search, taken[i].row, &ahead[i]);
+		memset(&ahead[ntaken], 0, sizeof(AnnHnswAhead));
+		prefetchSlice(&ahead[0], ANN_PAGE_USABLE / LINE_BYTES);
+		for (int i = 0; i < ntaken; i++)
+		{
+			search->reach = reach[i];
+			if (search->ncodes > 0)
+				search->visiting = taken[i].code;
+			if (search->keep_dropped)
+				markVisited(search, taken[i].row);
+			visit(search, taken[i].row, &ahead[i + 1]);
+		}
 	}
 }
 
@@ -840,6 +824,8 @@ AnnHnswSearchBeam(AnnHnswSearch *search)
 bool
 AnnHnswSearchMore(AnnHnswSearch *search)
 {
+	AnnHnswAhead none = {NULL, NULL};
+
 	if (!search->frontier_is_heap)
 	{
 		search->frontier_is_heap = true;
@@ -855,7 +841,7 @@ AnnHnswSearchMore(AnnHnswSearch *search)
 			candidateDown(search->frontier, search->nfrontier, 0);
 		if (markVisited(search, row))
 		{
-			visit(search, row);
+			visit(search, row, &none);
 			return true;
 		}
 	}

@@ -44,6 +44,13 @@ typedef struct AnnHnswEdgeCode
 	uint8		code[FLEXIBLE_ARRAY_MEMBER];
 } AnnHnswEdgeCode;
 
+/* What is still to be asked for, from memory, of a row that will be visited soon. */
+typedef struct AnnHnswAhead
+{
+	const char *at;
+	const char *end;
+} AnnHnswAhead;
+
 /* A row whose own vector was scored. */
 typedef struct AnnHnswResult
 {
@@ -110,10 +117,6 @@ typedef struct AnnHnswSearch
 
 	uint64		nvisited;		/* rows expanded */
 	uint64		nscored;		/* vectors scored */
-	/* What is still to be asked for of the row that was chosen last */
-	const char *ahead;
-	const char *ahead_end;
-
 	char	   *vector;			/* scratch for external vectors */
 
 	MemoryContext context;		/* of the arrays */
