@@ -441,7 +441,7 @@ nextRow(IndexScanDesc scan, HnswScan *state)
 				state->phase = state->exhausted ? SCAN_DONE : SCAN_SWEEP;
 				break;
 			case SCAN_SWEEP:
-				if (state->base.sort == NULL)
+				if (!state->base.sorting)
 					startSweep(index, state);
 				if (nextFromSweep(state))
 					return true;

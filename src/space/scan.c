@@ -19,6 +19,9 @@
 #include "compat.h"
 #include "space/scan.h"
 
+/* Up to so many rows are sorted in an array: a tuplesort costs more than that to set up. */
+#define ARRAY_ITEMS 4096
+
 /* ---- life of a scan ---- */
 
 /*
@@ -246,12 +249,25 @@ sortDesc(void)
 	return desc;
 }
 
-/*
- * Starts a sort, within work_mem, of rows to be returned: by their lower bounds, and
- * those that are late behind all others.
- */
-void
-AnnScanSortBegin(AnnIndexScan *base)
+static void
+putItem(AnnIndexScan *base, const AnnSortItem *item)
+{
+	TupleTableSlot *slot = base->sort_input;
+
+	ExecClearTuple(slot);
+	slot->tts_values[0] = Int32GetDatum(item->late);
+	slot->tts_values[1] = Float8GetDatum(item->lo);
+	slot->tts_values[2] = Float8GetDatum(item->hi);
+	slot->tts_values[3] = Int64GetDatum((int64) ItemPointerGetBlockNumberNoCheck(&item->tid) << 16 |
+										ItemPointerGetOffsetNumberNoCheck(&item->tid));
+	memset(slot->tts_isnull, false, sizeof(bool) * 4);
+	ExecStoreVirtualTuple(slot);
+	tuplesort_puttupleslot(base->sort, slot);
+}
+
+/* Leaves the array for a tuplesort. */
+static void
+beginTuplesort(AnnIndexScan *base)
 {
 	TupleDesc	desc = sortDesc();
 	AttrNumber	columns[] = {1, 2};
@@ -263,6 +279,19 @@ AnnScanSortBegin(AnnIndexScan *base)
 									  work_mem, NULL, TUPLESORT_NONE);
 	base->sort_slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
 	base->sort_input = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
+	for (int i = 0; i < base->nitems; i++)
+		putItem(base, &base->items[i]);
+	base->nitems = 0;
+}
+
+/*
+ * Starts a sort, within work_mem, of rows to be returned: by their lower bounds, and
+ * those that are late behind all others.
+ */
+void
+AnnScanSortBegin(AnnIndexScan *base)
+{
+	base->sorting = true;
 }
 
 /*
@@ -271,17 +300,36 @@ AnnScanSortBegin(AnnIndexScan *base)
 void
 AnnScanSortPut(AnnIndexScan *base, const AnnInterval *interval, const ItemPointerData *tid)
 {
-	TupleTableSlot *slot = base->sort_input;
+	AnnSortItem item = {interval->lo, interval->hi, *tid, AnnScanIsLate(base, interval->lo)};
 
-	ExecClearTuple(slot);
-	slot->tts_values[0] = Int32GetDatum(AnnScanIsLate(base, interval->lo));
-	slot->tts_values[1] = Float8GetDatum(interval->lo);
-	slot->tts_values[2] = Float8GetDatum(interval->hi);
-	slot->tts_values[3] = Int64GetDatum((int64) ItemPointerGetBlockNumberNoCheck(tid) << 16 |
-										ItemPointerGetOffsetNumberNoCheck(tid));
-	memset(slot->tts_isnull, false, sizeof(bool) * 4);
-	ExecStoreVirtualTuple(slot);
-	tuplesort_puttupleslot(base->sort, slot);
+	if (base->sort == NULL && base->nitems == ARRAY_ITEMS)
+		beginTuplesort(base);
+	if (base->sort != NULL)
+	{
+		putItem(base, &item);
+		return;
+	}
+	if (base->nitems == base->items_capacity)
+	{
+		int			capacity = Max(2 * base->items_capacity, 64);
+
+		base->items = base->items == NULL ?
+			MemoryContextAlloc(base->context, mul_size(sizeof(AnnSortItem), capacity)) :
+			repalloc(base->items, mul_size(sizeof(AnnSortItem), capacity));
+		base->items_capacity = capacity;
+	}
+	base->items[base->nitems++] = item;
+}
+
+static int
+compareItems(const void *a, const void *b)
+{
+	const AnnSortItem *p = (const AnnSortItem *) a;
+	const AnnSortItem *q = (const AnnSortItem *) b;
+
+	if (p->late != q->late)
+		return p->late ? 1 : -1;
+	return float8_cmp_internal(p->lo, q->lo);
 }
 
 /*
@@ -290,6 +338,12 @@ AnnScanSortPut(AnnIndexScan *base, const AnnInterval *interval, const ItemPointe
 void
 AnnScanSortPerform(AnnIndexScan *base)
 {
+	if (base->sort == NULL)
+	{
+		if (base->nitems > 0)
+			qsort(base->items, base->nitems, sizeof(AnnSortItem), compareItems);
+		return;
+	}
 	ExecDropSingleTupleTableSlot(base->sort_input);
 	base->sort_input = NULL;
 	tuplesort_performsort(base->sort);
@@ -301,18 +355,30 @@ AnnScanSortPerform(AnnIndexScan *base)
 bool
 AnnScanSortNext(AnnIndexScan *base)
 {
-	int64		packed;
-	ItemPointerData tid;
+	AnnSortItem item;
 	bool		isnull;
 
-	if (!tuplesort_gettupleslot(base->sort, true, false, base->sort_slot, NULL))
-		return false;
-	base->interval.lo = DatumGetFloat8(slot_getattr(base->sort_slot, 2, &isnull));
-	base->interval.hi = DatumGetFloat8(slot_getattr(base->sort_slot, 3, &isnull));
-	packed = DatumGetInt64(slot_getattr(base->sort_slot, 4, &isnull));
-	ItemPointerSet(&tid, (BlockNumber) (packed >> 16), (OffsetNumber) (packed & 0xFFFF));
+	if (base->sort == NULL)
+	{
+		if (base->next_item >= base->nitems)
+			return false;
+		item = base->items[base->next_item++];
+	}
+	else
+	{
+		int64		packed;
+
+		if (!tuplesort_gettupleslot(base->sort, true, false, base->sort_slot, NULL))
+			return false;
+		item.lo = DatumGetFloat8(slot_getattr(base->sort_slot, 2, &isnull));
+		item.hi = DatumGetFloat8(slot_getattr(base->sort_slot, 3, &isnull));
+		packed = DatumGetInt64(slot_getattr(base->sort_slot, 4, &isnull));
+		ItemPointerSet(&item.tid, (BlockNumber) (packed >> 16), (OffsetNumber) (packed & 0xFFFF));
+	}
+	base->interval.lo = item.lo;
+	base->interval.hi = item.hi;
 	AnnScanClearTids(base);
-	AnnScanAddTid(base, &tid);
+	AnnScanAddTid(base, &item.tid);
 	base->is_null = false;
 	base->recheck = base->interval.lo < base->interval.hi;
 	return true;

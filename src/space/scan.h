@@ -46,6 +46,15 @@ typedef struct AnnScanMethods
 	void		(*end) (IndexScanDesc scan);	/* gives back what is not in that memory context */
 } AnnScanMethods;
 
+/* A row that is sorted. */
+typedef struct AnnSortItem
+{
+	double		lo;
+	double		hi;
+	ItemPointerData tid;
+	bool		late;
+} AnnSortItem;
+
 typedef struct AnnIndexScan
 {
 	/* Set by AnnScan between index_rescan and the first tuple; amrescan clears them */
@@ -86,7 +95,12 @@ typedef struct AnnIndexScan
 	double		floor;			/* upper bound of the last row that went out without a recheck */
 	double		max_hi;			/* of all rows returned */
 
-	/* Rows that are sorted before they are returned */
+	/* Rows that are sorted before they are returned: a few in an array, more by tuplesort */
+	bool		sorting;
+	AnnSortItem *items;
+	int			nitems;
+	int			items_capacity;
+	int			next_item;
 	Tuplesortstate *sort;
 	TupleTableSlot *sort_slot;
 	TupleTableSlot *sort_input; /* while they are put */
