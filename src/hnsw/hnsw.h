@@ -230,16 +230,19 @@ typedef struct AnnHnswEntry
  * A chain: the live rows whose first included column has a hash of this number,
  * modulo their number.  CHAIN pages are an array of chains.
  */
+#define ANN_HNSW_CHAIN_AHEAD 3
+
 typedef struct AnnHnswChain
 {
 	AnnRowId	first;
-	uint32		rows;			/* as many at the least */
+	uint32		rows;			/* it has no more than these */
+	AnnRowId	ahead[ANN_HNSW_CHAIN_AHEAD];	/* hints: the second row and those behind it */
 } AnnHnswChain;
 
-StaticAssertDecl(sizeof(AnnHnswChain) == 8, "on-disk format");
+StaticAssertDecl(sizeof(AnnHnswChain) == 20, "on-disk format");
 
 #define ANN_HNSW_CHAINS_PER_PAGE ((int) (ANN_PAGE_USABLE / sizeof(AnnHnswChain)))
-#define ANN_HNSW_MAX_CHAIN_PAGES 64
+#define ANN_HNSW_MAX_CHAIN_PAGES 160
 
 /*
  * The head of a slot with codes.  In both kinds of slot the sign of the length is
@@ -305,18 +308,25 @@ AnnHnswRowAttributes(const AnnHnswLayout *layout, const AnnHnswRowHeader *row)
 	return (char *) unconstify(AnnHnswRowHeader *, row) + sizeof(AnnHnswRowHeader) + layout->vector_space;
 }
 
-/* Bytes of a row's attribute area and of its link: the next row of its chain. */
+/* What follows a row in its chain. */
+typedef struct AnnHnswLink
+{
+	AnnRowId	next;
+	AnnRowId	ahead;			/* about the fourth from here: a hint, to be fetched early */
+} AnnHnswLink;
+
+/* Bytes of a row's attribute area and of its link. */
 static inline Size
 AnnHnswAttributeSpace(const AnnHnswLayout *layout)
 {
-	return layout->attribute_size == 0 ? 0 : TYPEALIGN(4, layout->attribute_size) + sizeof(AnnRowId);
+	return layout->attribute_size == 0 ? 0 : TYPEALIGN(4, layout->attribute_size) + sizeof(AnnHnswLink);
 }
 
 /* The link, in rows that have an attribute area. */
-static inline AnnRowId *
+static inline AnnHnswLink *
 AnnHnswRowLink(const AnnHnswLayout *layout, const AnnHnswRowHeader *row)
 {
-	return (AnnRowId *) (AnnHnswRowAttributes(layout, row) + TYPEALIGN(4, layout->attribute_size));
+	return (AnnHnswLink *) (AnnHnswRowAttributes(layout, row) + TYPEALIGN(4, layout->attribute_size));
 }
 
 static inline char *
@@ -598,6 +608,7 @@ extern uint32 AnnHnswChainOf(const AnnHnswMetaPageData *meta, AnnAttributes *att
 extern AnnHnswChain AnnHnswReadChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain);
 extern Buffer AnnHnswLockChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain, int lockmode,
 							   AnnHnswChain **result);
+extern void AnnHnswPushRow(AnnHnswChain *chain, AnnHnswLink *link, AnnRowId row);
 extern void AnnHnswChainRows(Relation index, AnnAttributes *attributes);
 extern void AnnHnswUnchainRows(Relation index, const AnnHnswMetaPageData *meta, const AnnHnswRowSet *rows);
 extern void AnnHnswWalkChain(Relation index, AnnHnswCache *cache, AnnAttributes *attributes, uint32 chain,

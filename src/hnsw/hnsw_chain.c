@@ -16,7 +16,7 @@
 #define ROWS_PER_CHAIN 4
 
 /* CHAIN pages of an index whose rows are not known yet. */
-#define EMPTY_CHAIN_PAGES 4
+#define EMPTY_CHAIN_PAGES 10
 
 /* Walks of a chain that VACUUM's work may spoil, before it is called damage. */
 #define MAX_RESTARTS 10000
@@ -84,6 +84,21 @@ checkLength(Relation index, const AnnHnswLayout *layout, AnnRowId row, uint64 le
 }
 
 /*
+ * Puts a row in front of a chain.  Both are in memory, or on pages that an edit has registered.
+ */
+void
+AnnHnswPushRow(AnnHnswChain *chain, AnnHnswLink *link, AnnRowId row)
+{
+	link->next = chain->first;
+	link->ahead = chain->ahead[ANN_HNSW_CHAIN_AHEAD - 1];
+	for (int i = ANN_HNSW_CHAIN_AHEAD - 1; i > 0; i--)
+		chain->ahead[i] = chain->ahead[i - 1];
+	chain->ahead[0] = chain->first;
+	chain->first = row;
+	chain->rows++;
+}
+
+/*
  * Makes the chains of an index that was just built, in the order of its pages.
  * Nothing is logged.
  */
@@ -97,9 +112,10 @@ AnnHnswChainRows(Relation index, AnnAttributes *attributes)
 	AnnHnswReadMeta(index, &meta);
 	if (meta.nchains == 0)
 		return;
-	chains = palloc0(mul_size(sizeof(AnnHnswChain), meta.nchains));
+	chains = palloc(mul_size(sizeof(AnnHnswChain), meta.nchains));
+	memset(chains, 0xFF, sizeof(AnnHnswChain) * meta.nchains);
 	for (uint32 i = 0; i < meta.nchains; i++)
-		chains[i].first = ANN_HNSW_NO_ROW;
+		chains[i].rows = 0;
 	/* From the last row to the first: a walk goes forward. */
 	for (BlockNumber block = nblocks; block-- > 0;)
 	{
@@ -113,14 +129,10 @@ AnnHnswChainRows(Relation index, AnnAttributes *attributes)
 			for (int i = meta.layout.rows_per_page - 1; i >= 0; i--)
 			{
 				AnnHnswRowHeader *row = AnnHnswRowOnPage(&meta.layout, page, i);
-				AnnHnswChain *chain;
 
-				if (row->state != ANN_HNSW_LIVE)
-					continue;
-				chain = &chains[AnnHnswChainOf(&meta, attributes, AnnHnswRowAttributes(&meta.layout, row))];
-				*AnnHnswRowLink(&meta.layout, row) = chain->first;
-				chain->first = block * meta.layout.rows_per_page + i;
-				chain->rows++;
+				if (row->state == ANN_HNSW_LIVE)
+					AnnHnswPushRow(&chains[AnnHnswChainOf(&meta, attributes, AnnHnswRowAttributes(&meta.layout, row))],
+								   AnnHnswRowLink(&meta.layout, row), block * meta.layout.rows_per_page + i);
 			}
 			MarkBufferDirty(buffer);
 		}
@@ -144,7 +156,7 @@ readLink(Relation index, const AnnHnswLayout *layout, AnnRowId row)
 {
 	AnnHnswRowHeader *header;
 	Buffer		buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_SHARE, &header);
-	AnnRowId	link = *AnnHnswRowLink(layout, header);
+	AnnRowId	link = AnnHnswRowLink(layout, header)->next;
 
 	UnlockReleaseBuffer(buffer);
 	return link;
@@ -191,7 +203,7 @@ unlinkRow(Relation index, const AnnHnswMetaPageData *meta, uint32 chain, AnnRowI
 		}
 	}
 	buffer = AnnHnswLockRow(index, NULL, layout, prev, BUFFER_LOCK_EXCLUSIVE, &header);
-	patch.target = AnnHnswRowLink(layout, header);
+	patch.target = &AnnHnswRowLink(layout, header)->next;
 	AnnPageApply(index, ANN_WRITE_WAL, buffer, &patch, 1);
 	UnlockReleaseBuffer(buffer);
 }
@@ -331,7 +343,7 @@ AnnHnswWalkChain(Relation index, AnnHnswCache *cache, AnnAttributes *attributes,
 			if (copy->state == ANN_HNSW_LIVE)
 				visit(arg, row, copy);
 		}
-		row = *AnnHnswRowLink(layout, copy);
+		row = AnnHnswRowLink(layout, copy)->next;
 	}
 	pfree(seen);
 	pfree(copy);

@@ -257,7 +257,7 @@ checkRowPage(CheckState *state, BlockNumber block, Page page)
 			DEFECT(state, block, i, "%s", defect);
 		if (state->links != NULL)
 		{
-			state->links[id] = *AnnHnswRowLink(layout, row);
+			state->links[id] = AnnHnswRowLink(layout, row)->next;
 			state->chains[id] = AnnHnswChainOf(&state->meta, state->attributes, AnnHnswRowAttributes(layout, row));
 		}
 		if (row->state == ANN_HNSW_DELETING)

@@ -430,13 +430,11 @@ writeRow(InsertState *state, int nedges, ItemPointer tid)
 		AnnPageEdit edit = AnnPageEditBegin(state->index, state->mode);
 
 		page = (PageHeader) AnnPageEditAdd(&edit, buffer, false);
-		*AnnHnswRowLink(layout, row) = chain->first;
 		memcpy(AnnHnswRowOnPage(layout, (Page) page, AnnHnswRowSlot(layout, id)), row, layout->row_size);
 		page->pd_lower = lower;
 		chain = (AnnHnswChain *) AnnPageRaw(AnnPageEditAdd(&edit, chainbuf, false)) +
 			state->chain % ANN_HNSW_CHAINS_PER_PAGE;
-		chain->first = id;
-		chain->rows++;
+		AnnHnswPushRow(chain, AnnHnswRowLink(layout, AnnHnswRowOnPage(layout, (Page) page, AnnHnswRowSlot(layout, id))), id);
 		AnnPageEditCommit(&edit);
 		UnlockReleaseBuffer(chainbuf);
 	}

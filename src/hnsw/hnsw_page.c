@@ -140,8 +140,11 @@ AnnHnswCreateMeta(Relation index, ForkNumber fork, AnnHnswMetaPageData *meta)
 			AnnPageSetRawSize(page, ANN_PAGE_USABLE);
 		else
 		{
+			AnnHnswChain *chains = (AnnHnswChain *) AnnPageRaw(page);
+
+			memset(chains, 0xFF, ANN_HNSW_CHAINS_PER_PAGE * sizeof(AnnHnswChain));
 			for (int j = 0; j < ANN_HNSW_CHAINS_PER_PAGE; j++)
-				((AnnHnswChain *) AnnPageRaw(page))[j].first = ANN_HNSW_NO_ROW;
+				chains[j].rows = 0;
 			AnnPageSetRawSize(page, ANN_HNSW_CHAINS_PER_PAGE * sizeof(AnnHnswChain));
 		}
 		MarkBufferDirty(buffer);
