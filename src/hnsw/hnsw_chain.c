@@ -10,7 +10,7 @@
 #include "miscadmin.h"
 
 #include "compat.h"
-#include "hnsw/hnsw.h"
+#include "hnsw/hnsw_search.h"
 
 /* Rows for each chain that a new index makes. */
 #define ROWS_PER_CHAIN 4
@@ -313,11 +313,14 @@ AnnHnswWalkChain(Relation index, AnnHnswCache *cache, AnnAttributes *attributes,
 	uint64		length = 0;
 	AnnRowId	row = head.first;
 
+	for (int i = 0; i < ANN_HNSW_CHAIN_AHEAD; i++)
+		AnnHnswPrefetchRow(cache, head.ahead[i], size);
 	while (row != ANN_HNSW_NO_ROW)
 	{
 		AnnHnswRowHeader *header;
 		Buffer		buffer = AnnHnswLockRow(index, cache, layout, row, BUFFER_LOCK_SHARE, &header);
 
+		AnnHnswPrefetchRow(cache, AnnHnswRowLink(layout, header)->ahead, size);
 		memcpy(copy, header, size);
 		UnlockReleaseBuffer(buffer);
 		checkLength(index, layout, row, ++length);
