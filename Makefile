@@ -68,6 +68,7 @@ OBJS = \
 	src/planner/support.o \
 	src/planner/workers.o \
 	src/quantize/code.o \
+	src/quantize/nearest.o \
 	src/quantize/probe.o \
 	src/quantize/query.o \
 	src/quantize/refine.o \
@@ -218,7 +219,7 @@ bench-kernels: $(KERNEL_BUILD)/bench
 
 # Likewise the quantizer, on top of the kernels' objects.
 QUANTIZE_CFLAGS = $(subst -O2,-O3,$(KERNEL_CFLAGS))
-QUANTIZE_OBJS = $(patsubst %,$(KERNEL_BUILD)/quantize_%.o,code probe query refine rotate)
+QUANTIZE_OBJS = $(patsubst %,$(KERNEL_BUILD)/quantize_%.o,code nearest probe query refine rotate)
 
 $(KERNEL_BUILD)/quantize_test.o: $(top)/test/quantize/quantize.c | $(KERNEL_BUILD)
 	$(CC) $(KERNEL_CFLAGS) -c -o $@ $<

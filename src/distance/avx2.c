@@ -206,4 +206,47 @@ CodeSum4(const CodeTotal *totals, int32_t *out)
 	simde_mm_storeu_si128((simde__m128i *) out, simde_mm_srai_epi32(sum_i32x4, 3));
 }
 
+/*
+ * Products of bytes are added in pairs, in 16 bits, which hold 2 * 127 * 127.
+ */
+#define PANEL_ROWS 4
+
+typedef simde__m256i PanelAcc;
+typedef simde__m256i PanelRow;
+typedef simde__m256i PanelColumn;
+
+FORCE_INLINE PanelRow
+PanelLoadRow(const uint8_t *p)
+{
+	int			four;
+
+	memcpy(&four, p, sizeof(four));
+	return simde_mm256_set1_epi32(four);
+}
+
+FORCE_INLINE PanelAcc
+PanelStep(PanelAcc acc_i32x8, PanelRow row_u8x32, PanelColumn column_i8x32)
+{
+	simde__m256i pairs_i16x16 = simde_mm256_maddubs_epi16(row_u8x32, column_i8x32);
+
+	return simde_mm256_add_epi32(acc_i32x8, simde_mm256_madd_epi16(pairs_i16x16, simde_mm256_set1_epi16(1)));
+}
+
+#define PanelAccSet(p) IntLoad(p)
+#define PanelLoadColumn(p) IntLoad(p)
+#define PanelStore(p, acc) simde_mm256_storeu_si256((simde__m256i *) (p), acc)
+#define LoadI32(p) simde_mm256_cvtepi32_ps(IntLoad(p))
+FORCE_INLINE void
+StoreU8(uint8_t *p, f32xN v_f32x8)
+{
+	simde__m256i v_i32x8 = simde_mm256_cvttps_epi32(v_f32x8);
+	simde__m128i v_i16x8 = simde_mm_packs_epi32(simde_mm256_castsi256_si128(v_i32x8),
+												simde_mm256_extracti128_si256(v_i32x8, 1));
+
+	simde_mm_storel_epi64((simde__m128i *) p, simde_mm_packus_epi16(v_i16x8, v_i16x8));
+}
+
+#define F32Max(a, b) simde_mm256_max_ps(a, b)
+#define F32AnyGe(a, b) (simde_mm256_movemask_ps(simde_mm256_cmp_ps(a, b, SIMDE_CMP_GE_OQ)) != 0)
+
 #include "distance/kernels.inc.h"

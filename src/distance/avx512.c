@@ -214,4 +214,29 @@ CodeSum4(const CodeTotal *totals, int32_t *out)
 													_mm256_extracti128_si256(sum_i32x8, 1)));
 }
 
+/* One panel of bytes is two vectors. */
+#define PANEL_ROWS 12
+
+typedef __m512i PanelAcc;
+typedef __m512i PanelRow;
+typedef __m512i PanelColumn;
+
+FORCE_INLINE PanelRow
+PanelLoadRow(const uint8_t *p)
+{
+	int			four;
+
+	memcpy(&four, p, sizeof(four));
+	return _mm512_set1_epi32(four);
+}
+
+#define PanelAccSet(p) _mm512_loadu_si512(p)
+#define PanelLoadColumn(p) _mm512_loadu_si512(p)
+#define PanelStep(acc, row, column) _mm512_dpbusd_epi32(acc, row, column)
+#define PanelStore(p, acc) _mm512_storeu_si512(p, acc)
+#define LoadI32(p) _mm512_cvtepi32_ps(_mm512_loadu_si512(p))
+#define StoreU8(p, v) _mm_storeu_si128((__m128i *) (p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v)))
+#define F32Max(a, b) _mm512_max_ps(a, b)
+#define F32AnyGe(a, b) (_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ) != 0)
+
 #include "distance/kernels.inc.h"

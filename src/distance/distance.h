@@ -25,6 +25,25 @@ typedef struct AnnCosineSums
 	float		bb;				/* sum b[i] * b[i] */
 } AnnCosineSums;
 
+/* Vectors of a panel. */
+#define ANN_PANEL 32
+
+/*
+ * Vectors in a form in which many others are compared with all of them: bytes by
+ * panels of ANN_PANEL, and factors that turn a product of bytes into a score.  The last
+ * panel is filled up with vectors of zeros whose bias is -infinity.
+ */
+typedef struct AnnPanels
+{
+	size_t		count;			/* panels */
+	size_t		dim;			/* bytes of a vector, a multiple of 4 */
+	const int8_t *bytes;		/* [count][dim / 4][ANN_PANEL][4], -127 to 127 */
+	const int32_t *offset;		/* [count * ANN_PANEL], as all that follow */
+	const float *scale;
+	const float *bias;
+	const float *error;
+} AnnPanels;
+
 typedef struct AnnKernels
 {
 	const char *name;			/* "scalar", "sse2", "avx2", "avx512", "neon" */
@@ -73,6 +92,27 @@ typedef struct AnnKernels
 	/* The same for `count` codes that start `stride` bytes apart. */
 	void		(*code_ip_batch) (const uint8_t *codes, size_t stride, int count,
 								  int planes, size_t nbits, const int8_t *q, int32_t *out);
+
+	/*
+	 * Scores of n vectors u (bytes of 0 to 127, panels->dim each) for each vector c of
+	 * the panels:
+	 *		product = offset[c] + sum over j of u[i][j] * bytes[c][j], exact
+	 *		middle = product * panels->scale[c] * scale[i] + bias[c]
+	 *		width = error[c] * spread[i]
+	 * Fills upper[i * count * ANN_PANEL + c] = middle + width, and best[i] with the
+	 * largest of all middle - width.  dim up to 65,536; no NaN, no overflow.
+	 */
+	void		(*panel_scores) (const AnnPanels *panels, const uint8_t *u, const float *scale,
+								 const float *spread, size_t n, float *upper, float *best);
+
+	/*
+	 * x - mean as bytes of 1 to 127: rounded multiples of *step, plus 64.  *norm is
+	 * its length.  |x[i] - mean[i]| is finite.
+	 */
+	void		(*u7_f32) (const float *x, const float *mean, size_t n, uint8_t *u, float *step, float *norm);
+
+	/* Places of the elements >= least, in order; returns their number. */
+	size_t		(*places_ge_f32) (const float *x, size_t n, float least, uint32_t *places);
 
 	/*
 	 * Orthonormal fast Walsh-Hadamard transform of n = 2^k floats (k >= 0) in

@@ -32,9 +32,25 @@
  *	CodeSum(total), CodeSum4(totals, out)
  *	CODE_GROUP				codes handled at a time: 4 or 8
  *
+ * and for panels, whose vectors have their bytes by fours side by side:
+ *
+ *	PANEL_ROWS				vectors that are compared with a panel at a time, at most 12
+ *	PanelAcc				sums of LANES vectors of a panel
+ *	PanelAccSet(p)			from LANES int32
+ *	PanelRow, PanelLoadRow(p)	four bytes of a vector, for every lane
+ *	PanelColumn, PanelLoadColumn(p)	four bytes of LANES vectors of a panel
+ *	PanelStep(acc, row, column)
+ *	PanelStore(p, acc)		LANES sums as int32
+ *	LoadI32(p)				LANES int32 as floats
+ *	StoreU8(p, v)			LANES floats of 0 to 255 as bytes, rounded towards zero
+ *	F32Max(a, b), F32AnyGe(a, b)	the larger; whether a lane of a is >= that of b
+ *
  * Instruction sets with masked loads define MASKED_TAILS and the functions of
  * tails; the others define F32And(v, mask) and get them from here.
  */
+#include <math.h>
+#include <stdbool.h>
+
 #include "distance/half.h"
 
 
@@ -544,6 +560,210 @@ KERNEL(code_ip) (const uint8_t *code, int planes, size_t nbits, const int8_t *q)
 	return sum;
 }
 
+/* Rows whose scores are made together: while a panel is in the cache. */
+#define PANEL_CHUNK (4 * PANEL_ROWS)
+
+/* Sums of two vectors of lanes for each row are in registers. */
+#define PANEL_COLUMNS 2
+
+/* A variable for each: compilers keep no arrays of them in registers throughout the loop. */
+#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+
+/*
+ * Products of a few vectors u (a constant number of rows) with as many vectors of a panel as
+ * PANEL_COLUMNS vectors of lanes hold.
+ */
+FORCE_INLINE void
+PanelProducts(int rows, const uint8_t *u, size_t dim, const int8_t *bytes, const int32_t *offset,
+			  int32_t sums[][PANEL_COLUMNS][LANES])
+{
+#define START(row) \
+	PanelAcc	a##row = PanelAccSet(offset); \
+	PanelAcc	b##row = PanelAccSet((const char *) offset + VECTOR_BYTES);
+#define STEP(row) \
+	if (row < rows) \
+	{ \
+		PanelRow	four = PanelLoadRow(u + row * dim + j); \
+		\
+		a##row = PanelStep(a##row, four, a_column); \
+		b##row = PanelStep(b##row, four, b_column); \
+	}
+#define STORE(row) \
+	if (row < rows) \
+	{ \
+		PanelStore(sums[row][0], a##row); \
+		PanelStore(sums[row][1], b##row); \
+	}
+
+	EACH_ROW(START)
+	for (size_t j = 0; j < dim; j += 4)
+	{
+		PanelColumn a_column = PanelLoadColumn(bytes + j * ANN_PANEL);
+		PanelColumn b_column = PanelLoadColumn(bytes + j * ANN_PANEL + VECTOR_BYTES);
+
+		EACH_ROW(STEP)
+	}
+	EACH_ROW(STORE)
+#undef START
+#undef STEP
+#undef STORE
+}
+
+/* Functions of their own: inlined into a caller that needs registers, the sums get none. */
+static __attribute__((noinline)) void
+PanelProductsOfMany(const uint8_t *u, size_t dim, const int8_t *bytes, const int32_t *offset,
+					int32_t sums[][PANEL_COLUMNS][LANES])
+{
+	PanelProducts(PANEL_ROWS, u, dim, bytes, offset, sums);
+}
+
+static __attribute__((noinline)) void
+PanelProductsOfOne(const uint8_t *u, size_t dim, const int8_t *bytes, const int32_t *offset,
+				   int32_t sums[][PANEL_COLUMNS][LANES])
+{
+	PanelProducts(1, u, dim, bytes, offset, sums);
+}
+
+static void
+KERNEL(panel_scores) (const AnnPanels *panels, const uint8_t *u, const float *scale,
+					  const float *spread, size_t n, float *upper, float *best)
+{
+	size_t		stride = panels->count * ANN_PANEL * sizeof(float);
+
+	for (size_t start = 0; start < n; start += PANEL_CHUNK)
+	{
+		size_t		rows = n - start < PANEL_CHUNK ? n - start : PANEL_CHUNK;
+		const uint8_t *u_chunk = u + start * panels->dim;
+		char	   *upper_chunk = (char *) upper + start * stride;
+		float		scales[PANEL_CHUNK];
+		float		spreads[PANEL_CHUNK];
+		float		lanes[PANEL_CHUNK * LANES];
+
+		memcpy(scales, (const char *) scale + start * sizeof(float), rows * sizeof(float));
+		memcpy(spreads, (const char *) spread + start * sizeof(float), rows * sizeof(float));
+		for (size_t i = 0; i < rows * LANES; i++)
+			lanes[i] = -INFINITY;
+
+		for (size_t at = 0; at < panels->count * ANN_PANEL; at += PANEL_COLUMNS * LANES)
+		{
+			const int8_t *bytes = panels->bytes + at / ANN_PANEL * ANN_PANEL * panels->dim + at % ANN_PANEL * 4;
+			size_t		i = 0;
+
+			while (i < rows)
+			{
+				int32_t		sums[PANEL_ROWS][PANEL_COLUMNS][LANES];
+				const int32_t *offset = (const int32_t *) ((const char *) panels->offset + at * sizeof(int32_t));
+				bool		many = i + PANEL_ROWS <= rows;
+				size_t		end = many ? i + PANEL_ROWS : i + 1;
+
+				if (many)
+					PanelProductsOfMany(u_chunk + i * panels->dim, panels->dim, bytes, offset, sums);
+				else
+					PanelProductsOfOne(u_chunk + i * panels->dim, panels->dim, bytes, offset, sums);
+				for (size_t first = i; i < end; i++)
+					for (int column = 0; column < PANEL_COLUMNS; column++)
+					{
+						size_t		c = (at + column * LANES) * sizeof(float);
+						f32xN		product_f32xN = F32Mul(LoadI32(sums[i - first][column]),
+														   LoadF32((const char *) panels->scale + c));
+						f32xN		middle_f32xN = F32Fma(product_f32xN, F32Set1(scales[i]),
+														  LoadF32((const char *) panels->bias + c));
+						f32xN		width_f32xN = F32Mul(LoadF32((const char *) panels->error + c),
+														 F32Set1(spreads[i]));
+						float	   *largest = lanes + i * LANES;
+
+						StoreF32(upper_chunk + i * stride + c, F32Add(middle_f32xN, width_f32xN));
+						StoreF32(largest, F32Max(LoadF32(largest), F32Sub(middle_f32xN, width_f32xN)));
+					}
+			}
+		}
+		for (size_t i = 0; i < rows; i++)
+		{
+			float		largest = lanes[i * LANES];
+
+			for (int lane = 1; lane < LANES; lane++)
+				if (lanes[i * LANES + lane] > largest)
+					largest = lanes[i * LANES + lane];
+			memcpy((char *) best + (start + i) * sizeof(float), &largest, sizeof(float));
+		}
+	}
+}
+
+static void
+KERNEL(u7_f32) (const float *x, const float *mean, size_t n, uint8_t *u, float *step, float *norm)
+{
+	const char *from = (const char *) x;
+	const char *from_mean = (const char *) mean;
+	f32xN		max_f32xN = F32Zero();
+	f32xN		sum_f32xN = F32Zero();
+	f32xN		inverse_f32xN;
+	float		lanes[LANES];
+	float		max = 0;
+	float		inverse;
+	size_t		i = 0;
+
+	for (; i + LANES <= n; i += LANES)
+	{
+		f32xN		r_f32xN = F32Sub(LoadF32(from + i * sizeof(float)), LoadF32(from_mean + i * sizeof(float)));
+
+		max_f32xN = F32Max(max_f32xN, F32Abs(r_f32xN));
+		sum_f32xN = F32Fma(r_f32xN, r_f32xN, sum_f32xN);
+	}
+	if (i < n)
+	{
+		f32xN		r_f32xN = F32Sub(F32LoadTail(ELEM_F32, x, n), F32LoadTail(ELEM_F32, mean, n));
+
+		max_f32xN = F32Max(max_f32xN, F32Abs(r_f32xN));
+		sum_f32xN = F32Fma(r_f32xN, r_f32xN, sum_f32xN);
+	}
+	StoreF32(lanes, max_f32xN);
+	for (int lane = 0; lane < LANES; lane++)
+		max = lanes[lane] > max ? lanes[lane] : max;
+	*step = U7Step(max);
+	*norm = sqrtf(F32Sum(sum_f32xN));
+
+	inverse = U7Inverse(max);
+	inverse_f32xN = F32Set1(inverse);
+	for (i = 0; i + LANES <= n; i += LANES)
+	{
+		f32xN		r_f32xN = F32Sub(LoadF32(from + i * sizeof(float)), LoadF32(from_mean + i * sizeof(float)));
+
+		StoreU8(u + i, F32Fma(r_f32xN, inverse_f32xN, F32Set1(U7_ZERO + 0.5f)));
+	}
+	for (; i < n; i++)
+	{
+		float		a;
+		float		b;
+
+		memcpy(&a, from + i * sizeof(a), sizeof(a));
+		memcpy(&b, from_mean + i * sizeof(b), sizeof(b));
+		u[i] = (uint8_t) ((a - b) * inverse + (U7_ZERO + 0.5f));
+	}
+}
+
+static size_t
+KERNEL(places_ge_f32) (const float *x, size_t n, float least, uint32_t *places)
+{
+	const char *p = (const char *) x;
+	f32xN		least_f32xN = F32Set1(least);
+	size_t		count = 0;
+
+	for (size_t i = 0; i < n; i += LANES)
+	{
+		if (i + LANES <= n && !F32AnyGe(LoadF32(p + i * sizeof(float)), least_f32xN))
+			continue;
+		for (uint32_t j = (uint32_t) i; j < n && j < i + LANES; j++)
+		{
+			float		f;
+
+			memcpy(&f, p + j * sizeof(f), sizeof(f));
+			if (f >= least)
+				memcpy((char *) places + count++ * sizeof(j), &j, sizeof(j));
+		}
+	}
+	return count;
+}
+
 /* The transform of fewer values than a vector holds. */
 static void
 FhtShort(char *x, size_t n, float scale)
@@ -634,5 +854,8 @@ const AnnKernels KERNEL_TABLE = {
 	.jaccard = KERNEL(jaccard),
 	.code_ip = KERNEL(code_ip),
 	.code_ip_batch = KERNEL(code_ip_batch),
+	.panel_scores = KERNEL(panel_scores),
+	.u7_f32 = KERNEL(u7_f32),
+	.places_ge_f32 = KERNEL(places_ge_f32),
 	.fht_f32 = KERNEL(fht_f32),
 };

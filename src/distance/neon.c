@@ -180,4 +180,61 @@ CodeSum4(const CodeTotal *totals, int32_t *out)
 		out[i] = CodeSum(totals[i]);
 }
 
+/* Products come in pairs, two to each vector of a panel, in two registers. */
+#define PANEL_ROWS 4
+
+typedef struct PanelAcc
+{
+	simde_int32x4_t low;
+	simde_int32x4_t high;
+} PanelAcc;
+
+typedef simde_int8x8_t PanelRow;
+typedef simde_int8x16_t PanelColumn;
+
+/* The first int32 of every pair of sums starts with what is at p, the second with zero. */
+FORCE_INLINE PanelAcc
+PanelAccSet(const void *p)
+{
+	simde_int32x4_t start_i32x4 = simde_vreinterpretq_s32_u8(simde_vld1q_u8(p));
+
+	return (PanelAcc) {
+		simde_vzip1q_s32(start_i32x4, simde_vdupq_n_s32(0)),
+		simde_vzip2q_s32(start_i32x4, simde_vdupq_n_s32(0))
+	};
+}
+
+FORCE_INLINE PanelRow
+PanelLoadRow(const uint8_t *p)
+{
+	int32_t		four;
+
+	memcpy(&four, p, sizeof(four));
+	return simde_vreinterpret_s8_s32(simde_vdup_n_s32(four));
+}
+
+FORCE_INLINE PanelAcc
+PanelStep(PanelAcc acc, PanelRow row_i8x8, PanelColumn column_i8x16)
+{
+	return (PanelAcc) {
+		simde_vpadalq_s16(acc.low, simde_vmull_s8(row_i8x8, simde_vget_low_s8(column_i8x16))),
+		simde_vpadalq_s16(acc.high, simde_vmull_s8(row_i8x8, simde_vget_high_s8(column_i8x16)))
+	};
+}
+
+#define PanelLoadColumn(p) simde_vreinterpretq_s8_u8(IntLoad(p))
+#define PanelStore(p, acc) simde_vst1q_s32(p, simde_vpaddq_s32((acc).low, (acc).high))
+#define LoadI32(p) simde_vcvtq_f32_s32(simde_vld1q_s32(p))
+FORCE_INLINE void
+StoreU8(uint8_t *p, f32xN v_f32x4)
+{
+	simde_uint16x4_t v_u16x4 = simde_vmovn_u32(simde_vcvtq_u32_f32(v_f32x4));
+	uint32_t	four = simde_vget_lane_u32(simde_vreinterpret_u32_u8(simde_vmovn_u16(simde_vcombine_u16(v_u16x4, v_u16x4))), 0);
+
+	memcpy(p, &four, sizeof(four));
+}
+
+#define F32Max(a, b) simde_vmaxq_f32(a, b)
+#define F32AnyGe(a, b) (simde_vmaxvq_u32(simde_vcgeq_f32(a, b)) != 0)
+
 #include "distance/kernels.inc.h"

@@ -6,6 +6,7 @@
  * the vectors of an instruction set that has no file here, and so that the
  * error bound (README) is that of n / 8 additions.
  */
+#include <math.h>
 #include <string.h>
 
 #include "distance/half.h"
@@ -247,6 +248,80 @@ ann_code_ip_batch_scalar(const uint8_t *codes, size_t stride, int count,
 		out[i] = ann_code_ip_scalar(codes + i * stride, planes, nbits, q);
 }
 
+/* The float at place i of p, which may be unaligned. */
+FORCE_INLINE float
+FloatAt(const float *p, size_t i)
+{
+	return Load(ELEM_F32, p, i);
+}
+
+static void
+ann_panel_scores_scalar(const AnnPanels *panels, const uint8_t *u, const float *scale,
+						const float *spread, size_t n, float *upper, float *best)
+{
+	size_t		width = panels->count * ANN_PANEL;
+
+	for (size_t i = 0; i < n; i++, u += panels->dim)
+	{
+		float		largest = -INFINITY;
+
+		for (size_t p = 0; p < panels->count; p++)
+		{
+			const int8_t *bytes = panels->bytes + p * ANN_PANEL * panels->dim;
+			int32_t		products[ANN_PANEL];
+
+			memcpy(products, (const char *) panels->offset + p * sizeof(products), sizeof(products));
+			for (size_t j = 0; j < panels->dim; j += 4, bytes += 4 * ANN_PANEL)
+				for (int c = 0; c < ANN_PANEL; c++)
+					for (int k = 0; k < 4; k++)
+						products[c] += u[j + k] * bytes[4 * c + k];
+			for (int c = 0; c < ANN_PANEL; c++)
+			{
+				size_t		at = p * ANN_PANEL + c;
+				float		middle = (float) products[c] * FloatAt(panels->scale, at) * FloatAt(scale, i) +
+					FloatAt(panels->bias, at);
+				float		error = FloatAt(panels->error, at) * FloatAt(spread, i);
+				float		sum = middle + error;
+
+				memcpy((char *) upper + (i * width + at) * sizeof(float), &sum, sizeof(float));
+				if (middle - error > largest)
+					largest = middle - error;
+			}
+		}
+		memcpy((char *) best + i * sizeof(float), &largest, sizeof(float));
+	}
+}
+
+static void
+ann_u7_f32_scalar(const float *x, const float *mean, size_t n, uint8_t *u, float *step, float *norm)
+{
+	float		max = 0;
+	float		inverse;
+
+	for (size_t i = 0; i < n; i++)
+	{
+		float		size = fabsf(FloatAt(x, i) - FloatAt(mean, i));
+
+		max = size > max ? size : max;
+	}
+	*step = U7Step(max);
+	*norm = sqrtf(Reduce(OP_L2SQ, ELEM_F32, x, ELEM_F32, mean, 0, 0, n));
+	inverse = U7Inverse(max);
+	for (size_t i = 0; i < n; i++)
+		u[i] = (uint8_t) ((FloatAt(x, i) - FloatAt(mean, i)) * inverse + (U7_ZERO + 0.5f));
+}
+
+static size_t
+ann_places_ge_f32_scalar(const float *x, size_t n, float least, uint32_t *places)
+{
+	size_t		count = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		if (FloatAt(x, i) >= least)
+			memcpy((char *) places + count++ * sizeof(i), &i, sizeof(i));
+	return count;
+}
+
 static void
 ann_fht_f32_scalar(float *x, size_t n)
 {
@@ -294,5 +369,8 @@ const AnnKernels ann_kernels_scalar = {
 	.jaccard = ann_jaccard_scalar,
 	.code_ip = ann_code_ip_scalar,
 	.code_ip_batch = ann_code_ip_batch_scalar,
+	.panel_scores = ann_panel_scores_scalar,
+	.u7_f32 = ann_u7_f32_scalar,
+	.places_ge_f32 = ann_places_ge_f32_scalar,
 	.fht_f32 = ann_fht_f32_scalar,
 };

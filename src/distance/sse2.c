@@ -245,4 +245,86 @@ CodeSum4(const CodeTotal *totals, int32_t *out)
 		out[i] = CodeSum(totals[i]);
 }
 
+/*
+ * Bytes are widened to 16 bits; products come in pairs, two to each vector of a panel, in
+ * two registers.
+ */
+#define PANEL_ROWS 2
+
+typedef struct PanelPair
+{
+	simde__m128i low;
+	simde__m128i high;
+} PanelPair;
+
+typedef PanelPair PanelAcc;
+typedef simde__m128i PanelRow;
+typedef PanelPair PanelColumn;
+
+/* The first int32 of every pair of sums starts with what is at p, the second with zero. */
+FORCE_INLINE PanelAcc
+PanelAccSet(const void *p)
+{
+	simde__m128i start_i32x4 = IntLoad(p);
+
+	return (PanelAcc) {
+		simde_mm_unpacklo_epi32(start_i32x4, simde_mm_setzero_si128()),
+		simde_mm_unpackhi_epi32(start_i32x4, simde_mm_setzero_si128())
+	};
+}
+
+FORCE_INLINE PanelRow
+PanelLoadRow(const uint8_t *p)
+{
+	int			four;
+
+	memcpy(&four, p, sizeof(four));
+	return simde_mm_unpacklo_epi8(simde_mm_set1_epi32(four), simde_mm_setzero_si128());
+}
+
+FORCE_INLINE PanelColumn
+PanelLoadColumn(const int8_t *p)
+{
+	simde__m128i v_i8x16 = IntLoad(p);
+
+	return (PanelColumn) {
+		simde_mm_srai_epi16(simde_mm_unpacklo_epi8(v_i8x16, v_i8x16), 8),
+		simde_mm_srai_epi16(simde_mm_unpackhi_epi8(v_i8x16, v_i8x16), 8)
+	};
+}
+
+FORCE_INLINE PanelAcc
+PanelStep(PanelAcc acc, PanelRow row_i16x8, PanelColumn column)
+{
+	return (PanelAcc) {
+		simde_mm_add_epi32(acc.low, simde_mm_madd_epi16(row_i16x8, column.low)),
+		simde_mm_add_epi32(acc.high, simde_mm_madd_epi16(row_i16x8, column.high))
+	};
+}
+
+FORCE_INLINE void
+PanelStore(int32_t *p, PanelAcc acc)
+{
+	simde__m128 low = simde_mm_castsi128_ps(acc.low);
+	simde__m128 high = simde_mm_castsi128_ps(acc.high);
+	simde__m128i even_i32x4 = simde_mm_castps_si128(simde_mm_shuffle_ps(low, high, 0x88));
+	simde__m128i odd_i32x4 = simde_mm_castps_si128(simde_mm_shuffle_ps(low, high, 0xdd));
+
+	simde_mm_storeu_si128((simde__m128i *) p, simde_mm_add_epi32(even_i32x4, odd_i32x4));
+}
+
+FORCE_INLINE void
+StoreU8(uint8_t *p, f32xN v_f32x4)
+{
+	simde__m128i v_i32x4 = simde_mm_cvttps_epi32(v_f32x4);
+	simde__m128i v_i16x8 = simde_mm_packs_epi32(v_i32x4, v_i32x4);
+	int32_t		four = simde_mm_cvtsi128_si32(simde_mm_packus_epi16(v_i16x8, v_i16x8));
+
+	memcpy(p, &four, sizeof(four));
+}
+
+#define LoadI32(p) simde_mm_cvtepi32_ps(IntLoad(p))
+#define F32Max(a, b) simde_mm_max_ps(a, b)
+#define F32AnyGe(a, b) (simde_mm_movemask_ps(simde_mm_cmpge_ps(a, b)) != 0)
+
 #include "distance/kernels.inc.h"

@@ -45,6 +45,23 @@ ElemSize(Elem elem)
 	return elem == ELEM_F32 ? sizeof(float) : elem == ELEM_F16 ? sizeof(AnnHalf) : sizeof(uint8_t);
 }
 
+/* u7_f32: what stands for zero, and the largest distance from it. */
+#define U7_ZERO 64
+#define U7_MAX 63
+
+static inline float
+U7Step(float max)
+{
+	return max / U7_MAX;
+}
+
+/* Nothing else than zero where 1 / max would overflow. */
+static inline float
+U7Inverse(float max)
+{
+	return max > 0x1p-120f ? U7_MAX / max : 0;
+}
+
 /* The 8 bytes at p, or the fewer that are left, followed by zeros. */
 FORCE_INLINE uint64_t
 LoadBits(const uint8_t *p, size_t left)

@@ -415,6 +415,8 @@ extern void AnnIvfSetEntry(const AnnIvfMetaPageData *meta, const AnnIvfShape *sh
 
 /* ---- ivfflat_kmeans.c ---- */
 
+extern Size AnnIvfKmeansPointSize(int dim);
+extern Size AnnIvfKmeansClusterSize(int dim);
 extern int	AnnIvfKmeans(const float *points, int npoints, int dim, int k, bool spherical, float *centroids,
 						 int *assignment);
 

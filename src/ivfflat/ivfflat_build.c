@@ -265,13 +265,15 @@ train(Relation heap, Relation index, IndexInfo *info, AnnIvfMetaPageData *meta)
 	MemoryContextDelete(context);
 	if (lists < option && (int) meta->lists == lists)
 		ereport(NOTICE,
-				(errmsg("ivfflat index \"%s\" has %u lists in place of %d",
-						RelationGetRelationName(index), meta->lists, option),
+				(errmsg_plural("ivfflat index \"%s\" has %u list in place of %d",
+							   "ivfflat index \"%s\" has %u lists in place of %d",
+							   meta->lists, RelationGetRelationName(index), meta->lists, option),
 				 errdetail("More cannot be made within \"maintenance_work_mem\" (%d kB).", maintenance_work_mem)));
 	else if ((int) meta->lists < option)
 		ereport(NOTICE,
-				(errmsg("ivfflat index \"%s\" has %u lists in place of %d",
-						RelationGetRelationName(index), meta->lists, option),
+				(errmsg_plural("ivfflat index \"%s\" has %u list in place of %d",
+							   "ivfflat index \"%s\" has %u lists in place of %d",
+							   meta->lists, RelationGetRelationName(index), meta->lists, option),
 				 errdetail("The table does not have more different rows to make lists of."),
 				 errhint("VACUUM makes new lists when the table has grown.")));
 	return centroids;

@@ -2,10 +2,8 @@
  * ivfflat_kmeans.c
  *	  Clustering of a sample.  README: Build.
  *
- * Seeds by k-means++ (Arthur and Vassilvitskii 2007), then Lloyd's iterations.  More
- * than DIRECT_CLUSTERS clusters are made in two levels: groups, clusters within each
- * group, and iterations over all in which a point looks at the clusters of its
- * nearest groups only.
+ * Seeds by k-means++ (Arthur and Vassilvitskii 2007), drawn in batches; then Lloyd's
+ * iterations, the first ones of a part of the points.
  */
 #include "postgres.h"
 
@@ -18,30 +16,49 @@
 
 #include "ivfflat/ivfflat.h"
 
-#define DIRECT_CLUSTERS 256
-#define MAX_ITERATIONS 12
-#define POLISH_ITERATIONS 12
+/* Points that seeds are drawn from: of each cluster, and at least; points that the mean is taken of. */
+#define SEED_POINTS 8
+#define MIN_SEED_POINTS 4096
+#define MEAN_POINTS 4096
 
-/* Iterations stop when fewer points than one in this many change their cluster. */
+/* Seeds that are drawn before the points' distances are computed anew. */
+#define SEED_BATCH ANN_PANEL
+
+/* Where one set of seeds takes few products of coordinates, this many are tried. */
+#define SEED_TRIES 8
+#define SEED_TRY_WORK 200000000.0
+
+/* Draws for a batch, of which some are rejected. */
+#define SEED_DRAWS (4 * SEED_BATCH)
+
+/*
+ * Iterations of a part of the points, every `stride`-th.  The last ones end when fewer
+ * points than one in SETTLED_SHARE change their cluster.
+ */
+static const struct
+{
+	int			stride;
+	int			iterations;
+}			schedule[] = {{4, 4}, {2, 2}, {1, 4}};
+
 #define SETTLED_SHARE 200
-
-/* Points per cluster that seeds are drawn from, and that groups are trained on. */
-#define SEED_POINTS 64
-#define GROUP_POINTS 256
-
-/* Groups whose clusters a point looks at. */
-#define NEAR_GROUPS 8
-
-/* Points handled together: a centroid is fetched once for all of them. */
-#define BLOCK_POINTS 32
 
 #define KMEANS_SEED 4711
 
 typedef struct Kmeans
 {
 	const float *points;
+	int			npoints;
 	int			dim;
 	bool		spherical;
+	float	   *mean;
+	AnnNearestRows rows;		/* of all points */
+	AnnNearestRows block;		/* of some, copied together */
+	float	   *centroids;
+	int			k;
+	void	   *table;
+	char	   *scratch;
+	int		   *cluster;		/* of each point */
 	pg_prng_state prng;
 } Kmeans;
 
@@ -51,94 +68,256 @@ pointAt(const Kmeans *state, int i)
 	return state->points + (Size) i * state->dim;
 }
 
-static inline float
-distance2(const Kmeans *state, const float *a, const float *b)
+/* Codes the points relative to their mean. */
+static void
+codePoints(Kmeans *state)
 {
-	float		d = ann_kernels.l2sq_f32(a, b, state->dim);
+	int			dim = state->dim;
+	int			stride = Max(1, state->npoints / MEAN_POINTS);
+	int			count = 0;
+	double	   *sum = palloc0(mul_size(sizeof(double), dim));
 
-	return isnan(d) ? INFINITY : d;
+	for (int i = 0; i < state->npoints; i += stride, count++)
+		for (int j = 0; j < dim; j++)
+			sum[j] += pointAt(state, i)[j];
+	for (int j = 0; j < dim; j++)
+		state->mean[j] = (float) (sum[j] / count);
+	pfree(sum);
+	for (int i = 0; i < state->npoints; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		AnnNearestSetRow(&state->rows, i, pointAt(state, i), state->mean, dim);
+	}
+}
+
+/* Every stride-th point: how many there are. */
+static inline int
+strided(const Kmeans *state, int stride)
+{
+	return (state->npoints + stride - 1) / stride;
 }
 
 /*
- * The nearest of k centroids for each member; returns how many changed.
+ * The nearest centroids for up to ANN_NEAREST_MAX_ROWS of every stride-th point, from the
+ * first-th one on; returns their number.
  */
 static int
-assign(const Kmeans *state, const int *members, int n, const float *centroids, int k, int *assignment)
+findNearest(const Kmeans *state, const AnnNearest *nearest, int first, int stride, int *result)
 {
-	int			changed = 0;
+	int			n = Min(ANN_NEAREST_MAX_ROWS, strided(state, stride) - first);
+	AnnNearestRows rows = AnnNearestRowsFrom(&state->rows, first, state->dim);
+	Size		row_bytes = AnnNearestRowBytes(state->dim);
+	const float *vectors[ANN_NEAREST_MAX_ROWS];
 
-	for (int start = 0; start < n; start += BLOCK_POINTS)
+	CHECK_FOR_INTERRUPTS();
+	for (int i = 0; i < n; i++)
+		vectors[i] = pointAt(state, (first + i) * stride);
+	if (stride > 1)
 	{
-		int			end = Min(n, start + BLOCK_POINTS);
-		float		best[BLOCK_POINTS];
-		int			nearest[BLOCK_POINTS];
-
-		CHECK_FOR_INTERRUPTS();
-		for (int i = start; i < end; i++)
+		rows = state->block;
+		for (int i = 0; i < n; i++)
 		{
-			best[i - start] = INFINITY;
-			nearest[i - start] = 0;
+			Size		point = (Size) (first + i) * stride;
+
+			memcpy(rows.bytes + i * row_bytes, state->rows.bytes + point * row_bytes, row_bytes);
+			rows.scale[i] = state->rows.scale[point];
+			rows.spread[i] = state->rows.spread[point];
 		}
-		for (int c = 0; c < k; c++)
+	}
+	AnnNearestFind(nearest, &rows, vectors, n, state->scratch, result);
+	return n;
+}
+
+/*
+ * One of n at random, by weight; cumulated is the sum of the weights up to each.
+ */
+static int
+draw(Kmeans *state, const double *cumulated, int n)
+{
+	double		target = pg_prng_double(&state->prng) * cumulated[n - 1];
+	int			low = 0;
+	int			high = n - 1;
+
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (cumulated[middle] > target)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return low;
+}
+
+/*
+ * Chooses up to k different points as first centroids; returns their number.  *rest
+ * becomes the sum of the points' squared distances from them.
+ *
+ * Each is drawn with the probability of its squared distance from those before it.  Within
+ * a batch rows are drawn by the distances from before the batch, and accepted with
+ * the probability of what is left of theirs: this comes to the same.
+ */
+static int
+seed(Kmeans *state, int stride, double *rest)
+{
+	int			n = strided(state, stride);
+	Size		vector_size = sizeof(float) * (Size) state->dim;
+	float	   *weights = palloc_extended(mul_size(sizeof(float), n), MCXT_ALLOC_HUGE);
+	double	   *cumulated = palloc_extended(mul_size(sizeof(double), n), MCXT_ALLOC_HUGE);
+	int			chosen = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		weights[i] = INFINITY;
+		cumulated[i] = i + 1;
+	}
+	*rest = 0;
+	while (chosen < state->k)
+	{
+		float	   *batch = state->centroids + (Size) chosen * state->dim;
+		int			wanted = Min(Min(SEED_BATCH, Max(1, chosen)), state->k - chosen);
+		int			count = 0;
+		AnnNearest	nearest;
+		double		sum = 0;
+
+		for (int i = 0; i < SEED_DRAWS && count < wanted; i++)
 		{
-			const float *centroid = centroids + (Size) c * state->dim;
+			int			at = draw(state, cumulated, n);
+			const float *point = pointAt(state, at * stride);
+			float		left = weights[at];
 
-			for (int i = start; i < end; i++)
+			for (int c = 0; c < count; c++)
+				left = Min(left, ann_kernels.l2sq_f32(point, batch + (Size) c * state->dim, state->dim));
+			if (left > 0 && (chosen == 0 || pg_prng_double(&state->prng) * weights[at] < left))
+				memcpy(batch + (Size) count++ * state->dim, point, vector_size);
+		}
+		if (count == 0)
+			break;
+		chosen += count;
+
+		AnnNearestFill(state->table, batch, count, state->dim, state->mean, ANN_NEAREST_DISTANCE);
+		AnnNearestOpen(&nearest, state->table, batch, count, state->dim, ANN_NEAREST_DISTANCE);
+		for (int first = 0; first < n; first += ANN_NEAREST_MAX_ROWS)
+		{
+			int			found[ANN_NEAREST_MAX_ROWS];
+			int			nfound = findNearest(state, &nearest, first, stride, found);
+
+			for (int i = 0; i < nfound; i++)
 			{
-				float		d = distance2(state, pointAt(state, members[i]), centroid);
+				float		d = ann_kernels.l2sq_f32(pointAt(state, (first + i) * stride),
+													 batch + (Size) found[i] * state->dim, state->dim);
+				float	   *weight = &weights[first + i];
 
-				if (d < best[i - start])
-				{
-					best[i - start] = d;
-					nearest[i - start] = c;
-				}
+				if (d < *weight)
+					*weight = d;
+				else if (!isfinite(*weight))
+					*weight = FLT_MAX;
+				sum += *weight;
+				cumulated[first + i] = sum;
 			}
 		}
-		for (int i = start; i < end; i++)
+		*rest = sum;
+		if (!(sum > 0))
+			break;				/* all others equal one that is chosen */
+	}
+	pfree(weights);
+	pfree(cumulated);
+	return chosen;
+}
+
+/*
+ * The best of several sets of seeds: of a few clusters that lie far apart two often get only one.
+ */
+static int
+seedWell(Kmeans *state)
+{
+	int			stride = Max(1, (int) (state->npoints / Max((int64) SEED_POINTS * state->k, MIN_SEED_POINTS)));
+	int			tries = (double) strided(state, stride) * state->k * state->dim > SEED_TRY_WORK ? 1 : SEED_TRIES;
+	pg_prng_state best = state->prng;
+	double		least = INFINITY;
+	double		rest;
+
+	for (int i = 0; tries > 1 && i < tries; i++)
+	{
+		pg_prng_state begin = state->prng;
+
+		seed(state, stride, &rest);
+		if (rest < least)
 		{
-			changed += assignment[i] != nearest[i - start];
-			assignment[i] = nearest[i - start];
+			least = rest;
+			best = begin;
+		}
+	}
+	state->prng = best;
+	return seed(state, stride, &rest);
+}
+
+/*
+ * Finds the cluster of every stride-th point; returns how many changed.
+ */
+static int
+assign(Kmeans *state, int stride)
+{
+	AnnNearest	nearest;
+	int			changed = 0;
+
+	AnnNearestFill(state->table, state->centroids, state->k, state->dim, state->mean, ANN_NEAREST_DISTANCE);
+	AnnNearestOpen(&nearest, state->table, state->centroids, state->k, state->dim, ANN_NEAREST_DISTANCE);
+	for (int first = 0; first < strided(state, stride); first += ANN_NEAREST_MAX_ROWS)
+	{
+		int			found[ANN_NEAREST_MAX_ROWS];
+		int			n = findNearest(state, &nearest, first, stride, found);
+
+		for (int i = 0; i < n; i++)
+		{
+			int		   *cluster = &state->cluster[(first + i) * stride];
+
+			changed += *cluster != found[i];
+			*cluster = found[i];
 		}
 	}
 	return changed;
 }
 
 /*
- * Moves each centroid to the mean of its members.  One that has none takes a member
- * of the largest cluster.
+ * Moves each centroid to the mean of its members among every stride-th point.  One that has
+ * none takes a member of the largest cluster.
  */
 static void
-update(Kmeans *state, const int *members, int n, float *centroids, int k, const int *assignment)
+update(Kmeans *state, int stride)
 {
 	int			dim = state->dim;
-	int		   *counts = palloc0(mul_size(sizeof(int), k));
+	int			n = strided(state, stride);
+	int		   *counts = palloc0(mul_size(sizeof(int), state->k));
 	int			largest = 0;
 
-	memset(centroids, 0, mul_size(mul_size(sizeof(float), dim), k));
+	memset(state->centroids, 0, mul_size(mul_size(sizeof(float), dim), state->k));
 	for (int i = 0; i < n; i++)
 	{
-		const float *point = pointAt(state, members[i]);
-		float	   *centroid = centroids + (Size) assignment[i] * dim;
+		const float *point = pointAt(state, i * stride);
+		int			cluster = state->cluster[i * stride];
+		float	   *centroid = state->centroids + (Size) cluster * dim;
 
 		for (int j = 0; j < dim; j++)
 			centroid[j] += point[j];
-		counts[assignment[i]]++;
+		counts[cluster]++;
 	}
-	for (int c = 1; c < k; c++)
+	for (int c = 1; c < state->k; c++)
 		if (counts[c] > counts[largest])
 			largest = c;
-	for (int c = 0; c < k; c++)
+	for (int c = 0; c < state->k; c++)
 	{
-		float	   *centroid = centroids + (Size) c * dim;
+		float	   *centroid = state->centroids + (Size) c * dim;
 
 		if (counts[c] == 0)
 		{
 			/* A random start, so that several empty clusters take different members. */
 			int			i = (int) pg_prng_uint64_range(&state->prng, 0, n - 1);
 
-			while (assignment[i] != largest)
+			while (state->cluster[i * stride] != largest)
 				i = (i + 1) % n;
-			memcpy(centroid, pointAt(state, members[i]), sizeof(float) * dim);
+			memcpy(centroid, pointAt(state, i * stride), sizeof(float) * dim);
 			continue;
 		}
 		for (int j = 0; j < dim; j++)
@@ -149,218 +328,43 @@ update(Kmeans *state, const int *members, int n, float *centroids, int k, const 
 	pfree(counts);
 }
 
-/*
- * Chooses up to k different members as first centroids; returns their number.
- */
-static int
-seed(Kmeans *state, const int *members, int n, float *centroids, int k)
-{
-	int			count = (int) Min((int64) n, (int64) SEED_POINTS * k);
-	float	   *weights = palloc(mul_size(sizeof(float), count));
-	int			chosen = 0;
-	int			next = (int) pg_prng_uint64_range(&state->prng, 0, count - 1);
-
-#define CANDIDATE(i) pointAt(state, members[(int64) (i) * n / count])
-	for (int i = 0; i < count; i++)
-		weights[i] = INFINITY;
-	while (chosen < k)
-	{
-		float	   *centroid = centroids + (Size) chosen * state->dim;
-		double		sum = 0;
-		double		target;
-
-		CHECK_FOR_INTERRUPTS();
-		memcpy(centroid, CANDIDATE(next), sizeof(float) * state->dim);
-		chosen++;
-		for (int i = 0; i < count; i++)
-		{
-			float		d = distance2(state, CANDIDATE(i), centroid);
-
-			if (d < weights[i])
-				weights[i] = isfinite(d) ? d : FLT_MAX;
-			sum += weights[i];
-		}
-		if (!(sum > 0))
-			break;				/* the others equal one that is chosen */
-		target = pg_prng_double(&state->prng) * sum;
-		for (next = 0; next < count - 1; next++)
-		{
-			target -= weights[next];
-			if (target < 0)
-				break;
-		}
-		while (weights[next] == 0 && next > 0)
-			next--;
-		while (weights[next] == 0 && next < count - 1)
-			next++;
-	}
-#undef CANDIDATE
-	pfree(weights);
-	return chosen;
-}
-
-/*
- * Clusters the members directly.  Returns the number of centroids, at most k.
- */
-static int
-clusterDirectly(Kmeans *state, const int *members, int n, int k, float *centroids, int *assignment)
-{
-	k = seed(state, members, n, centroids, Min(k, n));
-	for (int i = 0; i < n; i++)
-		assignment[i] = -1;
-	for (int iteration = 0;; iteration++)
-	{
-		int			changed = assign(state, members, n, centroids, k, assignment);
-
-		if (changed <= n / SETTLED_SHARE || iteration == MAX_ITERATIONS)
-			break;
-		update(state, members, n, centroids, k, assignment);
-	}
-	return k;
-}
-
-/* Where the clusters of each group begin in the table of all. */
-typedef struct Groups
-{
-	int			count;
-	float	   *centroids;
-	int		   *start;			/* count + 1 */
-} Groups;
-
-/*
- * One iteration over all points: each looks at the clusters of its nearest groups.
- * Returns how many changed.
- */
-static int
-assignByGroups(const Kmeans *state, const Groups *groups, int n, const float *centroids, int *assignment)
-{
-	float	   *distances = palloc(mul_size(sizeof(float), groups->count));
-	int			changed = 0;
-
-	for (int i = 0; i < n; i++)
-	{
-		const float *point = pointAt(state, i);
-		float		best = INFINITY;
-		int			nearest = assignment[i];
-
-		CHECK_FOR_INTERRUPTS();
-		for (int g = 0; g < groups->count; g++)
-			distances[g] = distance2(state, point, groups->centroids + (Size) g * state->dim);
-		for (int r = 0; r < Min(NEAR_GROUPS, groups->count); r++)
-		{
-			int			g = 0;
-
-			for (int h = 1; h < groups->count; h++)
-				if (distances[h] < distances[g])
-					g = h;
-			distances[g] = INFINITY;
-			for (int c = groups->start[g]; c < groups->start[g + 1]; c++)
-			{
-				float		d = distance2(state, point, centroids + (Size) c * state->dim);
-
-				if (d < best)
-				{
-					best = d;
-					nearest = c;
-				}
-			}
-		}
-		changed += nearest != assignment[i];
-		assignment[i] = nearest;
-	}
-	pfree(distances);
-	return changed;
-}
-
-/* Moves the groups' centroids to the means of their clusters' centroids. */
 static void
-updateGroups(const Kmeans *state, Groups *groups, const float *centroids)
+iterate(Kmeans *state)
 {
-	for (int g = 0; g < groups->count; g++)
+	for (int i = 0; i < state->npoints; i++)
+		state->cluster[i] = -1;
+	for (int phase = 0; phase < lengthof(schedule); phase++)
 	{
-		float	   *to = groups->centroids + (Size) g * state->dim;
-		int			count = groups->start[g + 1] - groups->start[g];
+		int			stride = schedule[phase].stride;
+		int			n = strided(state, stride);
 
-		if (count == 0)
+		/* Few points for each centroid move it at random. */
+		if (stride > 1 && n < 4 * state->k)
 			continue;
-		memset(to, 0, sizeof(float) * state->dim);
-		for (int c = groups->start[g]; c < groups->start[g + 1]; c++)
-			for (int j = 0; j < state->dim; j++)
-				to[j] += centroids[(Size) c * state->dim + j] / count;
+		for (int iteration = 0; iteration < schedule[phase].iterations; iteration++)
+		{
+			int			changed = assign(state, stride);
+
+			if (stride == 1 && (changed <= n / SETTLED_SHARE || iteration + 1 == schedule[phase].iterations))
+				break;
+			update(state, stride);
+		}
 	}
 }
 
-static int
-clusterByGroups(Kmeans *state, int n, int k, float *centroids, int *assignment)
+/*
+ * Memory that AnnIvfKmeans takes for each point (of many) and for each cluster, beside its arguments.
+ */
+Size
+AnnIvfKmeansPointSize(int dim)
 {
-	Groups		groups;
-	int			wanted = (int) ceil(sqrt(k));
-	int		   *members = palloc(mul_size(sizeof(int), n));
-	int		   *group_of = palloc(mul_size(sizeof(int), n));
-	int		   *local = palloc(mul_size(sizeof(int), n));
-	int			ntrain = (int) Min((int64) n, (int64) GROUP_POINTS * wanted);
-	int			used = 0;
-	int			points_left = n;
+	return AnnNearestRowBytes(dim) + 2 * sizeof(float) + (sizeof(float) + sizeof(double)) / 2;
+}
 
-	for (int i = 0; i < ntrain; i++)
-		members[i] = (int) ((int64) i * n / ntrain);
-	groups.centroids = palloc_extended(mul_size(mul_size(sizeof(float), state->dim), wanted), MCXT_ALLOC_HUGE);
-	groups.count = clusterDirectly(state, members, ntrain, wanted, groups.centroids, local);
-	groups.start = palloc(mul_size(sizeof(int), groups.count + 1));
-	for (int i = 0; i < n; i++)
-	{
-		members[i] = i;
-		group_of[i] = -1;
-	}
-	assign(state, members, n, groups.centroids, groups.count, group_of);
-
-	for (int g = 0; g < groups.count; g++)
-	{
-		int			size = 0;
-		int			share;
-
-		groups.start[g] = used;
-		for (int i = 0; i < n; i++)
-			if (group_of[i] == g)
-				members[size++] = i;
-		/* What is left is shared among the points that are left. */
-		share = points_left > 0 ? (int) rint((double) (k - used) * size / points_left) : 0;
-		points_left -= size;
-		if (size > 0 && used < k)
-		{
-			share = clusterDirectly(state, members, size, Max(share, 1),
-									centroids + (Size) used * state->dim, local);
-			for (int i = 0; i < size; i++)
-				assignment[members[i]] = used + local[i];
-			used += share;
-		}
-		else
-		{
-			/* No cluster is left for it: the iterations below find one. */
-			for (int i = 0; i < size; i++)
-				assignment[members[i]] = 0;
-		}
-	}
-	groups.start[groups.count] = used;
-
-	for (int i = 0; i < n; i++)
-		members[i] = i;
-	for (int iteration = 0; iteration < POLISH_ITERATIONS; iteration++)
-	{
-		int			changed;
-
-		updateGroups(state, &groups, centroids);
-		changed = assignByGroups(state, &groups, n, centroids, assignment);
-		if (changed <= n / SETTLED_SHARE || iteration + 1 == POLISH_ITERATIONS)
-			break;
-		update(state, members, n, centroids, used, assignment);
-	}
-	pfree(groups.centroids);
-	pfree(groups.start);
-	pfree(members);
-	pfree(group_of);
-	pfree(local);
-	return used;
+Size
+AnnIvfKmeansClusterSize(int dim)
+{
+	return AnnNearestSize(dim, ANN_PANEL) / ANN_PANEL + AnnNearestScratchSize(ANN_PANEL, ANN_NEAREST_MAX_ROWS) / ANN_PANEL;
 }
 
 /*
@@ -372,21 +376,37 @@ clusterByGroups(Kmeans *state, int n, int k, float *centroids, int *assignment)
 int
 AnnIvfKmeans(const float *points, int npoints, int dim, int k, bool spherical, float *centroids, int *assignment)
 {
-	Kmeans		state;
-	int		   *members;
+	MemoryContext context;
+	MemoryContext old;
+	Kmeans		state = {0};
 
 	if (npoints == 0 || k == 0)
 		return 0;
+	k = Min(k, npoints);
+	context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat clustering", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
 	state.points = points;
+	state.npoints = npoints;
 	state.dim = dim;
 	state.spherical = spherical;
+	state.centroids = centroids;
+	state.k = k;
+	state.mean = palloc(mul_size(sizeof(float), dim));
+	state.rows.bytes = palloc_extended(mul_size(AnnNearestRowBytes(dim), npoints), MCXT_ALLOC_HUGE);
+	state.rows.scale = palloc_extended(mul_size(2 * sizeof(float), npoints), MCXT_ALLOC_HUGE);
+	state.rows.spread = state.rows.scale + npoints;
+	state.block.bytes = palloc(AnnNearestRowBytes(dim) * ANN_NEAREST_MAX_ROWS);
+	state.block.scale = palloc(2 * sizeof(float) * ANN_NEAREST_MAX_ROWS);
+	state.block.spread = state.block.scale + ANN_NEAREST_MAX_ROWS;
+	state.cluster = assignment;
+	state.table = palloc_extended(AnnNearestSize(dim, Max(k, ANN_PANEL)), MCXT_ALLOC_HUGE);
+	state.scratch = palloc_extended(AnnNearestScratchSize(Max(k, ANN_PANEL), ANN_NEAREST_MAX_ROWS), MCXT_ALLOC_HUGE);
 	pg_prng_seed(&state.prng, KMEANS_SEED);
-	if (k > DIRECT_CLUSTERS && npoints > DIRECT_CLUSTERS)
-		return clusterByGroups(&state, npoints, k, centroids, assignment);
-	members = palloc(mul_size(sizeof(int), npoints));
-	for (int i = 0; i < npoints; i++)
-		members[i] = i;
-	k = clusterDirectly(&state, members, npoints, k, centroids, assignment);
-	pfree(members);
-	return k;
+
+	codePoints(&state);
+	state.k = seedWell(&state);
+	iterate(&state);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return state.k;
 }

@@ -34,11 +34,17 @@
 /* Vectors with larger coordinates are left out of a sample. */
 #define MAX_COORDINATE 1e18f
 
-/* Bytes of a row of a sample. */
+/* Bytes of a row of a sample, and what clustering it takes beside. */
 static Size
 sampleRowSize(const AnnIvfLayout *layout)
 {
 	return sizeof(float) * ((Size) layout->dim + 1);
+}
+
+static Size
+trainingRowSize(const AnnIvfLayout *layout)
+{
+	return sampleRowSize(layout) + sizeof(int) + AnnIvfKmeansPointSize((int) layout->dim);
 }
 
 /* Bytes that a list takes while centroids are made: the centroid, under inner product its direction, its code. */
@@ -49,7 +55,9 @@ listSize(const AnnIvfLayout *layout)
 	AnnCodeParams code;
 
 	AnnIvfCentroidParams(&code, layout);
-	return code.dim > 0 ? size + AnnIvfCentroidCodeStride(&code) : size;
+	if (code.dim > 0)
+		size += AnnIvfCentroidCodeStride(&code);
+	return size + AnnIvfKmeansClusterSize((int) layout->dim);
 }
 
 /*
@@ -62,9 +70,9 @@ AnnIvfChooseLists(Relation index, const AnnIvfLayout *layout, double rows)
 	int			option = AnnIvfOptionLists((const AnnIvfOptions *) index->rd_options);
 	double		lists = option > 0 ? option : Min(LISTS_PER_ROOT * sqrt(rows), rows / MIN_ROWS_PER_LIST);
 	double		memory = (double) maintenance_work_mem * 1024;
-	double		most = memory / (LEAST_SAMPLE_ROWS * sampleRowSize(layout) + listSize(layout));
+	double		most = memory / (LEAST_SAMPLE_ROWS * trainingRowSize(layout) + listSize(layout));
 
-	most = Max(most, (memory - MORE_ROWS(rows) * sampleRowSize(layout)) / listSize(layout));
+	most = Max(most, (memory - MORE_ROWS(rows) * trainingRowSize(layout)) / listSize(layout));
 	return (int) Max(1, Min(Min(lists, most), ANN_IVF_MAX_LISTS));
 }
 
@@ -82,7 +90,7 @@ AnnIvfSampleInit(AnnIvfSample *sample, const AnnIvfLayout *layout, double rows, 
 	memset(sample, 0, sizeof(*sample));
 	AnnIvfSpaceInit(&sample->space, layout);
 	sample->dim = (int) layout->dim;
-	wanted = Min(wanted, Max(memory / row_size, Min(lists, 64)));
+	wanted = Min(wanted, Max(memory / trainingRowSize(layout), Min(lists, 64)));
 	/* The estimate may be low: room for some more rows, and all of a small table. */
 	wanted = Min(wanted, MORE_ROWS(rows));
 	sample->capacity = (int) wanted;

@@ -373,4 +373,77 @@ typedef struct AnnInterval
 
 extern AnnInterval AnnRefineInterval(const AnnRefineQuery *query, const void *stored, float score);
 
+/* nearest.c */
+
+/*
+ * Finds the nearest of many vectors (the table) for many others (rows).  Both are coded as
+ * bytes relative to one mean, which rule out all but a few vectors of the table for
+ * each row; those are compared exactly (README, Nearest of many).
+ */
+typedef enum AnnNearestOrder
+{
+	ANN_NEAREST_DISTANCE,		/* least Euclidean distance */
+	ANN_NEAREST_DIRECTION		/* least angle: largest inner product with x / |x| */
+} AnnNearestOrder;
+
+/* Made by AnnNearestOpen; points into the memory that AnnNearestFill has filled. */
+typedef struct AnnNearest
+{
+	int			dim;
+	int			count;
+	AnnNearestOrder order;
+	const float *vectors;		/* float[count][dim] */
+	const float *factor;		/* 1, or 1 / |x| */
+	AnnPanels	panels;
+} AnnNearest;
+
+/* Rows in the form in which they are compared with a table. */
+typedef struct AnnNearestRows
+{
+	uint8_t    *bytes;			/* AnnNearestRowBytes of each */
+	float	   *scale;
+	float	   *spread;
+} AnnNearestRows;
+
+/* The rows from i on. */
+static inline AnnNearestRows
+AnnNearestRowsFrom(const AnnNearestRows *rows, size_t i, int dim)
+{
+	AnnNearestRows result = {rows->bytes + i * (((size_t) dim + 3) / 4 * 4), rows->scale + i, rows->spread + i};
+
+	return result;
+}
+
+/* Rows that one call of AnnNearestFind takes at most. */
+#define ANN_NEAREST_MAX_ROWS 48
+
+static inline size_t
+AnnNearestRowBytes(int dim)
+{
+	return ((size_t) dim + 3) / 4 * 4;
+}
+
+/* Bytes of the memory of a table, which holds no pointers; aligned to 8. */
+extern size_t AnnNearestSize(int dim, int count);
+
+/* Codes a table of count >= 1 vectors.  mean is float[dim], the rows' own. */
+extern void AnnNearestFill(void *memory, const float *vectors, int count, int dim,
+						   const float *mean, AnnNearestOrder order);
+
+extern void AnnNearestOpen(AnnNearest *nearest, const void *memory, const float *vectors, int count, int dim,
+						   AnnNearestOrder order);
+
+/* Codes x as row i.  x is finite, |x - mean| below 1e19; of unit length for directions. */
+extern void AnnNearestSetRow(const AnnNearestRows *rows, int i, const float *x, const float *mean, int dim);
+
+/* Bytes of the scratch memory of AnnNearestFind for so many rows at a time. */
+extern size_t AnnNearestScratchSize(int count, int nrows);
+
+/*
+ * Fills nearest[i] with the place of the nearest vector for each of nrows rows (at
+ * most ANN_NEAREST_MAX_ROWS), whose vectors x[i] points to.
+ */
+extern void AnnNearestFind(const AnnNearest *nearest, const AnnNearestRows *rows, const float *const *x, int nrows,
+						   void *scratch, int *result);
+
 #endif							/* ANN_QUANTIZE_H */

@@ -568,6 +568,162 @@ TestConversions(void)
 	End();
 }
 
+/* Scores within the rounding of their few float operations, and the largest lower end. */
+static void
+TestPanels(void)
+{
+	static const char *const kinds[] = {"uniform", "largest bytes", "smallest bytes"};
+	static const size_t counts[] = {0, 1, 2, 3, 4, 5, 11, 12, 13, 49};
+	static uint8_t u[AREA_BYTES];
+	static int8_t bytes[AREA_BYTES];
+	static float scores[AREA_BYTES / sizeof(float)];
+	int32_t		offset[3 * ANN_PANEL];
+	float		factors[3][3 * ANN_PANEL];
+
+	for (size_t kind = 0; kind < lengthof(kinds); kind++)
+	{
+		BeginKernel("panel_scores", kinds[kind]);
+		for (size_t dim = 0; dim <= 16000; dim += dim < 72 ? 4 : dim < 1024 ? 316 : 14976)
+			for (size_t k = 0; k < lengthof(counts); k++)
+			{
+				size_t		n = counts[k];
+				size_t		npanels = dim > 1024 ? 1 : 1 + k % 3;
+				size_t		width = npanels * ANN_PANEL;
+				float		scale[49];
+				float		spread[49];
+
+				for (size_t i = 0; i < n * dim; i++)
+					u[i] = kind ? 127 : Random64() % 128;
+				for (size_t i = 0; i < width * dim; i++)
+					bytes[i] = kind == 1 ? 127 : kind == 2 ? -127 : (int) (Random64() % 255) - 127;
+				for (size_t i = 0; i < n; i++)
+				{
+					scale[i] = (float) Random();
+					spread[i] = (float) Random();
+				}
+				for (size_t c = 0; c < width; c++)
+				{
+					offset[c] = (int32_t) (Random64() % 1000000) - 500000;
+					factors[0][c] = (float) Random();
+					factors[1][c] = c + 5 >= width ? -INFINITY : (float) (1000 * RandomSign() * Random());
+					factors[2][c] = (float) Random() * 100;
+				}
+				for (Place place = 0; place < PLACES; place++)
+				{
+					AnnPanels	panels = {
+						npanels, dim, PlaceIn(area_b, place, bytes, width * dim),
+						offset, factors[0], factors[1], factors[2]
+					};
+					float	   *upper = PlaceIn(area_c, place, NULL, n * width * sizeof(float));
+					float		best[49];
+
+					set->panel_scores(&panels, PlaceIn(area_a, place, u, n * dim), scale, spread, n, upper, best);
+					memcpy(scores, upper, n * width * sizeof(float));
+					for (size_t i = 0; i < n; i++)
+					{
+						double		largest = -INFINITY;
+						double		slack = 0;
+
+						for (size_t c = 0; c < width; c++)
+						{
+							int64_t		product = offset[c];
+							double		want;
+							double		error = (double) factors[2][c] * spread[i];
+							double		tolerance;
+
+							for (size_t j = 0; j < dim; j++)
+								product += u[i * dim + j] * bytes[(c / ANN_PANEL * dim + j / 4 * 4) * ANN_PANEL +
+																  c % ANN_PANEL * 4 + j % 4];
+							want = (double) product * factors[0][c] * scale[i] + factors[1][c];
+							if (isinf(want))
+							{
+								Check(scores[i * width + c] == want, "dim = %zu, n = %zu: not -infinity", dim, n);
+								continue;
+							}
+							tolerance = 8 * UNIT * (fabs((double) product * factors[0][c] * scale[i]) +
+													fabs(factors[1][c]) + error);
+							Check(fabs(scores[i * width + c] - (want + error)) <= tolerance,
+								  "dim = %zu, n = %zu, place %d: %.9g, not %.9g",
+								  dim, n, place, scores[i * width + c], want + error);
+							largest = fmax(largest, want - error);
+							slack = fmax(slack, tolerance);
+						}
+						Check(fabs(best[i] - largest) <= slack, "dim = %zu, n = %zu, place %d: best %.9g, not %.9g",
+							  dim, n, place, best[i], largest);
+					}
+				}
+			}
+		End();
+	}
+
+	for (Values values = 0; values < NONFINITE; values++)
+	{
+		BeginKernel("u7_f32", values_names[values]);
+		for (size_t i = 0; i < LENGTHS; i++)
+		{
+			size_t		n = Length(i);
+			Sum			norm2 = {0};
+			double		max = 0;
+
+			DrawFloats(values, a_f32, b_f32, n);
+			for (size_t j = 0; j < n; j++)
+			{
+				double		r = (double) a_f32[j] - b_f32[j];
+
+				max = fmax(max, fabs(r));
+				AddTerm(&norm2, r * r);
+			}
+			for (Place place = 0; place < PLACES; place++)
+			{
+				uint8_t    *to = PlaceIn(area_c, place, NULL, n);
+				float		step = -1;
+				float		norm = -1;
+
+				set->u7_f32(PlaceIn(area_a, place, a_f32, n * sizeof(float)),
+							PlaceIn(area_b, place, b_f32, n * sizeof(float)), n, to, &step, &norm);
+				Check(fabs(step - max / 63) <= max * 0x1p-20 + 0x1p-149, "n = %zu, place %d: step %g, not %g", n, place, step, max / 63);
+				if (norm2.value == 0 || norm2.value > 1e-30)
+					Check(fabs(norm - sqrt(norm2.value)) <= 1e-4 * norm, "n = %zu, place %d: norm %g, not %g",
+						  n, place, norm, sqrt(norm2.value));
+				for (size_t j = 0; j < n; j++)
+					Check(to[j] >= 1 && to[j] <= 127 &&
+						  (max < 0x1p-119 || fabs((to[j] - 64) * (double) step - ((double) a_f32[j] - b_f32[j])) <= 0.501 * step),
+						  "n = %zu, place %d: %g is %d times %g", n, place, a_f32[j] - b_f32[j], to[j] - 64, step);
+			}
+		}
+		End();
+	}
+
+	for (Values values = 0; values < VALUES; values++)
+	{
+		BeginKernel("places_ge_f32", values_names[values]);
+		for (size_t i = 0; i < LENGTHS; i++)
+		{
+			size_t		n = Length(i);
+			static uint32_t got[MAX_N];
+
+			DrawFloats(values, a_f32, b_f32, n + 1);
+			for (Place place = 0; place < PLACES; place++)
+			{
+				float		least = place == PLACE_ODD ? 0 : a_f32[n / 2];
+				uint32_t   *to = PlaceIn(area_b, PLACE_FRONT, NULL, n * sizeof(uint32_t));
+				size_t		count = set->places_ge_f32(PlaceIn(area_a, place, a_f32, n * sizeof(float)), n, least, to);
+				size_t		at = 0;
+
+				memcpy(got, to, n * sizeof(uint32_t));
+				for (size_t j = 0; j < n; j++)
+					if (a_f32[j] >= least)
+					{
+						Check(at < count && got[at] == j, "n = %zu, place %d: %zu missing", n, place, j);
+						at++;
+					}
+				Check(at == count, "n = %zu, place %d: %zu places, not %zu", n, place, count, at);
+			}
+		}
+		End();
+	}
+}
+
 static int32_t
 ReferenceCode(const uint8_t *code, int planes, size_t nbits, const int8_t *q)
 {
@@ -697,6 +853,7 @@ TestSet(const AnnKernels *table)
 	TestBytes();
 	TestConversions();
 	TestCodes();
+	TestPanels();
 	TestFht();
 	printf("%s tested\n", table->name);
 }
