@@ -246,6 +246,21 @@ SELECT * FROM compare('true', 20, tab => 'parts');
 SELECT count(*) FROM (SELECT id FROM items ORDER BY v <-> (SELECT v FROM items WHERE id = 10) FETCH FIRST 2 ROWS WITH TIES) t;
 SELECT count(*) FROM (SELECT DISTINCT ON (v <-> (SELECT v FROM items WHERE id = 10)) id FROM items WHERE id <= 40 ORDER BY v <-> (SELECT v FROM items WHERE id = 10)) t;
 
+SELECT min(v <-> (SELECT v FROM queries WHERE n = 60)) = (SELECT min(l2_distance(v, (SELECT v FROM queries WHERE n = 60))) FROM items WHERE cat = 9) AS same
+	FROM items WHERE cat = 9;
+SELECT array_agg(d) = (SELECT array_agg(d) FROM (SELECT l2_distance(v, (SELECT v FROM queries WHERE n = 60)) AS d FROM items WHERE cat IN (9, 11) ORDER BY 1 LIMIT 20) e) AS same
+	FROM (SELECT v <-> (SELECT v FROM queries WHERE n = 60) AS d FROM (SELECT v FROM items WHERE cat = 9 UNION ALL SELECT v FROM items WHERE cat = 11) u
+	ORDER BY 1 LIMIT 20) t;
+CREATE MATERIALIZED VIEW stored AS SELECT id, cat, v FROM items WHERE id < 1000;
+CREATE INDEX ON stored USING ivfflat (v vector_l2_ops);
+CREATE INDEX ON stored (cat);
+ANALYZE stored;
+SELECT plan, rows FROM compare('cat = 9', 10, tab => 'stored');
+DROP MATERIALIZED VIEW stored;
+-- the scan's counts are those of an index scan
+SELECT pg_stat_force_next_flush();
+SELECT idx_scan > 0 AS scanned, idx_tup_read > 0 AS has_read, idx_tup_fetch > 0 AS fetched FROM pg_stat_user_indexes WHERE indexrelname = 'items_v';
+
 -- Other consumers: plpgsql, CREATE TABLE AS, a parallel plan's leader
 DO $$
 DECLARE

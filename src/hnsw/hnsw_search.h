@@ -5,8 +5,6 @@
 #ifndef ANN_HNSW_SEARCH_H
 #define ANN_HNSW_SEARCH_H
 
-#include "storage/buf_internals.h"
-
 #include "hnsw/hnsw.h"
 #include "space/scan.h"
 
@@ -124,30 +122,6 @@ typedef struct AnnHnswSearch
 	MemoryContext context;		/* of the arrays */
 	struct SearchOwner *owner;	/* who has the backend's pooled search; NULL for one of its own */
 } AnnHnswSearch;
-
-/*
- * Asks the CPU for the first bytes of a row and for what is touched on the way to it.
- * Harmless if the buffer holds something else by now, or the row cannot be.
- */
-static inline void
-AnnHnswPrefetchRow(const AnnHnswCache *cache, AnnRowId row, Size bytes)
-{
-	const AnnHnswLayout *layout = &cache->meta.layout;
-	BlockNumber block = AnnHnswRowBlock(layout, row);
-	const AnnBufferHint *hint = AnnBufferHintFor(&cache->hints, block);
-
-	if (hint->block == block && hint->buffer > 0)
-	{
-		Page		page = BufferGetPage(hint->buffer);
-		const char *start = (const char *) AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, row));
-
-		__builtin_prefetch(GetBufferDescriptor(hint->buffer - 1));
-		__builtin_prefetch(page);
-		__builtin_prefetch((char *) page + BLCKSZ - sizeof(AnnPageOpaqueData));
-		for (Size i = 0; i < bytes; i += 64)
-			__builtin_prefetch(start + i);
-	}
-}
 
 extern AnnHnswSearch *AnnHnswSearchAcquire(void);
 extern void AnnHnswSearchRelease(AnnHnswSearch *search);

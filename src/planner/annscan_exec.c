@@ -19,6 +19,9 @@
 #include "compat.h"
 #include "planner/annscan_state.h"
 
+/* How many rows for one that is wanted the index is told to look for, at most. */
+#define MAX_WIDENING 10
+
 static Node *createState(CustomScan *scan);
 static void beginScan(CustomScanState *css, EState *estate, int eflags);
 static TupleTableSlot *execScan(CustomScanState *css);
@@ -234,6 +237,24 @@ AnnScanPasses(AnnScanState *state, AnnScanRow *row)
 		matches(state, row, state->members != NULL && AnnTidSetNeedsRecheck(state->members, &row->tid));
 }
 
+/*
+ * How many rows the index is told that will be taken; 0: nobody knows.  It widens
+ * its search to find them in one go, so an estimate of what a filter leaves is not
+ * trusted far: the search goes on by itself if it has to.
+ */
+static double
+searchLimit(const AnnScanState *state)
+{
+	const AnnScanPlan *plan = &state->plan;
+	double		limit = Min(plan->search_limit, plan->limit * MAX_WIDENING);
+
+	if (state->members == NULL && state->include == NULL)
+		return state->css.ss.ps.qual == NULL ? plan->limit : 0;
+	if (state->members != NULL)
+		limit = Min(limit, AnnTidSetCount(state->members));
+	return limit;
+}
+
 /* Begins to search the index for the query's value, or ranks the members if they are few. */
 static void
 startScan(AnnScanState *state)
@@ -275,7 +296,7 @@ startScan(AnnScanState *state)
 	index_rescan(state->scan, NULL, 0, &state->key, 1);
 	state->index_done = false;
 	state->searched = true;
-	state->base->limit = state->plan.search_limit;
+	state->base->limit = searchLimit(state);
 	state->base->members = state->members;
 	if (state->include != NULL)
 	{
@@ -445,6 +466,7 @@ rescan(CustomScanState *css)
 	AnnScanMembersReset(state, keep_members);
 	ItemPointerSetInvalid(&state->current);
 	state->phase = ANN_SCAN_START;
+	state->stopped = NULL;
 	ExecScanReScan(&css->ss);
 }
 

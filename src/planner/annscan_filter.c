@@ -17,9 +17,25 @@
 #include "compat.h"
 #include "planner/annscan_state.h"
 
+/* Columns of the ranking: whether the row is late, its distance, its TID. */
+static TupleDesc
+rankingDesc(void)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(3);
+
+	TupleDescInitEntry(desc, 1, "late", INT4OID, -1, 0);
+	TupleDescInitEntry(desc, 2, "distance", FLOAT8OID, -1, 0);
+	TupleDescInitEntry(desc, 3, "tid", INT8OID, -1, 0);
+	return desc;
+}
+
 void
 AnnScanMembersInit(AnnScanState *state)
 {
+	TupleDesc	desc = rankingDesc();
+
+	state->ranking_input = ExecInitExtraTupleSlot(state->css.ss.ps.state, desc, &TTSOpsVirtual);
+	state->ranking_slot = ExecInitExtraTupleSlot(state->css.ss.ps.state, desc, &TTSOpsMinimalTuple);
 	state->member_memory = AllocSetContextCreate(CurrentMemoryContext, "AnnScan members", ALLOCSET_DEFAULT_SIZES);
 	state->emitted_memory = AllocSetContextCreate(CurrentMemoryContext, "AnnScan emitted", ALLOCSET_SMALL_SIZES);
 }
@@ -44,12 +60,10 @@ AnnScanMembersMake(AnnScanState *state)
 static void
 endRanking(AnnScanState *state)
 {
+	ExecClearTuple(state->ranking_slot);
 	if (state->ranking != NULL)
 		tuplesort_end(state->ranking);
 	state->ranking = NULL;
-	if (state->ranking_slot != NULL)
-		ExecDropSingleTupleTableSlot(state->ranking_slot);
-	state->ranking_slot = NULL;
 }
 
 /* Makes ready for a rescan; keep says that the set of members does not change. */
@@ -100,18 +114,6 @@ wasEmitted(const AnnScanState *state, const ItemPointerData *tid)
 		bsearch(tid, state->emitted, state->nemitted, sizeof(ItemPointerData), compareTids) != NULL;
 }
 
-/* Columns of the ranking: whether the row is late, its distance, its TID. */
-static TupleDesc
-rankingDesc(void)
-{
-	TupleDesc	desc = CreateTemplateTupleDesc(3);
-
-	TupleDescInitEntry(desc, 1, "late", INT4OID, -1, 0);
-	TupleDescInitEntry(desc, 2, "distance", FLOAT8OID, -1, 0);
-	TupleDescInitEntry(desc, 3, "tid", INT8OID, -1, 0);
-	return desc;
-}
-
 /* Whether a farther row than this one has been returned. */
 static bool
 isLate(const AnnScanState *state, const AnnScanRow *row)
@@ -122,8 +124,9 @@ isLate(const AnnScanState *state, const AnnScanRow *row)
 }
 
 static void
-rankRow(AnnScanState *state, const ItemPointerData *tid, TupleTableSlot *input)
+rankRow(AnnScanState *state, const ItemPointerData *tid)
 {
+	TupleTableSlot *input = state->ranking_input;
 	AnnScanRow	row = {.tid = *tid, .lo = -get_float8_infinity(), .hi = get_float8_infinity()};
 
 	CHECK_FOR_INTERRUPTS();
@@ -151,12 +154,10 @@ void
 AnnScanRankMembers(AnnScanState *state)
 {
 	MemoryContext old = MemoryContextSwitchTo(state->css.ss.ps.state->es_query_cxt);
-	TupleDesc	desc = rankingDesc();
 	AttrNumber	columns[] = {1, 2, 3};
 	Oid			operators[] = {Int4LessOperator, Float8LessOperator, Int8LessOperator};
 	Oid			collations[] = {InvalidOid, InvalidOid, InvalidOid};
 	bool		nulls_first[] = {false, false, false};
-	TupleTableSlot *input = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	AnnTidSetPage *page = palloc(sizeof(AnnTidSetPage));
 	AnnTidSetIterator iterator;
 
@@ -166,11 +167,10 @@ AnnScanRankMembers(AnnScanState *state)
 	state->ranked = 0;
 	state->ranking_read = 0;
 	state->ranking_bound = state->nemitted < state->plan.limit ? (uint64) state->plan.limit - state->nemitted : 0;
-	state->ranking = tuplesort_begin_heap(desc, lengthof(columns), columns, operators, collations, nulls_first,
-										  work_mem, NULL, TUPLESORT_NONE);
+	state->ranking = tuplesort_begin_heap(state->ranking_slot->tts_tupleDescriptor, lengthof(columns), columns,
+										  operators, collations, nulls_first, work_mem, NULL, TUPLESORT_NONE);
 	if (state->ranking_bound > 0)
 		tuplesort_set_bound(state->ranking, (int64) state->ranking_bound);
-	state->ranking_slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
 
 	AnnTidSetBegin(&iterator, state->members);
 	while (AnnTidSetNext(&iterator, page))
@@ -181,11 +181,11 @@ AnnScanRankMembers(AnnScanState *state)
 		for (int i = 0; i < n; i++)
 		{
 			ItemPointerSet(&tid, page->block, page->lossy ? i + 1 : page->offsets[i]);
-			rankRow(state, &tid, input);
+			rankRow(state, &tid);
 		}
 	}
 	state->counts.ranked += state->ranked;
-	ExecDropSingleTupleTableSlot(input);
+	ExecClearTuple(state->ranking_input);
 	pfree(page);
 	tuplesort_performsort(state->ranking);
 	MemoryContextSwitchTo(old);

@@ -99,6 +99,7 @@ typedef struct AnnScanState
 	bool		last_null;
 	MemoryContext emitted_memory;
 	Tuplesortstate *ranking;
+	TupleTableSlot *ranking_input;
 	TupleTableSlot *ranking_slot;
 	uint64		ranked;			/* rows in the ranking */
 	uint64		ranking_bound;	/* how many of them it keeps; 0: all */
