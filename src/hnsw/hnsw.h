@@ -23,10 +23,11 @@
 #include "quantize/quantize.h"
 #include "space/attributes.h"
 #include "space/space.h"
+#include "space/tidset.h"
 #include "types/types.h"
 
 #define ANN_HNSW_MAGIC 0x57534E48	/* "HNSW" */
-#define ANN_HNSW_VERSION 5
+#define ANN_HNSW_VERSION 6
 
 #define ANN_HNSW_DEFAULT_M 16
 #define ANN_HNSW_MIN_M 2
@@ -85,7 +86,7 @@ typedef struct AnnHnswLayout
 	uint8		quantizer;		/* AnnQuantizer, never AUTO */
 	uint8		refine;			/* AnnRefineForm */
 	uint16		slots;			/* R: edges a row can hold */
-	uint16		hint_size;		/* 0 or 6 */
+	uint16		hint_size;		/* 0 or 2 */
 	uint32		vector_size;	/* bytes of a vector in re-rank form (largest, for sparsevec) */
 	uint16		vector_inline;	/* 1: in the row; 0: the row holds an item pointer */
 	uint16		vector_space;	/* bytes the row gives to it */
@@ -356,6 +357,20 @@ static inline AnnHnswSlot *
 AnnHnswCodedSlot(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
 {
 	return (AnnHnswSlot *) (AnnHnswRowSlots(layout, row) + (Size) i * layout->slot_size);
+}
+
+/* The hint of a slot: AnnTidHash of the neighbour's first heap TID when the edge was made. */
+static inline uint16
+AnnHnswSlotHint(const AnnHnswSlot *slot)
+{
+	return *(const uint16 *) (slot + 1);
+}
+
+static inline void
+AnnHnswSlotSetHint(const AnnHnswLayout *layout, AnnHnswSlot *slot, const ItemPointerData *tid)
+{
+	if (layout->hint_size > 0)
+		*(uint16 *) (slot + 1) = AnnTidHash(tid);
 }
 
 static inline uint8 *

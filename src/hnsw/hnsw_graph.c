@@ -180,8 +180,8 @@ AnnGraphShapeInit(AnnGraphShape *shape, const AnnHnswMetaPageData *meta)
 		sizeof(AnnGraphLinksTail);
 	if (layout->hint_size > 0)
 	{
-		shape->links_tid = shape->links_size;
-		shape->links_size = TYPEALIGN(sizeof(uint32), shape->links_size + sizeof(ItemPointerData));
+		shape->links_hint = shape->links_size;
+		shape->links_size = TYPEALIGN(sizeof(uint32), shape->links_size + sizeof(uint16));
 	}
 	shape->node_size = shape->point_size + shape->links_size;
 }
@@ -827,8 +827,8 @@ AnnGraphFill(AnnGraph *graph, AnnGraphNode node, uint32 hash, const ItemPointerD
 	}
 	else
 		memcpy(pointOf(graph, node), graph->point, graph->shape.point_size);
-	if (graph->shape.links_tid > 0)
-		memcpy((char *) links + graph->shape.links_tid, tid, sizeof(ItemPointerData));
+	if (graph->shape.links_hint > 0)
+		*(uint16 *) ((char *) links + graph->shape.links_hint) = AnnTidHash(tid);
 	tailOf(graph, links)->next_value = *bucket;
 	pg_write_barrier();
 	*bucket = node;
@@ -1609,7 +1609,7 @@ AnnGraphWriteSlots(AnnGraph *graph, AnnGraphNode node, AnnHnswRowHeader *row)
 			memcpy(&slot->add, point + shape->index_factors, sizeof(AnnHalf));
 			memcpy(&slot->mul, point + shape->index_factors + sizeof(AnnHalf), sizeof(AnnHalf));
 			if (layout->hint_size > 0)
-				memcpy(slot + 1, (char *) to + shape->links_tid, sizeof(ItemPointerData));
+				memcpy(slot + 1, (char *) to + shape->links_hint, sizeof(uint16));
 			memcpy(AnnHnswSlotCode(layout, slot), point + shape->index_code, layout->code_size);
 		}
 		else

@@ -57,7 +57,7 @@ typedef struct AnnGraphShape
 	Size		index_factors;	/* in a point: factors for the index's slots */
 	Size		index_code;		/* in a point: code for the index's slots */
 	Size		point_size;
-	Size		links_tid;		/* in links: the node's first heap TID; 0 if slots have no hint */
+	Size		links_hint;		/* in links: hash of the node's first heap TID; 0 if slots have no hint */
 	Size		links_size;
 	Size		node_size;
 	int			slots;			/* edges of a node */

@@ -685,8 +685,8 @@ AnnHnswListRowPage(Relation index, AnnWriteMode mode, const AnnHnswLayout *layou
 
 /*
  * Writes a slot, layout->slot_size bytes.  The sign of length says whether the edge
- * is occluded.  hint may be NULL; halves, the factors
- * {add, mul}, and code are used with codes only.
+ * is occluded.  hint, the neighbour's first heap TID, halves, the
+ * factors {add, mul}, and code are used with codes only.
  */
 void
 AnnHnswFormSlot(const AnnHnswLayout *layout, char *slot, AnnRowId neighbour, float length,
@@ -700,13 +700,7 @@ AnnHnswFormSlot(const AnnHnswLayout *layout, char *slot, AnnRowId neighbour, flo
 		ann_kernels.f32_to_f16(&length, &coded->length, 1);
 		coded->add = halves[0];
 		coded->mul = halves[1];
-		if (layout->hint_size > 0)
-		{
-			if (hint != NULL)
-				memcpy(coded + 1, hint, sizeof(ItemPointerData));
-			else
-				ItemPointerSetInvalid((ItemPointer) (coded + 1));
-		}
+		AnnHnswSlotSetHint(layout, coded, hint);
 		memcpy(AnnHnswSlotCode(layout, coded), code, layout->code_size);
 	}
 	else

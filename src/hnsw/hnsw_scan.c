@@ -26,6 +26,9 @@
 /* Pages that a sweep reads in the time of one row of a chain. */
 #define CHAIN_ROW_PAGES 1
 
+/* A scan may use so much memory, whatever work_mem says: backends keep that much from scan to scan. */
+#define MIN_MEMORY ((Size) 1024 * 1024)
+
 typedef enum ScanPhase
 {
 	SCAN_GRAPH,					/* phases 1 and 2 */
@@ -53,6 +56,8 @@ typedef struct HnswScan
 	AnnHnswQuery *query;
 	AnnHnswSearch *search;
 	bool		exhausted;		/* the scan visits no more rows and ends with the results it has */
+	bool		cut;			/* the beam of a filtered scan was given up for a sweep */
+	double		wanted_hi;		/* upper bound of the last of the rows that the caller wants */
 	uint64		nreturned;
 	uint32	   *chains;			/* that hold every row which passes the filter; NULL: not known */
 	int			nchains;
@@ -73,12 +78,54 @@ endScan(IndexScanDesc scan)
 	state->search = NULL;
 }
 
+/* Whether the rest of the index is better swept than searched. */
+static bool
+sweepPays(const HnswScan *state)
+{
+	const AnnHnswSearch *search = state->search;
+	Size		memory = Max((Size) ((double) work_mem * 1024 * AnnHnswScanMemMultiplier()), MIN_MEMORY);
+
+	return search->nvisited * ANN_HNSW_SWEEP_SHARE >= state->meta.rows || AnnHnswSearchMemory(search) > memory;
+}
+
+/* Whether max_scan_tuples ends the scan before it comes to a sweep. */
+static bool
+isLimited(const HnswScan *state)
+{
+	int			max_tuples = AnnHnswMaxScanTuples();
+
+	return max_tuples > 0 && max_tuples < state->meta.rows;
+}
+
+/* Whether the scan's caller has a cheaper way by now. */
+static bool
+workIsDone(const HnswScan *state)
+{
+	const AnnHnswSearch *search = state->search;
+	double		max_work = state->base.max_work;
+
+	return max_work > 0 && Max(search->nvisited, search->nscored) >= max_work;
+}
+
+/* What ends the beam of a filtered scan. */
+static bool
+beamIsEnough(const AnnHnswSearch *search, void *arg)
+{
+	HnswScan   *state = (HnswScan *) arg;
+
+	if (isLimited(state))
+		return search->nvisited >= AnnHnswMaxScanTuples() || workIsDone(state);
+	state->cut = sweepPays(state);
+	return state->cut || workIsDone(state);
+}
+
 /* What the search has counted becomes the scan's. */
 static void
 takeCounts(HnswScan *state)
 {
 	state->base.nvisited = state->search->nvisited;
 	state->base.nscored = state->search->nscored;
+	state->base.nmatched = state->search->nmatched;
 }
 
 static int
@@ -168,6 +215,10 @@ startScan(IndexScanDesc scan)
 	search->keep_dropped = state->base.iterative != ANN_ITERATIVE_OFF;
 	search->keep_results = true;
 	search->hook = NULL;
+	search->filter = AnnScanIsPlain(&state->base) ? NULL : &state->base;
+	search->wanted = state->base.limit > 0 ? (int) Min(state->base.limit, search->ef) : Min(MIN_WANTED, search->ef);
+	search->enough = beamIsEnough;
+	search->enough_arg = state;
 	AnnHnswSearchBegin(search);
 	AnnHnswSearchBeam(search);
 }
@@ -208,31 +259,53 @@ rememberReturned(HnswScan *state, AnnRowId row)
 }
 
 /*
- * The next row of phases 1 and 2.  False when the graph has no more, or the
- * rest is better swept.
+ * Whether the best result is one that the beam was for: among the `limit` rows that the
+ * caller wants, or possibly nearer than one of those.
+ */
+static bool
+isWanted(const HnswScan *state)
+{
+	const AnnIndexScan *base = &state->base;
+
+	return state->nreturned < base->limit ||
+		(base->limit > 0 && state->search->nresults > 0 && state->search->results[0].lo < state->wanted_hi);
+}
+
+/*
+ * The next row of phases 1 and 2.  False when the graph has no more, the rest is better
+ * swept, or max_work is reached.
  */
 static bool
 nextFromGraph(Relation index, HnswScan *state)
 {
+	AnnIndexScan *base = &state->base;
 	AnnHnswSearch *search = state->search;
 	AnnHnswResult result;
 	AnnInterval interval;
-	Size		memory = (Size) ((double) work_mem * 1024 * AnnHnswScanMemMultiplier());
-	int			max_tuples = AnnHnswMaxScanTuples();
-	bool		limited = max_tuples > 0 && max_tuples < state->meta.rows;
+	bool		limited = isLimited(state);
 	int			ratio = AnnHnswVisitsPerRow(search->ef);
 
 	for (;;)
 	{
-		if (max_tuples > 0 && search->nvisited >= max_tuples)
+		uint64		visits = search->filter != NULL ? search->nmatched : search->nvisited;
+
+		if (workIsDone(state) && !AnnHnswSearchHasAll(search))
+		{
+			base->stop = ANN_STOP_WORK;
+			return false;
+		}
+		if (state->cut)
+			return false;
+		if (limited && search->nvisited >= AnnHnswMaxScanTuples())
 			state->exhausted = true;
 		/* Late rows count: without them a few would have the rest go out as soon as they are found. */
-		if ((state->exhausted || (state->nreturned + state->base.nlate) * ratio < search->nvisited) &&
+		if ((state->exhausted || AnnHnswSearchHasAll(search) || isWanted(state) ||
+			 (state->nreturned + base->nlate) * ratio < visits) &&
 			AnnHnswPopResult(search, &result))
 		{
-			if (AnnScanIsLate(&state->base, result.lo))
+			if (AnnScanIsLate(base, result.lo))
 			{
-				state->base.nlate++;	/* the sweep returns it */
+				base->nlate++;	/* the sweep returns it */
 				continue;
 			}
 			if (readTids(index, state, result.tids, result.ntids, result.node, result.row))
@@ -240,9 +313,17 @@ nextFromGraph(Relation index, HnswScan *state)
 			continue;
 		}
 		if (state->exhausted)
+		{
+			base->stop = ANN_STOP_ITERATIVE;
 			return false;
-		if ((!limited && search->nvisited * ANN_HNSW_SWEEP_SHARE >= state->meta.rows) ||
-			AnnHnswSearchMemory(search) > memory || !AnnHnswSearchMore(search))
+		}
+		if (AnnHnswSearchHasAll(search))
+		{
+			if (base->nlate == 0)
+				base->stop = ANN_STOP_DONE;
+			return false;
+		}
+		if ((!limited && sweepPays(state)) || !AnnHnswSearchMore(search))
 		{
 			/* A sweep would go through more rows than a limit allows. */
 			if (!limited)
@@ -252,6 +333,8 @@ nextFromGraph(Relation index, HnswScan *state)
 	}
 
 	rememberReturned(state, result.row);
+	if (state->nreturned <= base->limit)
+		state->wanted_hi = result.hi;
 	interval.lo = result.lo;
 	interval.hi = result.hi;
 	AnnScanReturn(&state->base, &interval, search->nresults > 0 ? search->results[0].lo : get_float8_infinity());
@@ -437,8 +520,7 @@ nextRow(IndexScanDesc scan, HnswScan *state)
 			case SCAN_GRAPH:
 				if (nextFromGraph(index, state))
 					return true;
-				state->base.stop = state->exhausted ? ANN_STOP_ITERATIVE : ANN_STOP_NONE;
-				state->phase = state->exhausted ? SCAN_DONE : SCAN_SWEEP;
+				state->phase = state->base.stop != ANN_STOP_NONE ? SCAN_DONE : SCAN_SWEEP;
 				break;
 			case SCAN_SWEEP:
 				if (!state->base.sorting)

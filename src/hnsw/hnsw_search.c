@@ -19,7 +19,22 @@
 /* Pooled arrays above this size are given back at the end of a search. */
 #define POOL_KEEP_BYTES (4 * 1024 * 1024)
 
+/* Flags of a slot of the rows seen; the generation has the 30 bits below. */
 #define VISITED_BIT (UINT64CONST(1) << 63)
+#define QUEUED_BIT (UINT64CONST(1) << 62)
+#define SEEN_FLAGS (VISITED_BIT | QUEUED_BIT)
+
+/* Rows that do not count are queued as if their squared distance were larger by this share. */
+#define PENALTY 0.2
+
+/*
+ * The beam of a filtered search reaches beyond the rows that are wanted by so many
+ * standard deviations of the estimates (README, Filtered).
+ */
+#define BEAM_ERRORS 2.5
+
+/* Estimates that are known to be good for nothing before there are so many. */
+#define MIN_ERRORS 8
 
 static AnnHnswSearch *pool = NULL;
 
@@ -83,6 +98,7 @@ allocatedMemory(const AnnHnswSearch *search)
 	return sizeof(AnnHnswBeamEntry) * (Size) search->beam_capacity +
 		sizeof(AnnHnswCandidate) * (Size) search->frontier_capacity +
 		sizeof(AnnHnswResult) * (Size) search->results_capacity +
+		sizeof(float) * ((Size) search->best_capacity + (Size) search->nearest_capacity) +
 		sizeof(uint64) * (Size) search->seen_capacity + (Size) search->codes_capacity;
 }
 
@@ -93,6 +109,7 @@ void
 AnnHnswSearchRelease(AnnHnswSearch *search)
 {
 	search->skip = 0;
+	search->filter = NULL;
 	if (search->owner == NULL)
 	{
 		MemoryContextDelete(search->context);
@@ -138,6 +155,68 @@ growArray(AnnHnswSearch *search, void **array, int *capacity, Size element, int 
 }
 
 /*
+ * Where the scores' scale begins: the penalty is one on squared Euclidean distances.
+ * Of inner products these are |q|^2 + |x|^2 + 2 score, with an |x|^2 that is
+ * usual in the index.
+ */
+static double
+zeroScore(const AnnHnswSearch *search)
+{
+	const AnnHnswLayout *layout = &search->space->layout;
+	const AnnQuery *query = search->query->base;
+	const AnnHnswCache *cache = search->cache;
+	double		q_norm2;
+	double		x_norm2;
+	int			sample = Min((int) cache->meta.nentries, 64);
+
+	if (layout->metric != ANN_METRIC_IP)
+		return 0;
+	if (query->refine == NULL)
+		return AnnSpacePairScore(&search->space->base, query->value, query->value);
+	q_norm2 = query->refine->norm * query->refine->norm;
+	if (!AnnHnswHasCodes(layout) || sample == 0)
+		return -q_norm2;
+	x_norm2 = 0;
+	for (int i = 0; i < sample; i++)
+	{
+		const AnnHnswEntry *entry = (const AnnHnswEntry *) (cache->entries + i * cache->entry_size);
+		AnnHalf		halves[3] = {entry->add, entry->mul, 0};
+		AnnCodeFactors factors;
+		float		norm;
+
+		AnnFactorsFromHalf(&search->space->code, halves, &factors);
+		norm = AnnCodeNorm(&search->space->code, (const uint8 *) entry->payload, &factors);
+		/* |r|^2 + |c|^2 + 2 <r, c> */
+		x_norm2 += (double) norm * norm + search->space->center_norm2 - 2 * factors.add;
+	}
+	return -(q_norm2 + Max(x_norm2, 0) / sample) / 2;
+}
+
+/* Makes room for n scores; what there was is lost. */
+static void
+provideScores(AnnHnswSearch *search, float **scores, int *capacity, int n)
+{
+	if (*capacity >= n)
+		return;
+	if (*scores != NULL)
+		pfree(*scores);
+	*scores = NULL;
+	*capacity = 0;
+	growArray(search, (void **) scores, capacity, sizeof(float), Max(n, 128));
+}
+
+static void
+prepareFilter(AnnHnswSearch *search)
+{
+	provideScores(search, &search->best, &search->best_capacity, search->ef);
+	provideScores(search, &search->nearest, &search->nearest_capacity, search->wanted);
+	search->nbest = search->nnearest = 0;
+	search->nerrors = search->errors = search->errors2 = 0;
+	search->zero = zeroScore(search);
+	search->penalty = search->space->layout.metric == ANN_METRIC_L1 ? sqrt(1 + PENALTY) - 1 : PENALTY;
+}
+
+/*
  * Starts a search for search->query with a beam of search->ef: nothing seen.
  */
 void
@@ -162,14 +241,18 @@ AnnHnswSearchBegin(AnnHnswSearch *search)
 	search->nseen = 0;
 	search->nvisited = 0;
 	search->nscored = 0;
+	search->nmatched = 0;
+	search->tids = NULL;
+	search->tids_capacity = 0;
+	if (search->filter != NULL)
+		prepareFilter(search);
 	if (search->seen == NULL)
 	{
 		search->seen_capacity = 4096;
 		search->seen = MemoryContextAllocZero(search->context, sizeof(uint64) * search->seen_capacity);
 		search->generation = 0;
 	}
-	/* Bit 63 of a slot says visited, bits 32 to 62 are its generation. */
-	if (++search->generation >= (1U << 31) - 1)
+	if (++search->generation >= (1U << 30) - 1)
 	{
 		memset(search->seen, 0, sizeof(uint64) * search->seen_capacity);
 		search->generation = 1;
@@ -196,7 +279,7 @@ seenSlot(AnnHnswSearch *search, AnnRowId row)
 
 	for (;; i = (i + 1) & mask)
 	{
-		uint64		slot = search->seen[i] & ~VISITED_BIT;
+		uint64		slot = search->seen[i] & ~SEEN_FLAGS;
 
 		if (slot == key || (slot >> 32) != search->generation)
 			return &search->seen[i];
@@ -217,7 +300,7 @@ growSeen(AnnHnswSearch *search)
 											  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	search->seen_capacity = old_capacity * 2;
 	for (uint32 i = 0; i < old_capacity; i++)
-		if (((old[i] & ~VISITED_BIT) >> 32) == search->generation)
+		if (((old[i] & ~SEEN_FLAGS) >> 32) == search->generation)
 			*seenSlot(search, (AnnRowId) old[i]) = old[i];
 	pfree(old);
 }
@@ -228,7 +311,7 @@ markSeen(AnnHnswSearch *search, AnnRowId row)
 {
 	uint64	   *slot = seenSlot(search, row);
 
-	if ((*slot & ~VISITED_BIT) == seenKey(search, row))
+	if ((*slot & ~SEEN_FLAGS) == seenKey(search, row))
 		return false;
 	*slot = seenKey(search, row);
 	if (++search->nseen * 2 > search->seen_capacity)
@@ -299,7 +382,14 @@ name##Up(type *heap, int i) \
 	heap[i] = item; \
 }
 
+static inline bool
+scoreGreater(const float *a, const float *b)
+{
+	return *a > *b;
+}
+
 DEFINE_HEAP(candidate, AnnHnswCandidate, candidateLess)
+DEFINE_HEAP(best, float, scoreGreater)
 DEFINE_HEAP(result, AnnHnswResult, resultLess)
 
 static void
@@ -436,7 +526,7 @@ offerEdges(AnnHnswSearch *search, const AnnRowId *rows, const float *estimates, 
 		while (nfrontier + n > search->frontier_capacity)
 			growArray(search, (void **) &search->frontier, &search->frontier_capacity, sizeof(AnnHnswCandidate), 4096);
 		frontier = search->frontier;
-		/* Duplicates are told apart when they are taken out: most never are. */
+		/* Duplicates are told apart later, if the search goes on at all. */
 		for (int i = 0; i < n; i++)
 		{
 			frontier[nfrontier].row = rows[i];
@@ -458,6 +548,104 @@ offerEdges(AnnHnswSearch *search, const AnnRowId *rows, const float *estimates, 
 			addToBeam(search, rows[i], estimates[i], (const char *) array->factors + i * array->factor_stride,
 					  (const char *) array->codes + i * array->code_stride);
 	}
+}
+
+/* ---- rows that count ---- */
+
+/*
+ * With a filter: whether the beam has no place for a row of this estimate.  It is behind
+ * the best ef members, and too far behind those that are wanted for the errors of
+ * the estimates to explain it.
+ */
+static bool
+beamIsFull(const AnnHnswSearch *search, float estimate)
+{
+	double		mean;
+	double		variance;
+
+	if (search->nbest < search->ef || estimate <= search->best[0])
+		return false;
+	if (search->nerrors < MIN_ERRORS)
+		return true;
+	mean = search->errors / search->nerrors;
+	variance = Max(search->errors2 / search->nerrors - mean * mean, 0);
+	return estimate > search->nearest[0] + BEAM_ERRORS * sqrt(variance);
+}
+
+/* Adds a score to a heap of the best `capacity`. */
+static inline void
+keepBest(float *heap, int *n, int capacity, float score)
+{
+	if (*n < capacity)
+	{
+		heap[*n] = score;
+		bestUp(heap, (*n)++);
+	}
+	else if (score < heap[0])
+	{
+		heap[0] = score;
+		bestDown(heap, *n, 0);
+	}
+}
+
+/*
+ * How many of a live row's heap TIDs count.  The row is a copy, or share-locked: its
+ * NODE pages come after it in the lock order.
+ */
+static int
+countMembers(AnnHnswSearch *search, AnnRowId row, const AnnHnswRowHeader *header)
+{
+	const AnnIndexScan *filter = search->filter;
+	const AnnHnswLayout *layout = &search->space->layout;
+	int			count = 0;
+
+	if (header->state != ANN_HNSW_LIVE)
+		return 0;
+	if (filter->filter != NULL && !filter->filter(filter->filter_arg, AnnHnswRowAttributes(layout, header)))
+		return 0;
+	for (int i = 0; i < header->ntids; i++)
+		count += AnnScanIsMember(filter, &header->tids[i]);
+	if (header->node != ANN_HNSW_NO_NODE)
+	{
+		int			ntids = 0;
+
+		if (search->tids == NULL)
+			search->tids = palloc(sizeof(ItemPointerData) * (search->tids_capacity = 16));
+		AnnHnswReadNodes(search->index, layout, row, header->node, &search->tids, &ntids, &search->tids_capacity);
+		for (int i = 0; i < ntids; i++)
+			count += AnnScanIsMember(filter, &search->tids[i]);
+	}
+	return count;
+}
+
+/* With a filter: a row was seen for the first time, with this estimate or score. */
+static void
+offerSeen(AnnHnswSearch *search, AnnRowId row, float score, bool counts)
+{
+	if (!counts)
+		score += (float) (search->penalty * Max(score - search->zero, 0));
+	if (search->keep_dropped || !beamIsFull(search, score))
+		addFrontier(search, row, score);
+}
+
+/* A row that counts was found. */
+static void
+foundMember(AnnHnswSearch *search, float score, int ntids)
+{
+	search->nmatched += ntids;
+	keepBest(search->best, &search->nbest, search->ef, score);
+	keepBest(search->nearest, &search->nnearest, search->wanted, score);
+}
+
+/*
+ * With a filter: whether every member was found, so that there is nothing left to search for.
+ */
+bool
+AnnHnswSearchHasAll(const AnnHnswSearch *search)
+{
+	const AnnTidSet *members = search->filter != NULL ? search->filter->members : NULL;
+
+	return members != NULL && members->nlossy == 0 && search->nmatched >= members->nexact;
 }
 
 /* ---- visiting ---- */
@@ -576,6 +764,23 @@ scoreRow(AnnHnswSearch *search, AnnRowId row, AnnHnswRowHeader *header, const ch
 	addResult(search, &result);
 }
 
+/* With a filter: the edges of a row that is visited.  A stale hint does no harm: visits look again. */
+static void
+offerFiltered(AnnHnswSearch *search, const char *slots, const AnnRowId *rows, const float *estimates, int n)
+{
+	const AnnHnswLayout *layout = &search->space->layout;
+	const AnnTidSet *members = layout->hint_size > 0 ? search->filter->members : NULL;
+
+	for (int i = 0; i < n; i++)
+	{
+		const AnnHnswSlot *slot = (const AnnHnswSlot *) (slots + (Size) i * layout->slot_size);
+
+		if (markSeen(search, rows[i]))
+			offerSeen(search, rows[i], estimates[i],
+					  members == NULL || AnnTidSetMayHave(members, AnnHnswSlotHint(slot)));
+	}
+}
+
 /*
  * Visits a row of an index with codes: scores it, estimates its neighbours.
  * External vectors are read under the row page's share lock, VECTOR pages coming
@@ -592,6 +797,7 @@ visitCoded(AnnHnswSearch *search, AnnRowId row, AnnHnswAhead *ahead)
 	const char *stored;
 	char	   *slots;
 	int			nedges;
+	int			ntids = 0;
 	Buffer		buffer;
 	char	   *scratch = vectorScratch(search);
 	int			slice = Max(MIN_SLICE, layout->row_size / (4 * LINE_BYTES));
@@ -615,11 +821,33 @@ visitCoded(AnnHnswSearch *search, AnnRowId row, AnnHnswAhead *ahead)
 	array.count = nedges;
 	AnnEstimateBatch(search->query->code, &array, estimates, NULL);
 	prefetchSlice(ahead, slice);
-	offerEdges(search, neighbours, estimates, &array);
+	if (search->filter != NULL)
+		offerFiltered(search, slots, neighbours, estimates, nedges);
+	else
+		offerEdges(search, neighbours, estimates, &array);
 	prefetchSlice(ahead, slice);
+	if (search->filter != NULL && (ntids = countMembers(search, row, header)) == 0)
+	{
+		UnlockReleaseBuffer(buffer);
+		prefetchSlice(ahead, ANN_PAGE_USABLE / LINE_BYTES);
+		return;
+	}
 	stored = AnnHnswStoredVector(search->index, layout, header, scratch);
 	if (stored != NULL)
-		scoreRow(search, row, header, stored, AnnHnswScore(search->query, stored));
+	{
+		float		score = AnnHnswScore(search->query, stored);
+
+		if (search->filter != NULL && !isnan(score))
+		{
+			double		error = score - search->estimate;
+
+			search->nerrors++;
+			search->errors += error;
+			search->errors2 += error * error;
+			foundMember(search, score, ntids);
+		}
+		scoreRow(search, row, header, stored, score);
+	}
 	UnlockReleaseBuffer(buffer);
 	prefetchSlice(ahead, ANN_PAGE_USABLE / LINE_BYTES);
 }
@@ -634,6 +862,7 @@ scorePlain(AnnHnswSearch *search, AnnRowId row)
 	Buffer		buffer = AnnHnswLockRow(search->index, search->cache, layout, row, BUFFER_LOCK_SHARE, &header);
 	const char *stored;
 	float		score;
+	int			ntids = 0;
 
 	if (header->state == ANN_HNSW_FREE ||
 		(stored = AnnHnswStoredVector(search->index, layout, header, scratch)) == NULL)
@@ -642,12 +871,22 @@ scorePlain(AnnHnswSearch *search, AnnRowId row)
 		return;
 	}
 	score = AnnHnswScore(search->query, stored);
-	scoreRow(search, row, header, stored, score);
+	if (search->filter == NULL || (ntids = countMembers(search, row, header)) > 0)
+		scoreRow(search, row, header, stored, score);
 	UnlockReleaseBuffer(buffer);
 
 	if (isnan(score))
+	{
 		score = INFINITY;
-	if (search->frontier_is_heap)
+		ntids = 0;
+	}
+	if (search->filter != NULL)
+	{
+		if (ntids > 0)
+			foundMember(search, score, ntids);
+		offerSeen(search, row, score, ntids > 0);
+	}
+	else if (search->frontier_is_heap)
 		addFrontier(search, row, score);
 	else if (beamTakes(search, score))
 		addToBeam(search, row, score, NULL, NULL);
@@ -768,8 +1007,58 @@ enterGraph(AnnHnswSearch *search)
 			continue;
 		if (!AnnHnswHasCodes(layout))
 			scorePlain(search, entry->row);
+		else if (search->filter != NULL)
+			offerSeen(search, entry->row, best[i].score, true);
 		else if (beamTakes(search, best[i].score))
 			addToBeam(search, entry->row, best[i].score, &entry->add, entry->payload);
+	}
+}
+
+/* Takes the best candidate that was not visited, and marks it so; false if there is none. */
+static bool
+popFrontier(AnnHnswSearch *search, AnnHnswCandidate *candidate)
+{
+	while (search->nfrontier > 0)
+	{
+		*candidate = search->frontier[0];
+		search->frontier[0] = search->frontier[--search->nfrontier];
+		if (search->nfrontier > 0)
+			candidateDown(search->frontier, search->nfrontier, 0);
+		if (markVisited(search, candidate->row))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Phase 1 with a filter: visits rows until the beam is full, every member was found, or
+ * `enough` says so.
+ */
+static void
+filteredBeam(AnnHnswSearch *search)
+{
+	for (;;)
+	{
+		AnnHnswCandidate taken[TAKE_AT_ONCE];
+		AnnHnswAhead ahead[TAKE_AT_ONCE + 1];
+		int			ntaken = 0;
+
+		while (ntaken < TAKE_AT_ONCE && search->nfrontier > 0 && !beamIsFull(search, search->frontier[0].score) &&
+			   popFrontier(search, &taken[ntaken]))
+			ntaken++;
+		if (ntaken == 0)
+			break;
+		for (int i = 0; i < ntaken; i++)
+			prefetchStart(search, taken[i].row, &ahead[i]);
+		memset(&ahead[ntaken], 0, sizeof(AnnHnswAhead));
+		prefetchSlice(&ahead[0], ANN_PAGE_USABLE / LINE_BYTES);
+		for (int i = 0; i < ntaken; i++)
+		{
+			search->estimate = taken[i].score;
+			visit(search, taken[i].row, &ahead[i + 1]);
+		}
+		if (AnnHnswSearchHasAll(search) || search->enough(search, search->enough_arg))
+			break;
 	}
 }
 
@@ -780,7 +1069,14 @@ enterGraph(AnnHnswSearch *search)
 void
 AnnHnswSearchBeam(AnnHnswSearch *search)
 {
+	/* With a filter there is one queue for the beam and what lies beyond it. */
+	search->frontier_is_heap = search->filter != NULL;
 	enterGraph(search);
+	if (search->filter != NULL)
+	{
+		filteredBeam(search);
+		return;
+	}
 	for (;;)
 	{
 		AnnHnswBeamEntry taken[TAKE_AT_ONCE];
@@ -817,6 +1113,26 @@ AnnHnswSearchBeam(AnnHnswSearch *search)
 	}
 }
 
+/* Leaves each row that was not visited in the frontier once. */
+static void
+dropDuplicates(AnnHnswSearch *search)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < search->nfrontier; i++)
+	{
+		uint64	   *slot;
+
+		markSeen(search, search->frontier[i].row);
+		slot = seenSlot(search, search->frontier[i].row);
+		if ((*slot & SEEN_FLAGS) != 0)
+			continue;
+		*slot |= QUEUED_BIT;
+		search->frontier[kept++] = search->frontier[i];
+	}
+	search->nfrontier = kept;
+}
+
 /*
  * Phase 2: visits the best row that was seen and not visited.  False when there
  * is none.
@@ -825,25 +1141,20 @@ bool
 AnnHnswSearchMore(AnnHnswSearch *search)
 {
 	AnnHnswAhead none = {NULL, NULL};
+	AnnHnswCandidate candidate;
 
 	if (!search->frontier_is_heap)
 	{
+		dropDuplicates(search);
 		search->frontier_is_heap = true;
 		for (int i = search->nfrontier / 2 - 1; i >= 0; i--)
 			candidateDown(search->frontier, search->nfrontier, i);
 	}
-	while (search->nfrontier > 0)
+	if (popFrontier(search, &candidate))
 	{
-		AnnRowId	row = search->frontier[0].row;
-
-		search->frontier[0] = search->frontier[--search->nfrontier];
-		if (search->nfrontier > 0)
-			candidateDown(search->frontier, search->nfrontier, 0);
-		if (markVisited(search, row))
-		{
-			visit(search, row, &none);
-			return true;
-		}
+		search->estimate = candidate.score;
+		visit(search, candidate.row, &none);
+		return true;
 	}
 	return false;
 }

@@ -80,6 +80,10 @@ typedef struct AnnHnswSearch
 	bool		keep_dropped;	/* the search may go on after the beam */
 	bool		keep_results;
 	AnnRowId	skip;			/* a row to search as if it were not there; 0: none */
+	const AnnIndexScan *filter; /* which rows count; NULL: all */
+	int			wanted;			/* with a filter: rows to be found, at most ef */
+	bool		(*enough) (const struct AnnHnswSearch *search, void *arg);	/* with a filter: ends the beam */
+	void	   *enough_arg;
 	AnnHnswVisitHook hook;
 	void	   *hook_arg;
 
@@ -97,6 +101,24 @@ typedef struct AnnHnswSearch
 	int			nfrontier;
 	int			frontier_capacity;
 	bool		frontier_is_heap;
+
+	/* With a filter: the best ef scores of members that were found, and the best `wanted`: heaps with the worst on top */
+	float	   *best;
+	int			best_capacity;
+	int			nbest;
+	float	   *nearest;
+	int			nearest_capacity;
+	int			nnearest;
+
+	/* Of members that were visited: their number, sum and sum of squares of score minus estimate */
+	double		nerrors;
+	double		errors;
+	double		errors2;
+	float		estimate;		/* of the row that is being visited */
+	double		zero;			/* the score of a distance of zero */
+	double		penalty;		/* what rows that do not count have added to their score, of its difference from that */
+	ItemPointerData *tids;		/* scratch */
+	int			tids_capacity;
 
 	/* Heap of results by lo */
 	AnnHnswResult *results;
@@ -117,6 +139,7 @@ typedef struct AnnHnswSearch
 
 	uint64		nvisited;		/* rows expanded */
 	uint64		nscored;		/* vectors scored */
+	uint64		nmatched;		/* with a filter: heap TIDs found that are members */
 	char	   *vector;			/* scratch for external vectors */
 
 	MemoryContext context;		/* of the arrays */
@@ -127,6 +150,7 @@ extern AnnHnswSearch *AnnHnswSearchAcquire(void);
 extern void AnnHnswSearchRelease(AnnHnswSearch *search);
 extern void AnnHnswSearchBegin(AnnHnswSearch *search);
 extern void AnnHnswSearchBeam(AnnHnswSearch *search);
+extern bool AnnHnswSearchHasAll(const AnnHnswSearch *search);
 extern bool AnnHnswSearchMore(AnnHnswSearch *search);
 extern bool AnnHnswPopResult(AnnHnswSearch *search, AnnHnswResult *result);
 extern Size AnnHnswSearchMemory(const AnnHnswSearch *search);

@@ -26,6 +26,9 @@
 /* Edges that a row keeps at the least before its codes are shortened further. */
 #define MIN_AUTO_SLOTS(slots) ((slots) - (slots) / 8)
 
+/* A hint is worth an edge or two, but not a larger row, or a smaller form of the vector. */
+#define HINT_SIZE ((int) sizeof(uint16))
+
 /* Vectors up to this size are usually inline in the heap: a recheck costs little. */
 #define INLINE_HEAP_BYTES 1900
 
@@ -214,8 +217,10 @@ AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index)
 			{
 				setVector(layout, forms[i], true);
 				for (int n = slots; n >= MIN_AUTO_SLOTS(slots); n--)
-					if (fitCoded(layout, code, budget, n, sizeof(ItemPointerData), false) ||
-						fitCoded(layout, code, budget, n, 0, false))
+					if (fitCoded(layout, code, budget, n, HINT_SIZE, false))
+						return;
+				for (int n = slots; n >= MIN_AUTO_SLOTS(slots); n--)
+					if (fitCoded(layout, code, budget, n, 0, false))
 						return;
 			}
 		}
@@ -223,7 +228,7 @@ AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index)
 		if (fitCoded(layout, code, ANN_PAGE_USABLE, slots, 0, true) && code->kept * 3 >= (int) layout->dim)
 			return;
 		setVector(layout, forms[0], false);
-		if (!fitCoded(layout, code, ANN_PAGE_USABLE, slots, sizeof(ItemPointerData), true))
+		if (!fitCoded(layout, code, ANN_PAGE_USABLE, slots, HINT_SIZE, true))
 			raiseTooLarge(index, slots);
 	}
 }

@@ -92,7 +92,18 @@ addPage(AnnTidSet *set, const AnnBitmapPage *page)
 	entry = addEntry(&set->pages, page->block);
 	entry->recheck = page->recheck;
 	for (int i = 0; i < page->noffsets; i++)
+	{
 		setBit(entry, page->offsets[i] - 1);
+		if (set->hashes != NULL)
+		{
+			ItemPointerData tid;
+			uint16		hash;
+
+			ItemPointerSet(&tid, page->block, page->offsets[i]);
+			hash = AnnTidHash(&tid);
+			set->hashes[hash / ANN_TIDSET_WORD_BITS] |= UINT64CONST(1) << hash % ANN_TIDSET_WORD_BITS;
+		}
+	}
 	set->nexact += page->noffsets;
 }
 
@@ -117,6 +128,8 @@ AnnTidSetFromBitmap(TIDBitmap *bitmap, MemoryContext context)
 	createTable(&set->pages, counts.pages,
 				Max(1, (counts.max_offset + ANN_TIDSET_WORD_BITS - 1) / ANN_TIDSET_WORD_BITS), context);
 	createTable(&set->chunks, counts.chunks, ANN_TIDSET_CHUNK_PAGES / ANN_TIDSET_WORD_BITS, context);
+	if (counts.chunks == 0)
+		set->hashes = MemoryContextAllocZero(context, ANN_TIDSET_HASHES / 8);
 
 	AnnBitmapWalkBegin(&walk, bitmap);
 	while (AnnBitmapWalkNext(&walk, &page))

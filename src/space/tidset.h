@@ -17,6 +17,7 @@
 #include "storage/itemptr.h"
 
 #define ANN_TIDSET_WORD_BITS 64
+#define ANN_TIDSET_HASHES 65536
 #define ANN_TIDSET_CHUNK_PAGES 256	/* pages of an entry for lossy pages */
 
 /* A page, or a chunk of lossy pages.  Zero bits: the place is free. */
@@ -45,6 +46,7 @@ typedef struct AnnTidSet
 	double		nexact;			/* members on pages that are not lossy */
 	double		nlossy;			/* lossy pages */
 	bool		recheck;		/* some member may not match */
+	uint64	   *hashes;			/* a bit for each hash that a member has; NULL if there are lossy pages */
 } AnnTidSet;
 
 /* Members of one heap page, in the order of their offsets. */
@@ -127,12 +129,25 @@ AnnTidSetContains(const AnnTidSet *set, const ItemPointerData *tid)
 	return false;
 }
 
-/* Asks the CPU for what a test of this TID will look at. */
-static inline void
-AnnTidSetPrefetch(const AnnTidSet *set, const ItemPointerData *tid)
+/*
+ * A hash of a TID for places that have no room for six bytes.  Part of the on-disk
+ * format of hnsw.
+ */
+static inline uint16
+AnnTidHash(const ItemPointerData *tid)
 {
-	__builtin_prefetch(AnnTidTableAt(&set->pages,
-									 AnnTidTablePlace(&set->pages, ItemPointerGetBlockNumberNoCheck(tid))));
+	return (uint16) ((ItemPointerGetBlockNumberNoCheck(tid) * 0x9E3779B1U +
+					  ItemPointerGetOffsetNumberNoCheck(tid) * 0x85EBCA6BU) >> 16);
+}
+
+/*
+ * False if no member has this hash.
+ */
+static inline bool
+AnnTidSetMayHave(const AnnTidSet *set, uint16 hash)
+{
+	return set->hashes == NULL ||
+		(set->hashes[hash / ANN_TIDSET_WORD_BITS] >> hash % ANN_TIDSET_WORD_BITS & 1) != 0;
 }
 
 #endif							/* ANN_TIDSET_H */
