@@ -211,12 +211,17 @@ startScan(IndexScanDesc scan)
 	search->cache = cache;
 	search->space = &state->space;
 	search->query = state->query;
-	search->ef = (int) Min(Max(AnnHnswEffectiveEf(index, &state->meta), state->base.limit), ANN_HNSW_MAX_EF_SEARCH);
+	search->ef = AnnHnswEffectiveEf(index, &state->meta);
+	/* A scan that does not go on has to find all in its beam. */
+	if (state->exhausted)
+		search->ef = (int) Min(Max(search->ef, state->base.limit), ANN_HNSW_MAX_EF_SEARCH);
 	search->keep_dropped = state->base.iterative != ANN_ITERATIVE_OFF;
 	search->keep_results = true;
 	search->hook = NULL;
 	search->filter = AnnScanIsPlain(&state->base) ? NULL : &state->base;
-	search->wanted = state->base.limit > 0 ? (int) Min(state->base.limit, search->ef) : Min(MIN_WANTED, search->ef);
+	search->wanted = Min(MIN_WANTED, search->ef);
+	if (state->base.limit > 0)
+		search->wanted = (int) Min(search->wanted, ceil(state->base.limit));
 	search->enough = beamIsEnough;
 	search->enough_arg = state;
 	AnnHnswSearchBegin(search);
@@ -259,16 +264,25 @@ rememberReturned(HnswScan *state, AnnRowId row)
 }
 
 /*
- * Whether the best result is one that the beam was for: among the `limit` rows that the
- * caller wants, or possibly nearer than one of those.
+ * Whether the best result goes out now, for all that the search has seen: rows, or members
+ * where there is a filter.
  */
 static bool
-isWanted(const HnswScan *state)
+isReady(const HnswScan *state)
 {
 	const AnnIndexScan *base = &state->base;
+	const AnnHnswSearch *search = state->search;
+	uint64		visits = search->filter != NULL ? search->nmatched : search->nvisited;
+	int			ratio = AnnHnswVisitsPerRow(search->ef);
 
-	return state->nreturned < base->limit ||
-		(base->limit > 0 && state->search->nresults > 0 && state->search->results[0].lo < state->wanted_hi);
+	if (state->exhausted || AnnHnswSearchHasAll(search))
+		return true;
+	/* Late rows count: without them a few would have the rest go out as soon as they are found. */
+	if ((Max(state->nreturned, base->limit - 1) + base->nlate) * ratio < visits)
+		return true;
+	/* What may be nearer than one of the rows that the caller wants is wanted too. */
+	return base->limit > 0 && state->nreturned >= base->limit && search->nresults > 0 &&
+		search->results[0].lo < state->wanted_hi;
 }
 
 /*
@@ -283,12 +297,9 @@ nextFromGraph(Relation index, HnswScan *state)
 	AnnHnswResult result;
 	AnnInterval interval;
 	bool		limited = isLimited(state);
-	int			ratio = AnnHnswVisitsPerRow(search->ef);
 
 	for (;;)
 	{
-		uint64		visits = search->filter != NULL ? search->nmatched : search->nvisited;
-
 		if (workIsDone(state) && !AnnHnswSearchHasAll(search))
 		{
 			base->stop = ANN_STOP_WORK;
@@ -298,10 +309,7 @@ nextFromGraph(Relation index, HnswScan *state)
 			return false;
 		if (limited && search->nvisited >= AnnHnswMaxScanTuples())
 			state->exhausted = true;
-		/* Late rows count: without them a few would have the rest go out as soon as they are found. */
-		if ((state->exhausted || AnnHnswSearchHasAll(search) || isWanted(state) ||
-			 (state->nreturned + base->nlate) * ratio < visits) &&
-			AnnHnswPopResult(search, &result))
+		if (isReady(state) && AnnHnswPopResult(search, &result))
 		{
 			if (AnnScanIsLate(base, result.lo))
 			{

@@ -14,8 +14,8 @@ my $node = ann_node('hnsw_recall', 'max_worker_processes = 8', 'min_parallel_tab
 # Tables base and queries with columns of all types; a row in fifty has a twin, so there
 # are ties; queries are no rows.
 my $dim = 128;
-my $data = clustered_vectors(2860, $dim, seed => 10, clusters => 12);
-my @queries = splice @$data, 2800;
+my $data = clustered_vectors(2960, $dim, seed => 10, clusters => 12);
+my @queries = splice @$data, 2900;
 load_vectors($node, 'raw_base', "vector($dim)", $data);
 load_vectors($node, 'raw_queries', "vector($dim)", \@queries);
 for my $table ('base', 'queries')
