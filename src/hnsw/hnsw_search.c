@@ -25,7 +25,7 @@
 #define SEEN_FLAGS (VISITED_BIT | QUEUED_BIT)
 
 /* Rows that do not count are queued as if their squared distance were larger by this share. */
-#define PENALTY 0.2
+#define PENALTY 0.15
 
 /*
  * The beam of a filtered search reaches beyond the rows that are wanted by so many
