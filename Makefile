@@ -129,11 +129,13 @@ vpath %.sql $(srcdir)
 endif
 
 src/distance/%.o: CFLAGS += $(KERNEL_FLAGS)
-src/quantize/%.o: CFLAGS += -O3 -fno-math-errno -fno-trapping-math $(KERNEL_FLAGS)
+# Square roots and divisions are vectorized only where nobody asks for errno or traps.
+QUANTIZE_FLAGS = -O3 -fno-math-errno -fno-trapping-math
+src/quantize/%.o: CFLAGS += $(QUANTIZE_FLAGS) $(KERNEL_FLAGS)
 src/distance/avx2.o: CFLAGS += $(KERNEL_FLAGS_avx2)
 src/distance/avx512.o: CFLAGS += $(KERNEL_FLAGS_avx512)
 # Loops over elements: at -O2 gcc 12 vectorizes only those of known length.
-src/types/vector.o src/types/halfvec.o src/types/agg.o src/ivfflat/ivfflat_centroid.o src/ivfflat/ivfflat_kmeans.o: CFLAGS += -O3
+src/types/vector.o src/types/halfvec.o src/types/agg.o src/ivfflat/ivfflat_centroid.o src/ivfflat/ivfflat_kmeans.o src/ivfflat/ivfflat_scan.o: CFLAGS += -O3
 
 -include $(OBJS:.o=.d)
 
@@ -218,7 +220,7 @@ bench-kernels: $(KERNEL_BUILD)/bench
 	$(KERNEL_RUN) $<
 
 # Likewise the quantizer, on top of the kernels' objects.
-QUANTIZE_CFLAGS = $(subst -O2,-O3,$(KERNEL_CFLAGS))
+QUANTIZE_CFLAGS = $(subst -O2,$(QUANTIZE_FLAGS),$(KERNEL_CFLAGS))
 QUANTIZE_OBJS = $(patsubst %,$(KERNEL_BUILD)/quantize_%.o,code nearest probe query refine rotate)
 
 $(KERNEL_BUILD)/quantize_test.o: $(top)/test/quantize/quantize.c | $(KERNEL_BUILD)

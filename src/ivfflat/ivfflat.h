@@ -382,6 +382,7 @@ typedef struct AnnIvfCache
 	AnnIvfMetaPageData meta;	/* as of AnnIvfCacheGet */
 	AnnSpace	space;
 	AnnIvfCentroids centroids;
+	AnnIvfListHead *heads;		/* as of the list table's making: insert and what follows may be old */
 	AnnBufferHints hints;
 } AnnIvfCache;
 

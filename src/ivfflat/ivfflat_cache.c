@@ -1,6 +1,6 @@
 /*
  * ivfflat_cache.c
- *	  What a backend remembers of an index: meta page, centroid codes, first pages.
+ *	  What a backend remembers of an index: meta page, centroid codes, list heads.
  */
 #include "postgres.h"
 
@@ -54,6 +54,7 @@ static void
 refresh(Relation index, AnnIvfCache *cache)
 {
 	AnnIvfMetaPageData meta;
+	MemoryContext old;
 
 	AnnIvfReadMeta(index, &meta);
 	/* The same file may hold another build: TRUNCATE in the transaction that made the table. */
@@ -65,6 +66,9 @@ refresh(Relation index, AnnIvfCache *cache)
 		AnnIvfSpaceInit(&cache->space, &cache->meta.layout);
 		loadCentroids(index, cache);
 		cache->centroids.hints = &cache->hints;
+		old = MemoryContextSwitchTo(cache->base.context);
+		cache->heads = AnnIvfReadHeads(index, &cache->meta);
+		MemoryContextSwitchTo(old);
 	}
 	cache->meta = meta;
 	AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));

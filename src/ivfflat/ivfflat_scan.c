@@ -15,6 +15,10 @@
 #include "ivfflat/ivfflat_options.h"
 #include "space/scan.h"
 
+/* Pending entries whose order is found at first, and how many are sampled for that; powers of two. */
+#define FIRST_NEAR 128
+#define NEAR_SAMPLE 256
+
 /* Arrays of more bytes than this are not kept for the backend's next scan. */
 #define POOL_KEEP_BYTES ((Size) 32 * 1024 * 1024)
 
@@ -48,7 +52,9 @@ typedef struct Arrays
 {
 	MemoryContext context;
 	struct ArraysOwner *owner;	/* who has the backend's arrays */
-	Pending    *pending;		/* heap by lower */
+	Pending    *pending;		/* a heap by lower, and behind it the others, none of them less than its last */
+	int			nnear;			/* in the heap */
+	int			near_wanted;	/* when it is next filled */
 	int			npending;
 	int			pending_capacity;
 	Found	   *results;		/* heap by lo */
@@ -140,7 +146,7 @@ acquireArrays(void)
 	owner->callback.arg = owner;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &owner->callback);
 	pool->owner = owner;
-	pool->npending = pool->nresults = pool->nlate = pool->nseen = 0;
+	pool->npending = pool->nnear = pool->nresults = pool->nlate = pool->nseen = 0;
 	return pool;
 }
 
@@ -219,21 +225,83 @@ siftPending(Pending *heap, int n, int i)
 	heap[i] = item;
 }
 
+/* Forgets which pending entries are the near ones: others have come. */
 static void
-heapifyPending(Arrays *arrays)
+mixPending(Arrays *arrays)
 {
-	for (int i = arrays->npending / 2 - 1; i >= 0; i--)
-		siftPending(arrays->pending, arrays->npending, i);
+	arrays->nnear = 0;
+	arrays->near_wanted = FIRST_NEAR;
 }
 
+/*
+ * Makes a heap of the pending entries of the smallest bounds, about near_wanted of them: most
+ * entries are never looked at again, so no order is made among these.
+ */
+static void
+selectNear(Arrays *arrays)
+{
+	Pending    *pending = arrays->pending;
+	int			n = arrays->npending;
+	int			nnear = n;
+
+	if (n > 2 * arrays->near_wanted)
+	{
+		/* A bound below which that many are expected: of a sample, the one of that rank. */
+		float		smallest[NEAR_SAMPLE];
+		int			rank = 1 + (int) ((int64) NEAR_SAMPLE * arrays->near_wanted / n);
+		int			nsmallest = 0;
+		float		threshold;
+
+		for (int i = 0; i < NEAR_SAMPLE; i++)
+		{
+			float		lower = pending[(int64) i * n / NEAR_SAMPLE].lower;
+			int			at = Min(nsmallest, rank - 1);
+
+			if (nsmallest == rank && lower >= smallest[rank - 1])
+				continue;
+			for (; at > 0 && smallest[at - 1] > lower; at--)
+				smallest[at] = smallest[at - 1];
+			smallest[at] = lower;
+			nsmallest = Min(nsmallest + 1, rank);
+		}
+		threshold = smallest[rank - 1];
+		nnear = 0;
+		for (int i = 0; i < n; i++)
+		{
+			if (pending[i].lower <= threshold)
+			{
+				Pending		swap = pending[i];
+
+				pending[i] = pending[nnear];
+				pending[nnear++] = swap;
+			}
+		}
+	}
+	for (int i = nnear / 2 - 1; i >= 0; i--)
+		siftPending(pending, nnear, i);
+	arrays->nnear = nnear;
+	arrays->near_wanted = (int) Min((int64) 2 * arrays->near_wanted, INT_MAX / 4);
+}
+
+/* The pending entry of the smallest bound, which stays; there is one. */
+static const Pending *
+nearestPending(Arrays *arrays)
+{
+	if (arrays->nnear == 0)
+		selectNear(arrays);
+	return &arrays->pending[0];
+}
+
+/* Takes away what nearestPending gives. */
 static Pending
 popPending(Arrays *arrays)
 {
-	Pending		top = arrays->pending[0];
+	Pending		top = *nearestPending(arrays);
 
-	arrays->pending[0] = arrays->pending[--arrays->npending];
-	if (arrays->npending > 0)
-		siftPending(arrays->pending, arrays->npending, 0);
+	arrays->pending[0] = arrays->pending[--arrays->nnear];
+	arrays->pending[arrays->nnear] = arrays->pending[--arrays->npending];
+	if (arrays->nnear > 0)
+		siftPending(arrays->pending, arrays->nnear, 0);
 	return top;
 }
 
@@ -467,8 +535,12 @@ addCoded(IvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape)
 	Arrays	   *arrays = state->arrays;
 	float	   *estimates = state->lowers;
 	float	   *errors = state->lowers + layout->entries;
-	Pending    *pending;
+	bool		slotted = layout->vectors_per_page > 0;
+	int			at = 0;			/* VECTORS page of an entry, among those of the page, */
+	int			slot = 0;		/* and its slot on that */
+	int			last = -1;
 	int			needed = 0;
+	Pending    *pending;
 	AnnCodeArray array;
 
 	if (header->live == 0)
@@ -483,33 +555,35 @@ addCoded(IvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape)
 
 	growArray(arrays, (void **) &arrays->pending, arrays->npending, header->count, &arrays->pending_capacity,
 			  sizeof(Pending));
-	pending = arrays->pending + arrays->npending;
 	for (int i = 0; i < header->count; i++)
 	{
-		const ItemPointerData *tid = &AnnIvfEntryOf(page, shape, i)->tid;
-		int			index = AnnIvfVectorBlockIndex(layout, i);
+		float		lower = estimates[i] - ANN_IVF_EPS * errors[i];
 
+		/* inf - inf, where squares overflow: nothing is known, and a NaN has no place in the order */
+		estimates[i] = lower < INFINITY ? lower : -INFINITY;
+	}
+	pending = arrays->pending + arrays->npending;
+	for (int i = 0; i < header->count; i++, slot++)
+	{
+		const ItemPointerData *tid = &AnnIvfEntryOf(page, shape, i)->tid;
+
+		if (slot == layout->vectors_per_page && slot > 0)
+		{
+			slot = 0;
+			at++;
+		}
 		if (!ItemPointerIsValid(tid) || !AnnScanIsMember(&state->base, tid))
 			continue;
-		needed = index + layout->pages_per_vector;
-		pending->lower = estimates[i] - ANN_IVF_EPS * errors[i];
-		/* inf - inf: nothing is known, and a NaN would spoil the heap */
-		if (unlikely(isnan(pending->lower)))
-			pending->lower = -INFINITY;
+		last = i;
+		pending->lower = estimates[i];
 		pending->heap_block = ItemPointerGetBlockNumberNoCheck(tid);
 		pending->heap_offset = ItemPointerGetOffsetNumberNoCheck(tid);
-		if (layout->vectors_per_page > 0)
-		{
-			pending->block = header->blocks[index];
-			pending->slot = (uint16) AnnIvfVectorSlot(layout, i);
-		}
-		else
-		{
-			pending->block = block;
-			pending->slot = (uint16) i;
-		}
+		pending->block = slotted ? header->blocks[at] : block;
+		pending->slot = (uint16) (slotted ? slot : i);
 		pending++;
 	}
+	if (last >= 0)
+		needed = AnnIvfVectorBlockIndex(layout, last) + layout->pages_per_vector;
 	if (needed > header->nblocks)
 		AnnPageCorrupted(state->centroids.index, block, "it has entries without vectors");
 	arrays->npending = (int) (pending - arrays->pending);
@@ -583,6 +657,17 @@ listIsLost(const IvfScan *state, Relation index, BlockNumber block)
 	AnnPageCorrupted(index, block, "it is not a page of the list that leads to it");
 }
 
+/* The head of a list: first page and chain never change, so the cache has them while its lists are the scan's. */
+static AnnIvfListHead
+readHead(const IvfScan *state, Relation index, uint32 list)
+{
+	const AnnIvfMetaPageData *cached = &state->cache->meta;
+
+	if (cached->generation == state->meta.generation && cached->build_id == state->meta.build_id)
+		return state->cache->heads[list];
+	return AnnIvfReadHead(index, &state->meta, list);
+}
+
 /*
  * Reads all pages of a list.  VACUUM may take an empty page out of it under us, and
  * an insert may use it elsewhere: a page that is not the list's, or whose
@@ -594,7 +679,7 @@ readList(IvfScan *state, Relation index, uint32 list)
 {
 	AnnIvfShape shape = AnnIvfShapeOf(&state->meta, list);
 	Arrays	   *arrays = state->arrays;
-	AnnIvfListHead head = AnnIvfReadHead(index, &state->meta, list);
+	AnnIvfListHead head = readHead(state, index, list);
 	BlockNumber first = head.first;
 	BlockNumber block = first;
 	BlockNumber prev = InvalidBlockNumber;
@@ -668,7 +753,7 @@ readLists(IvfScan *state, Relation index, int n)
 		any = true;
 	}
 	if (any)
-		heapifyPending(state->arrays);
+		mixPending(state->arrays);
 	return any;
 }
 
@@ -695,7 +780,7 @@ nearestResult(IvfScan *state, Relation index, Found *result)
 
 	while (arrays->npending > 0 &&
 		   (arrays->nresults == 0 ||
-			operatorBound(state, arrays->pending[0].lower) <= arrays->results[0].interval.hi))
+			operatorBound(state, nearestPending(arrays)->lower) <= arrays->results[0].interval.hi))
 	{
 		Pending		pending = popPending(arrays);
 
@@ -788,6 +873,7 @@ startRest(IvfScan *state, Relation index)
 			sortResults(state);
 		}
 		arrays->npending = 0;
+		mixPending(arrays);
 		sortResults(state);
 	} while (state->base.iterative != ANN_ITERATIVE_OFF && readLists(state, index, 1));
 	releaseArrays(arrays);
@@ -807,7 +893,7 @@ nextPlain(IvfScan *state, Relation index)
 	while (state->plain_list < AnnIvfTotalLists(&state->meta))
 	{
 		AnnIvfShape shape = AnnIvfShapeOf(&state->meta, state->plain_list);
-		AnnIvfListHead head = AnnIvfReadHead(index, &state->meta, state->plain_list);
+		AnnIvfListHead head = readHead(state, index, state->plain_list);
 		BlockNumber first = head.first;
 		Arrays	   *arrays = state->arrays;
 

@@ -52,7 +52,7 @@ AnnQueryCodeInit(AnnQueryCode *qc, const AnnCodeParams *p, const float *rq, floa
 {
 	bool		ip = p->metric == ANN_METRIC_IP;
 	float		max_all = MaxAbs(rq, p->dim);
-	float		max;
+	float		max = max_all;
 	int			exponent;
 	float		to_one;
 	double		norm;
@@ -71,8 +71,13 @@ AnnQueryCodeInit(AnnQueryCode *qc, const AnnCodeParams *p, const float *rq, floa
 	if (!(norm <= MAX_NORM))
 		return false;
 
-	max = MaxAbs(rq, p->kept) * to_one;
-	lost = ldexp(sqrt(SumSquares(rq, p->kept, to_one)), exponent);
+	lost = norm;
+	if (p->kept < p->dim)
+	{
+		max = MaxAbs(rq, p->kept);
+		lost = ldexp(sqrt(SumSquares(rq, p->kept, to_one)), exponent);
+	}
+	max *= to_one;
 	if (max > MIN_CODED)
 	{
 		float		scale = 127 / max;

@@ -1,5 +1,5 @@
 # ivfflat: pages that a crash lost come back; a standby's scan of lists that were replaced ends well or
-# says why not; inserts choose their list as the build does.
+# says why not; inserts choose their list as the build does; squares of distances that overflow.
 use strict;
 use warnings;
 
@@ -160,6 +160,20 @@ SQL
 		FROM (SELECT q.q, s.id % 100000 AS id, count(*) AS n FROM query q, LATERAL (SELECT id FROM long ORDER BY v $op q.v) s WHERE s.id % 100000 % 3 = 0 GROUP BY 1, 2) p"),
 		't|0', "$ops: inserted rows are in the lists of rows of their direction");
 }
+
+# ---- Rows so long that the square of their distance from the centroid overflows a float, but not that from the query.
+
+$node->safe_psql('postgres', <<"SQL");
+CREATE TABLE far AS SELECT id, (l2_normalize(v - (SELECT v FROM centre WHERE c = id % 97)) * array_fill(1.7e19 + id * 1e15, ARRAY[$dim])::vector)::vector($dim) AS v
+	FROM stream WHERE id <= 2500;
+CREATE TABLE farquery AS SELECT id AS q, (v * array_fill(0.4, ARRAY[$dim])::vector)::vector($dim) AS v FROM far WHERE id % 125 = 0;
+CREATE INDEX ON far USING ivfflat (v) WITH (lists = 1);
+SQL
+is($node->safe_psql('postgres', "$settings SET ivfflat.iterative_scan = off;
+	SELECT count(*), count(*) FILTER (WHERE d < previous), count(*) FILTER (WHERE d < 'Infinity' AND id > 1450) > 1000
+	FROM (SELECT q, id, d, lag(d) OVER (PARTITION BY q ORDER BY n) AS previous
+		FROM (SELECT q.q, s.id, s.d, row_number() OVER () AS n FROM farquery q, LATERAL (SELECT f.id, f.v <-> q.v AS d FROM far f ORDER BY f.v <-> q.v) s) o) o"),
+	'50000|0|t', 'squares that overflow: the order is right');
 
 log_ok($node);
 log_ok($standby);
