@@ -374,6 +374,23 @@ extern bool AnnIvfRankNext(AnnIvfRanking *ranking, AnnIvfListScore *next);
 extern uint32 AnnIvfNearest(const AnnIvfCentroids *centroids, const float *dense, char *scratch);
 extern Size AnnIvfNearestScratch(const AnnIvfCentroids *centroids);
 
+/* Finds the lists of up to ANN_NEAREST_MAX_ROWS vectors together. */
+typedef struct AnnIvfAssigner
+{
+	AnnNearest	nearest;
+	const float *mean;
+	AnnNearestRows rows;
+	const float *vectors[ANN_NEAREST_MAX_ROWS];
+	float	   *directions;		/* inner product only: of the vectors */
+	void	   *scratch;
+} AnnIvfAssigner;
+
+extern Size AnnIvfAssignTableSize(const AnnIvfMetaPageData *meta);
+extern void AnnIvfAssignTableFill(void *memory, const AnnIvfCentroids *centroids);
+extern void AnnIvfAssignerInit(AnnIvfAssigner *assigner, const AnnIvfCentroids *centroids, const void *memory);
+extern void AnnIvfAssignerSet(AnnIvfAssigner *assigner, int i, const float *dense);
+extern void AnnIvfAssignerFind(AnnIvfAssigner *assigner, int count, int *lists);
+
 /* ---- ivfflat_cache.c: what a backend remembers of an index ---- */
 
 typedef struct AnnIvfCache
@@ -408,6 +425,8 @@ typedef struct AnnIvfFormer
 } AnnIvfFormer;
 
 extern float *AnnIvfDense(const AnnSpace *space, const AnnPoint *point);
+extern void AnnIvfFormInList(const AnnIvfFormer *former, uint32 list, float *dense, const char *stored,
+							 AnnIvfValue *result);
 extern void AnnIvfFormPlaced(const AnnIvfFormer *former, float *dense, const char *stored, AnnIvfValue *result);
 extern void AnnIvfFormValue(const AnnIvfFormer *former, const AnnAttributes *attributes, const Datum *values,
 							const bool *isnull, AnnIvfValue *result);

@@ -69,6 +69,15 @@ typedef struct BuildShared
 	bool		broken_hot_chain;
 } BuildShared;
 
+/* A row whose list is not known yet; its parts lie in the tuple context. */
+typedef struct WaitingRow
+{
+	ItemPointerData tid;
+	float	   *dense;
+	const char *stored;
+	const char *attributes;
+} WaitingRow;
+
 /* A participant. */
 typedef struct BuildState
 {
@@ -83,7 +92,12 @@ typedef struct BuildState
 	double		index_tuples;
 	Tuplesortstate *sort;
 	TupleTableSlot *slot;
-	MemoryContext tuple_context;
+	struct varlena *datum;		/* a SortedEntry */
+	bool		has_assigner;	/* no: a single list */
+	AnnIvfAssigner assigner;
+	WaitingRow	waiting[ANN_NEAREST_MAX_ROWS];
+	int			nwaiting;
+	MemoryContext tuple_context;	/* of the rows that wait */
 } BuildState;
 
 /* A sample that is being read from the table. */
@@ -154,7 +168,7 @@ takeValue(Sampling *sampling, Datum value, int place)
 	AnnPoint	point;
 	bool		taken;
 
-	AnnSpaceFormPoint(&sample->space, value, &point);
+	AnnSpacePlacePoint(&sample->space, value, &point);
 	taken = !point.unplaced && AnnIvfSampleTake(sample, AnnIvfDense(&sample->space, &point), place);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(sampling->tuple_context);
@@ -281,6 +295,13 @@ train(Relation heap, Relation index, IndexInfo *info, AnnIvfMetaPageData *meta)
 
 /* ---- assignment ---- */
 
+/* Where the assigners' table is behind the centroids and their codes. */
+static Size
+assignTableOffset(const AnnIvfMetaPageData *meta)
+{
+	return MAXALIGN(add_size(AnnIvfCentroidsSize(meta), AnnIvfCentroidCodesSize(meta)));
+}
+
 static TupleDesc
 sortDesc(void)
 {
@@ -303,47 +324,91 @@ beginSort(int memory, SortCoordinate coordinate)
 								memory, coordinate, TUPLESORT_NONE);
 }
 
+/* Hands a row over to the sort. */
+static void
+emit(BuildState *state, const ItemPointerData *tid, const AnnIvfValue *value)
+{
+	const AnnIvfLayout *layout = &state->shared->meta.layout;
+	Size		code_size = value->code != NULL ? layout->code_size : 0;
+	Size		attribute_size = value->attributes != NULL ? layout->attribute_size : 0;
+	Size		size = offsetof(SortedEntry, data) + code_size + attribute_size +
+		(value->stored != NULL ? layout->vector_size : 0);
+	SortedEntry *entry = (SortedEntry *) VARDATA(state->datum);
+
+	SET_VARSIZE(state->datum, VARHDRSZ + size);
+	entry->tid = *tid;
+	entry->reserved = 0;
+	entry->factors = value->factors;
+	if (value->code != NULL)
+		memcpy(entry->data, value->code, code_size);
+	if (value->attributes != NULL)
+		memcpy(entry->data + code_size, value->attributes, attribute_size);
+	if (value->stored != NULL)
+		memcpy(entry->data + code_size + attribute_size, value->stored, layout->vector_size);
+	ExecClearTuple(state->slot);
+	state->slot->tts_values[0] = Int32GetDatum((int32) value->list);
+	state->slot->tts_values[1] = PointerGetDatum(state->datum);
+	state->slot->tts_isnull[0] = state->slot->tts_isnull[1] = false;
+	ExecStoreVirtualTuple(state->slot);
+	tuplesort_puttupleslot(state->sort, state->slot);
+	state->index_tuples++;
+}
+
+/* Finds the lists of the rows that wait, codes them and hands them over. */
+static void
+flushRows(BuildState *state)
+{
+	AnnIvfFormer former = {&state->shared->meta, &state->space, &state->centroids};
+	MemoryContext old = MemoryContextSwitchTo(state->tuple_context);
+	int			lists[ANN_NEAREST_MAX_ROWS] = {0};
+
+	if (state->has_assigner && state->nwaiting > 0)
+		AnnIvfAssignerFind(&state->assigner, state->nwaiting, lists);
+	for (int i = 0; i < state->nwaiting; i++)
+	{
+		WaitingRow *row = &state->waiting[i];
+		AnnIvfValue value;
+
+		AnnIvfFormInList(&former, (uint32) lists[i], row->dense, row->stored, &value);
+		value.attributes = row->attributes;
+		emit(state, &row->tid, &value);
+	}
+	state->nwaiting = 0;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(state->tuple_context);
+}
+
 static void
 assignCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool alive, void *arg)
 {
 	BuildState *state = (BuildState *) arg;
-	const AnnIvfMetaPageData *meta = &state->shared->meta;
 	MemoryContext old = MemoryContextSwitchTo(state->tuple_context);
-	AnnIvfFormer former = {meta, &state->space, &state->centroids};
-	AnnIvfValue value;
-	Size		code_size;
-	Size		attribute_size;
-	Size		size;
-	struct varlena *datum;
-	SortedEntry *entry;
+	AnnIvfValue value = {0};
+	AnnPoint	point;
 	uint64		done;
 
-	AnnIvfFormValue(&former, state->attributes, values, isnull, &value);
-	code_size = value.code != NULL ? meta->layout.code_size : 0;
-	attribute_size = value.attributes != NULL ? meta->layout.attribute_size : 0;
-	size = offsetof(SortedEntry, data) + code_size + attribute_size + (value.stored != NULL ? meta->layout.vector_size : 0);
-	datum = palloc(VARHDRSZ + size);
-	SET_VARSIZE(datum, VARHDRSZ + size);
-	entry = (SortedEntry *) VARDATA(datum);
-	entry->tid = *tid;
-	entry->reserved = 0;
-	entry->factors = value.factors;
-	if (value.code != NULL)
-		memcpy(entry->data, value.code, code_size);
-	if (value.attributes != NULL)
-		memcpy(entry->data + code_size, value.attributes, attribute_size);
-	if (value.stored != NULL)
-		memcpy(entry->data + code_size + attribute_size, value.stored, meta->layout.vector_size);
-	ExecClearTuple(state->slot);
-	state->slot->tts_values[0] = Int32GetDatum((int32) value.list);
-	state->slot->tts_values[1] = PointerGetDatum(datum);
-	state->slot->tts_isnull[0] = state->slot->tts_isnull[1] = false;
-	ExecStoreVirtualTuple(state->slot);
-	tuplesort_puttupleslot(state->sort, state->slot);
-	ExecClearTuple(state->slot);
-	state->index_tuples++;
+	if (!isnull[0])
+		AnnSpacePlacePoint(&state->space, values[0], &point);
+	if (isnull[0] || point.unplaced)
+	{
+		value.list = isnull[0] ? AnnIvfNullList(&state->shared->meta) : AnnIvfZeroList(&state->shared->meta);
+		emit(state, tid, &value);
+	}
+	else
+	{
+		WaitingRow *row = &state->waiting[state->nwaiting];
+
+		row->tid = *tid;
+		row->dense = AnnIvfDense(&state->space, &point);
+		row->stored = point.stored;
+		row->attributes = AnnAttributesForm(state->attributes, values, isnull);
+		if (state->has_assigner)
+			AnnIvfAssignerSet(&state->assigner, state->nwaiting, row->dense);
+		state->nwaiting++;
+	}
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(state->tuple_context);
+	if (state->nwaiting == ANN_NEAREST_MAX_ROWS)
+		flushRows(state);
 
 	done = pg_atomic_add_fetch_u64(&state->shared->done, 1);
 	if (state->leader)
@@ -357,16 +422,23 @@ static void
 assignRows(BuildState *state, TableScanDesc scan, SortCoordinate coordinate, const char *centroids)
 {
 	BuildShared *shared = state->shared;
+	const AnnIvfLayout *layout = &shared->meta.layout;
 	TupleDesc	desc = sortDesc();
 	double		tuples;
 
-	AnnIvfSpaceInit(&state->space, &shared->meta.layout);
+	AnnIvfSpaceInit(&state->space, layout);
 	AnnIvfOpenCentroids(&state->centroids, &shared->meta, centroids);
-	state->tuple_context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat build row", ALLOCSET_DEFAULT_SIZES);
+	state->has_assigner = centroids != NULL && shared->meta.lists > 1;
+	if (state->has_assigner)
+		AnnIvfAssignerInit(&state->assigner, &state->centroids, centroids + assignTableOffset(&shared->meta));
+	state->datum = palloc(VARHDRSZ + offsetof(SortedEntry, data) +
+						  layout->code_size + layout->attribute_size + layout->vector_size);
+	state->tuple_context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat build rows", ALLOCSET_DEFAULT_SIZES);
 	state->slot = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	state->sort = beginSort(shared->sort_memory, coordinate);
 	tuples = table_index_build_scan(state->heap, state->index, state->info, true, state->leader,
 									assignCallback, state, scan);
+	flushRows(state);
 	tuplesort_performsort(state->sort);
 	ExecDropSingleTupleTableSlot(state->slot);
 	MemoryContextDelete(state->tuple_context);
@@ -646,7 +718,7 @@ typedef struct BuildPlan
 	Relation	index;
 	IndexInfo  *info;
 	AnnIvfMetaPageData meta;
-	char	   *centroids;		/* vectors, mean and codes; NULL: the single one that is zero */
+	char	   *centroids;		/* vectors, mean and codes, assigners' table; NULL: the single one that is zero */
 	Size		centroids_size;
 } BuildPlan;
 
@@ -870,7 +942,14 @@ ann_ivfflat_build(Relation heap, Relation index, IndexInfo *info)
 	initMeta(index, &plan.meta);
 	plan.centroids = train(heap, index, info, &plan.meta);
 	if (plan.centroids != NULL)
-		plan.centroids_size = add_size(AnnIvfCentroidsSize(&plan.meta), AnnIvfCentroidCodesSize(&plan.meta));
+	{
+		AnnIvfCentroids centroids;
+
+		plan.centroids_size = add_size(assignTableOffset(&plan.meta), AnnIvfAssignTableSize(&plan.meta));
+		plan.centroids = repalloc_huge(plan.centroids, plan.centroids_size);
+		AnnIvfOpenCentroids(&centroids, &plan.meta, plan.centroids);
+		AnnIvfAssignTableFill(plan.centroids + assignTableOffset(&plan.meta), &centroids);
+	}
 
 	reportPhase(PROGRESS_ASSIGN);
 	nworkers = plan.centroids != NULL ? AnnBuildWorkers(heap, index, info) : 0;

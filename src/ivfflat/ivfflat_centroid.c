@@ -340,3 +340,93 @@ AnnIvfNearest(const AnnIvfCentroids *centroids, const float *dense, char *scratc
 	}
 	return best;
 }
+
+/* ---- the lists of many vectors ---- */
+
+static AnnNearestOrder
+assignOrder(const AnnIvfCentroids *centroids)
+{
+	return centroids->ip ? ANN_NEAREST_DIRECTION : ANN_NEAREST_DISTANCE;
+}
+
+/*
+ * Bytes of the table from which an assigner works: mean of the centroids (of their
+ * directions, under inner product), then an AnnNearest's memory.  It holds no pointers.
+ */
+Size
+AnnIvfAssignTableSize(const AnnIvfMetaPageData *meta)
+{
+	return add_size(MAXALIGN(sizeof(float) * (Size) meta->layout.dim),
+					AnnNearestSize((int) meta->layout.dim, (int) meta->lists));
+}
+
+void
+AnnIvfAssignTableFill(void *memory, const AnnIvfCentroids *centroids)
+{
+	int			dim = centroids->dim;
+	float	   *mean = memory;
+	double	   *sum = palloc0(mul_size(sizeof(double), dim));
+
+	for (int i = 0; i < centroids->count; i++)
+	{
+		const float *vector = centroids->vectors + (Size) i * dim;
+		float		norm = centroids->ip ? sqrtf(ann_kernels.ip_f32(vector, vector, dim)) : 1;
+
+		if (norm > 0 && isfinite(norm))
+			for (int j = 0; j < dim; j++)
+				sum[j] += vector[j] / norm;
+	}
+	for (int j = 0; j < dim; j++)
+		mean[j] = (float) (sum[j] / centroids->count);
+	pfree(sum);
+	AnnNearestFill((char *) memory + MAXALIGN(sizeof(float) * (Size) dim), centroids->vectors, centroids->count, dim,
+				   mean, assignOrder(centroids));
+}
+
+/*
+ * Centroids and table must outlive the assigner.  palloc's in CurrentMemoryContext.
+ */
+void
+AnnIvfAssignerInit(AnnIvfAssigner *assigner, const AnnIvfCentroids *centroids, const void *memory)
+{
+	int			dim = centroids->dim;
+
+	memset(assigner, 0, sizeof(*assigner));
+	assigner->mean = memory;
+	AnnNearestOpen(&assigner->nearest, (const char *) memory + MAXALIGN(sizeof(float) * (Size) dim),
+				   centroids->vectors, centroids->count, dim, assignOrder(centroids));
+	assigner->rows.bytes = palloc(AnnNearestRowBytes(dim) * ANN_NEAREST_MAX_ROWS);
+	assigner->rows.scale = palloc(2 * sizeof(float) * ANN_NEAREST_MAX_ROWS);
+	assigner->rows.spread = assigner->rows.scale + ANN_NEAREST_MAX_ROWS;
+	if (centroids->ip)
+		assigner->directions = palloc(sizeof(float) * (Size) dim * ANN_NEAREST_MAX_ROWS);
+	assigner->scratch = palloc_extended(AnnNearestScratchSize(centroids->count, ANN_NEAREST_MAX_ROWS), MCXT_ALLOC_HUGE);
+}
+
+/*
+ * Takes a vector of the index space as the i-th; it must stay until its list is found.
+ */
+void
+AnnIvfAssignerSet(AnnIvfAssigner *assigner, int i, const float *dense)
+{
+	int			dim = assigner->nearest.dim;
+
+	if (assigner->directions != NULL)
+	{
+		float	   *direction = assigner->directions + (Size) i * dim;
+
+		AnnNormalize(dense, direction, dim);
+		dense = direction;
+	}
+	assigner->vectors[i] = dense;
+	AnnNearestSetRow(&assigner->rows, i, dense, assigner->mean, dim);
+}
+
+/*
+ * The lists of the first count vectors, as AnnIvfNearest finds them.
+ */
+void
+AnnIvfAssignerFind(AnnIvfAssigner *assigner, int count, int *lists)
+{
+	AnnNearestFind(&assigner->nearest, &assigner->rows, assigner->vectors, count, assigner->scratch, lists);
+}

@@ -28,17 +28,17 @@ AnnIvfDense(const AnnSpace *space, const AnnPoint *point)
 }
 
 /*
- * What the index stores for a vector of the index space, which is overwritten.
+ * What a list stores for a vector of the index space, which is overwritten.
  * palloc's in CurrentMemoryContext; `stored` becomes part of the result.
  */
 void
-AnnIvfFormPlaced(const AnnIvfFormer *former, float *dense, const char *stored, AnnIvfValue *result)
+AnnIvfFormInList(const AnnIvfFormer *former, uint32 list, float *dense, const char *stored, AnnIvfValue *result)
 {
 	const AnnIvfMetaPageData *meta = former->meta;
 	int			dim = (int) meta->layout.dim;
 
 	memset(result, 0, sizeof(*result));
-	result->list = AnnIvfNearest(former->centroids, dense, palloc(AnnIvfNearestScratch(former->centroids)));
+	result->list = list;
 	result->stored = stored;
 	if (AnnIvfHasCodes(&meta->layout))
 	{
@@ -53,6 +53,17 @@ AnnIvfFormPlaced(const AnnIvfFormer *former, float *dense, const char *stored, A
 		result->code = palloc0(meta->layout.code_size);
 		AnnEncode(&meta->code, dense, r_dot_c, result->code, &result->factors);
 	}
+}
+
+/*
+ * The same for the list of the nearest centroid.
+ */
+void
+AnnIvfFormPlaced(const AnnIvfFormer *former, float *dense, const char *stored, AnnIvfValue *result)
+{
+	uint32		list = AnnIvfNearest(former->centroids, dense, palloc(AnnIvfNearestScratch(former->centroids)));
+
+	AnnIvfFormInList(former, list, dense, stored, result);
 }
 
 /*
@@ -71,7 +82,7 @@ AnnIvfFormValue(const AnnIvfFormer *former, const AnnAttributes *attributes, con
 		result->list = AnnIvfNullList(former->meta);
 		return;
 	}
-	AnnSpaceFormPoint(former->space, values[0], &point);
+	AnnSpacePlacePoint(former->space, values[0], &point);
 	if (point.unplaced)
 		result->list = AnnIvfZeroList(former->meta);
 	else

@@ -165,18 +165,12 @@ intoSpace(const AnnSpace *space, float *dense)
 }
 
 /*
- * Fills *point from an SQL value that is not NULL; palloc's in
- * CurrentMemoryContext.  Raises ERRCODE_DATA_EXCEPTION if the dimensions are
- * not the index's.
+ * Fills *point but for its hash.
  */
-void
-AnnSpaceFormPoint(const AnnSpace *space, Datum value, AnnPoint *point)
+static void
+placeElements(const AnnSpace *space, const void *elements, Size size, AnnPoint *point)
 {
-	Size		size;
-	const void *elements = AnnSpaceElements(space, PG_DETOAST_DATUM(value), &size);
-
 	memset(point, 0, sizeof(*point));
-	point->hash = hash_bytes((const unsigned char *) elements, (int) size);
 	if (AnnSpaceIsDense(space))
 	{
 		point->stored_size = space->stored_size;
@@ -194,6 +188,33 @@ AnnSpaceFormPoint(const AnnSpace *space, Datum value, AnnPoint *point)
 		memcpy(point->stored, elements, size);
 		point->unplaced = isZero(space, elements);
 	}
+}
+
+/*
+ * Fills *point from an SQL value that is not NULL; palloc's in
+ * CurrentMemoryContext.  Raises ERRCODE_DATA_EXCEPTION if the dimensions are
+ * not the index's.
+ */
+void
+AnnSpaceFormPoint(const AnnSpace *space, Datum value, AnnPoint *point)
+{
+	Size		size;
+	const void *elements = AnnSpaceElements(space, PG_DETOAST_DATUM(value), &size);
+
+	placeElements(space, elements, size, point);
+	point->hash = hash_bytes((const unsigned char *) elements, (int) size);
+}
+
+/*
+ * The same for those who do not need the hash, which is zero.
+ */
+void
+AnnSpacePlacePoint(const AnnSpace *space, Datum value, AnnPoint *point)
+{
+	Size		size;
+	const void *elements = AnnSpaceElements(space, PG_DETOAST_DATUM(value), &size);
+
+	placeElements(space, elements, size, point);
 }
 
 /*

@@ -82,6 +82,7 @@ extern void AnnSpaceInit(AnnSpace *space, AnnElement element, AnnMetric metric, 
 						 AnnRefineForm form, bool coded, bool rotated);
 extern const void *AnnSpaceElements(const AnnSpace *space, struct varlena *value, Size *size);
 extern void AnnSpaceFormPoint(const AnnSpace *space, Datum value, AnnPoint *point);
+extern void AnnSpacePlacePoint(const AnnSpace *space, Datum value, AnnPoint *point);
 extern AnnQuery *AnnSpaceQuery(const AnnSpace *space, Datum value);
 extern AnnQuery *AnnSpaceQueryOf(const AnnSpace *space, const void *elements);
 extern void AnnSpaceQueryDense(const AnnQuery *query, float *dense);
