@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include <math.h>
+#include <sys/mman.h>
 
 #include "common/hashfn.h"
 #include "common/pg_prng.h"
@@ -31,6 +32,9 @@
 #define MIN_BLOCK_BYTES (32 * 1024)
 #define MAX_BLOCK_BYTES (32 * 1024 * 1024)
 #define MIN_CHUNK_NODES 16
+
+/* The usual size of huge pages. */
+#define HUGE_PAGE (2 * 1024 * 1024)
 
 /* Nodes between two samples of what each alpha would keep. */
 #define ALPHA_SAMPLE_EVERY 64
@@ -88,7 +92,8 @@ struct AnnGraph
 	Size		payload_used;
 
 	/* Search */
-	AnnGraphNear *beam;
+	float	   *beam_d2;		/* the beam, ascending */
+	AnnGraphNode *beam;
 	int			nbeam;
 	AnnGraphNear *dropped;		/* expanded, then pushed out of the beam */
 	int			ndropped;
@@ -97,6 +102,7 @@ struct AnnGraph
 	int			ntouched;
 	int			touched_capacity;
 	float	   *estimates;
+	int		   *near;			/* numbers of those that are near enough */
 	char	   *gathered;
 	Size		gather_stride;
 
@@ -308,7 +314,8 @@ AnnGraphAttach(AnnGraphShared *shared, const AnnHnswSpace *space)
 	pg_prng_seed(&graph->random, (uint64) MyProcPid);
 
 	graph->point = palloc0(shape->point_size);
-	graph->beam = palloc(sizeof(AnnGraphNear) * (shape->ef + 1));
+	graph->beam_d2 = palloc(sizeof(float) * (shape->ef + 1));
+	graph->beam = palloc(sizeof(AnnGraphNode) * (shape->ef + 1));
 	graph->dropped = palloc(sizeof(AnnGraphNear) * shape->ef);
 	graph->seen = MemoryContextAllocExtended(graph->context,
 											 ((Size) shared->max_blocks << graph->chunk_shift) / 8 + sizeof(uint64),
@@ -318,6 +325,7 @@ AnnGraphAttach(AnnGraphShared *shared, const AnnHnswSpace *space)
 	graph->max_candidates = 2 * shape->ef;
 	graph->candidates = palloc(sizeof(AnnGraphNear) * graph->max_candidates);
 	graph->estimates = palloc(sizeof(float) * Max(EXPAND_AT_ONCE * shape->slots, shared->max_entries));
+	graph->near = palloc(sizeof(int) * Max(EXPAND_AT_ONCE * shape->slots, START_ENTRIES));
 	graph->length_scale = ldexpf(1, shape->length_exp);
 	graph->probes = palloc(sizeof(Probe) * graph->max_candidates);
 	if (shape->form == ANN_GRAPH_CODE)
@@ -401,6 +409,19 @@ AnnGraphDetach(AnnGraph *graph)
 		}
 }
 
+/* Nodes are read in no order: with small pages most of the time goes to finding these. */
+static void
+adviseHugePages(char *memory, Size size)
+{
+#ifdef MADV_HUGEPAGE
+	char	   *start = (char *) TYPEALIGN(HUGE_PAGE, memory);
+	char	   *end = (char *) TYPEALIGN_DOWN(HUGE_PAGE, memory + size);
+
+	if (start < end)
+		(void) madvise(start, end - start, MADV_HUGEPAGE);
+#endif
+}
+
 /* Makes a new block; false if the budget or the machine's memory is used up.  memory_lock is held. */
 static bool
 addBlock(AnnGraph *graph, uint32 *block)
@@ -418,6 +439,7 @@ addBlock(AnnGraph *graph, uint32 *block)
 												 MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
 		if (*memory == NULL)
 			return false;
+		adviseHugePages(*memory, shared->block_size);
 	}
 	else
 	{
@@ -948,39 +970,61 @@ distancesTo(AnnGraph *graph, const AnnGraphNode *nodes, int n, float *d2)
 static inline bool
 beamTakes(const AnnGraph *graph, float d2)
 {
-	return graph->nbeam < graph->shape.ef || d2 < graph->beam[graph->nbeam - 1].d2;
+	return graph->nbeam < graph->shape.ef || d2 < graph->beam_d2[graph->nbeam - 1];
 }
 
 /* Puts a node into the beam; returns its place. */
 static inline int
 addToBeam(AnnGraph *graph, AnnGraphNode node, float d2)
 {
-	AnnGraphNear *beam = graph->beam;
-	int			low = 0;
+	AnnGraphNode *beam = graph->beam;
+	float	   *beam_d2 = graph->beam_d2;
+	int			n = graph->nbeam;
+	int			at = 0;
 
-	if (graph->nbeam == graph->shape.ef)
+	if (n == graph->shape.ef)
 	{
-		AnnGraphNear *last = &beam[--graph->nbeam];
-
-		if ((last->node & EXPANDED) && graph->ndropped < graph->shape.ef)
+		n--;
+		if ((beam[n] & EXPANDED) && graph->ndropped < graph->shape.ef)
 		{
-			graph->dropped[graph->ndropped].d2 = last->d2;
-			graph->dropped[graph->ndropped++].node = last->node & ~EXPANDED;
+			graph->dropped[graph->ndropped].d2 = beam_d2[n];
+			graph->dropped[graph->ndropped++].node = beam[n] & ~EXPANDED;
 		}
 	}
-	/* Without branches: they could not be predicted. */
-	for (int n = graph->nbeam; n > 0;)
-	{
-		int			half = (n + 1) / 2;
+	/* A vector loop is done sooner than a search whose steps wait for each other. */
+	for (int i = 0; i < n; i++)
+		at += beam_d2[i] <= d2;
+	memmove(beam_d2 + at + 1, beam_d2 + at, sizeof(float) * (n - at));
+	memmove(beam + at + 1, beam + at, sizeof(AnnGraphNode) * (n - at));
+	beam_d2[at] = d2;
+	beam[at] = node;
+	graph->nbeam = n + 1;
+	return at;
+}
 
-		low += (int) (beam[low + half - 1].d2 <= d2) * half;
-		n -= half;
+/* Offers nodes to the beam; returns the first place that changed, or `next` if that is before. */
+static int
+offerToBeam(AnnGraph *graph, const AnnGraphNode *nodes, const float *d2, int n, int next)
+{
+	bool		full = graph->nbeam >= graph->shape.ef;
+	float		limit = full ? graph->beam_d2[graph->nbeam - 1] : 0;
+	int		   *near = graph->near;
+	int			nnear = 0;
+
+	/* Most are too far.  Which ones cannot be predicted: so without branches. */
+	for (int i = 0; i < n; i++)
+	{
+		near[nnear] = i;
+		nnear += !full | (d2[i] < limit);
 	}
-	memmove(beam + low + 1, beam + low, sizeof(AnnGraphNear) * (graph->nbeam - low));
-	beam[low].d2 = d2;
-	beam[low].node = node;
-	graph->nbeam++;
-	return low;
+	for (int i = 0; i < nnear; i++)
+		if (beamTakes(graph, d2[near[i]]))
+		{
+			int			at = addToBeam(graph, nodes[near[i]], d2[near[i]]);
+
+			next = Min(next, at);
+		}
+	return next;
 }
 
 static void
@@ -1017,9 +1061,7 @@ startSearch(AnnGraph *graph)
 		markSeen(graph, best[i].node);
 	n = graph->ntouched - first;
 	distancesTo(graph, graph->touched + first, n, graph->estimates);
-	for (int i = 0; i < n; i++)
-		if (beamTakes(graph, graph->estimates[i]))
-			addToBeam(graph, graph->touched[first + i], graph->estimates[i]);
+	offerToBeam(graph, graph->touched + first, graph->estimates, n, 0);
 }
 
 static int
@@ -1080,10 +1122,10 @@ searchNearest(AnnGraph *graph, AnnGraphNode self)
 		{
 			AnnGraphNode *links;
 
-			if (graph->beam[i].node & EXPANDED)
+			if (graph->beam[i] & EXPANDED)
 				continue;
-			links = linksOf(graph, graph->beam[i].node);
-			graph->beam[i].node |= EXPANDED;
+			links = linksOf(graph, graph->beam[i]);
+			graph->beam[i] |= EXPANDED;
 			expanded++;
 			for (int j = 0; j < graph->shape.slots; j++)
 			{
@@ -1101,24 +1143,18 @@ searchNearest(AnnGraph *graph, AnnGraphNode self)
 		for (int i = 0; i < nfresh; i++)
 			prefetchPoint(graph, graph->touched[first + i]);
 		distancesTo(graph, graph->touched + first, nfresh, graph->estimates);
-		for (int i = 0; i < nfresh; i++)
-			if (beamTakes(graph, graph->estimates[i]))
-			{
-				int			at = addToBeam(graph, graph->touched[first + i], graph->estimates[i]);
-
-				next = Min(next, at);
-			}
-		while (next < graph->nbeam && (graph->beam[next].node & EXPANDED))
+		next = offerToBeam(graph, graph->touched + first, graph->estimates, nfresh, next);
+		while (next < graph->nbeam && (graph->beam[next] & EXPANDED))
 			next++;
 		for (int i = next; i < graph->nbeam && i < next + PREFETCH_LINKS; i++)
-			if (!(graph->beam[i].node & EXPANDED))
-				prefetchLinks(graph, graph->beam[i].node);
+			if (!(graph->beam[i] & EXPANDED))
+				prefetchLinks(graph, graph->beam[i]);
 	}
 
 	for (int i = 0; i < graph->nbeam; i++)
 	{
-		graph->candidates[n].d2 = graph->beam[i].d2;
-		graph->candidates[n++].node = graph->beam[i].node & ~EXPANDED;
+		graph->candidates[n].d2 = graph->beam_d2[i];
+		graph->candidates[n++].node = graph->beam[i] & ~EXPANDED;
 	}
 	qsort(graph->dropped, graph->ndropped, sizeof(AnnGraphNear), compareNear);
 	for (int i = 0; i < graph->ndropped; i++)
