@@ -1,0 +1,112 @@
+# Damage to chains and attribute areas of an hnsw index with included columns: the check finds
+# it, searches, inserts and VACUUM answer or raise errors, and nothing crashes or goes on forever.
+use strict;
+use warnings;
+
+use AnnTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = ann_node('include_corrupt', 'autovacuum = off', 'ignore_checksum_failure = on', 'client_min_messages = error',
+	'statement_timeout = 30s');
+my $rows = random_vectors(200, 40, seed => 53);
+my $query = vector_text($rows->[0]);
+
+load_vectors($node, 'base', 'vector(40)', $rows);
+
+# Rows of 496 bytes, 16 to a page.  Behind header and vector, at 192: states, tenant (int),
+# note (length, 31 bytes), and at 232 the link {next, ahead}.  A CHAIN page is an
+# array of {first, rows, ahead[3]}.
+my ($ROW, $CHAIN) = (4, 8);
+my ($raw, $special, $row_size) = (24, 8192 - 8, 496);
+my ($area, $link) = ($raw + 192, $raw + 232);
+my $nowhere = pack('L', 0xFFFFFFF0);
+
+# The chains that have rows, as places on the page.
+sub chains
+{
+	my ($page) = @_;
+	return grep { unpack('L', substr($page, $_, 4)) != 0xFFFFFFFF } map { $raw + 20 * $_ } 0 .. 407;
+}
+
+# [name, kind of page, what the check says, change of the page by block number]
+my @damage = (
+	[ 'chain to nowhere', $CHAIN, qr/leads to row \d+, which does not live/, sub { substr($_[0], (chains($_[0]))[0], 4) = $nowhere } ],
+	[ 'chain lost', $CHAIN, qr/it is not in its chain/, sub { substr($_[0], (chains($_[0]))[0], 4) = pack('L', 0xFFFFFFFF) } ],
+	[ 'chains exchanged', $CHAIN, qr/belongs to another one/, sub {
+			my ($a, $b) = chains($_[0]);
+			my $first = substr($_[0], $a, 4);
+			substr($_[0], $a, 4) = substr($_[0], $b, 4);
+			substr($_[0], $b, 4) = $first;
+		} ],
+	[ 'rows counted too low', $CHAIN, qr/but counts 1/, sub { substr($_[0], (chains($_[0]))[0] + 4, 4) = pack('L', 1) } ],
+	[ 'rows counted too high', $CHAIN, qr/^$/, sub { substr($_[0], (chains($_[0]))[0] + 4, 4) = pack('L', 0xFFFFFFFF) } ],
+	[ 'row ahead', $CHAIN, qr/^$/, sub { substr($_[0], (chains($_[0]))[0] + 8, 12) = $nowhere x 3 } ],
+	[ 'link to itself', $ROW, qr/twice/, sub { substr($_[0], $link, 4) = pack('L', $_[1] * 16) } ],
+	[ 'link to nowhere', $ROW, qr/which does not live/, sub { substr($_[0], $link, 4) = $nowhere } ],
+	[ 'link to another chain', $ROW, qr/belongs to another one/, sub { substr($_[0], $link, 4) = pack('L', $_[1] * 16 + 1) } ],
+	[ 'link ahead', $ROW, qr/^$/, sub { substr($_[0], $link + 4, 4) = $nowhere } ],
+	[ 'state', $ROW, qr/in no known state/, sub { substr($_[0], $area, 1) = pack('C', 0x0F) } ],
+	[ 'length', $ROW, qr/longer than its place/, sub { substr($_[0], $area + 5, 1) = pack('C', 200) } ],
+	[ 'bytes behind', $ROW, qr/bytes behind an included value/, sub { substr($_[0], $area + 36, 1) = 'x' } ],
+	[ 'tenant', $ROW, qr/belongs to another one|not in its chain/, sub { substr($_[0], $area + 1, 4) = pack('L', 12345) } ],
+	[ 'a CHAIN page as another kind', $CHAIN, qr/is no page of that kind|bounds/, sub { substr($_[0], $special + 4, 2) = pack('S', 3) } ]);
+
+my %path;
+for my $i (0 .. $#damage)
+{
+	$node->safe_psql('postgres', "CREATE TABLE t$i AS SELECT id, id % 5 AS tenant, 'note ' || id % 7 AS note, v FROM base;
+		CREATE INDEX t${i}_idx ON t$i USING hnsw (v vector_l2_ops) INCLUDE (tenant, note) WITH (quantizer = none);
+		DELETE FROM t$i WHERE id BETWEEN 10 AND 20; ANALYZE t$i");
+	$path{$i} = $node->data_dir . '/' . $node->safe_psql('postgres', "SELECT pg_relation_filepath('t${i}_idx')");
+}
+is($node->safe_psql('postgres', "SELECT value FROM ann_index_info('t0_idx') WHERE name = 'bytes of a row'"),
+	$row_size, 'rows are as the offsets here assume');
+index_ok($node, 't0_idx');
+$node->stop;
+
+for my $i (0 .. $#damage)
+{
+	my (undef, $kind, undef, $change) = @{ $damage[$i] };
+	my $file = slurp_file($path{$i});
+	my ($block) = grep {
+		my $page = substr($file, $_ * 8192, 8192);
+		unpack('S', substr($page, $special + 4, 2)) == $kind && ($kind != $CHAIN || chains($page) >= 2)
+	} 0 .. length($file) / 8192 - 1;
+	my $page = substr($file, $block * 8192, 8192);
+	$change->($page, $block);
+	substr($file, $block * 8192, 8192) = $page;
+	open my $fh, '>:raw', $path{$i} or die $!;
+	print $fh $file;
+	close $fh;
+}
+$node->start;
+
+for my $i (0 .. $#damage)
+{
+	my ($name, undef, $says) = @{ $damage[$i] };
+	my $checked;
+	my $answers = 0;
+	my $set = 'SET enable_seqscan = off; SET enable_sort = off;';
+	my @sql = (
+		"SELECT defect FROM ann_index_check('t${i}_idx', false)",
+		(map { "$set SELECT count(*) FROM (SELECT id FROM t$i WHERE tenant = $_ ORDER BY v <-> '$query' LIMIT 50) s" } 0 .. 4),
+		"$set SELECT count(*) FROM (SELECT id FROM t$i WHERE note > 'note 3' ORDER BY v <-> '$query') s",
+		"INSERT INTO t$i SELECT id, id % 5, 'note ' || id % 7, v FROM base WHERE id < 30",
+		"INSERT INTO t$i SELECT id + 6000, id % 5, 'x', v * v FROM base WHERE id < 60",
+		"VACUUM t$i",
+		"SELECT count(*) FROM ann_index_check('t${i}_idx', true)");
+
+	for my $sql (@sql)
+	{
+		my ($rc, $out, $err) = $node->psql('postgres', $sql);
+		# 0: an answer, 3: an error of the script.  2 would be a lost connection.
+		$answers++ if ($rc == 0 || $rc == 3) && $err !~ /statement timeout/;
+		$checked //= $rc == 0 ? $out : $err;
+	}
+	is($answers, scalar @sql, "$name: answers and errors only");
+	like($checked, $says, "$name: the check finds it, if it does harm");
+}
+log_ok($node);
+$node->stop;
+done_testing();
