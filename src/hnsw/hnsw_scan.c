@@ -85,7 +85,8 @@ sweepPays(const HnswScan *state)
 	const AnnHnswSearch *search = state->search;
 	Size		memory = Max((Size) ((double) work_mem * 1024 * AnnHnswScanMemMultiplier()), MIN_MEMORY);
 
-	return search->nvisited * ANN_HNSW_SWEEP_SHARE >= state->meta.rows || AnnHnswSearchMemory(search) > memory;
+	return search->nvisited * ANN_HNSW_SWEEP_SHARE >= state->meta.rows || AnnHnswSearchMemory(search) > memory ||
+		(state->chains != NULL && search->nvisited >= state->chain_rows);
 }
 
 /* Whether max_scan_tuples ends the scan before it comes to a sweep. */
