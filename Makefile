@@ -65,6 +65,7 @@ OBJS = \
 	src/planner/annscan_order.o \
 	src/planner/annscan_path.o \
 	src/planner/annscan_plan.o \
+	src/planner/annscan_range.o \
 	src/planner/support.o \
 	src/planner/workers.o \
 	src/quantize/code.o \

@@ -183,7 +183,7 @@ startScan(IndexScanDesc scan)
 		memcpy(center, cache->center, sizeof(float) * cache->meta.layout.dim);
 	}
 	AnnHnswSpaceInit(&state->space, &state->meta, center);
-	state->base.iterative = AnnHnswIterativeScan();
+	state->base.iterative = AnnScanIterative(&state->base, AnnHnswIterativeScan());
 	state->exhausted = state->base.iterative == ANN_ITERATIVE_OFF;
 
 	findChains(index, state);
@@ -201,7 +201,7 @@ startScan(IndexScanDesc scan)
 		return;
 	}
 	state->order = ORDER_DISTANCE;
-	if (chainsPay(state))
+	if (chainsPay(state) || !(state->base.parts & ANN_PART_NUMBERS))
 	{
 		state->phase = SCAN_SWEEP;
 		return;
@@ -515,6 +515,19 @@ nextFromList(Relation index, HnswScan *state)
 	return false;
 }
 
+/* Whether the rows of this phase are among those to be returned. */
+static bool
+isWanted(const HnswScan *state)
+{
+	int			part = ANN_PART_NUMBERS;
+
+	if (state->phase == SCAN_NULL || state->order == ORDER_NULL)
+		part = ANN_PART_NULLS;
+	else if (state->phase == SCAN_ZERO || state->order == ORDER_NAN)
+		part = ANN_PART_NANS;
+	return (state->base.parts & part) != 0;
+}
+
 /* Finds the next row to return; false at the end. */
 static bool
 nextRow(IndexScanDesc scan, HnswScan *state)
@@ -532,23 +545,26 @@ nextRow(IndexScanDesc scan, HnswScan *state)
 				state->phase = state->base.stop != ANN_STOP_NONE ? SCAN_DONE : SCAN_SWEEP;
 				break;
 			case SCAN_SWEEP:
-				if (!state->base.sorting)
-					startSweep(index, state);
-				if (nextFromSweep(state))
-					return true;
+				if (isWanted(state))
+				{
+					if (!state->base.sorting)
+						startSweep(index, state);
+					if (nextFromSweep(state))
+						return true;
+				}
 				state->phase = SCAN_ZERO;
 				state->list_page = state->meta.zero_tids;
 				state->list_pages = 0;
 				break;
 			case SCAN_ZERO:
-				if (nextFromList(index, state))
+				if (isWanted(state) && nextFromList(index, state))
 					return true;
 				state->phase = SCAN_NULL;
 				state->list_page = state->meta.null_tids;
 				state->list_pages = 0;
 				break;
 			case SCAN_NULL:
-				if (nextFromList(index, state))
+				if (isWanted(state) && nextFromList(index, state))
 					return true;
 				state->base.stop = ANN_STOP_DONE;
 				state->phase = SCAN_DONE;

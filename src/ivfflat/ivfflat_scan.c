@@ -381,7 +381,7 @@ startScan(IndexScanDesc scan)
 	state->cache = AnnIvfCacheGet(index);
 	state->meta = state->cache->meta;
 	dim = (int) layout->dim;
-	state->base.iterative = AnnIvfIterativeScan();
+	state->base.iterative = AnnScanIterative(&state->base, AnnIvfIterativeScan());
 	state->max_probes = Min(AnnIvfMaxProbes(), (int) state->meta.lists);
 	state->probes = Min(AnnIvfProbes(index, &state->meta), state->max_probes);
 
@@ -399,6 +399,11 @@ startScan(IndexScanDesc scan)
 		if (state->query->unplaced)
 		{
 			startPlain(state, 0);
+			return;
+		}
+		if (!(state->base.parts & ANN_PART_NUMBERS))
+		{
+			startPlain(state, AnnIvfZeroList(&state->meta));
 			return;
 		}
 		state->dense = palloc(mul_size(sizeof(float), dim));
@@ -890,13 +895,16 @@ nextPlain(IvfScan *state, Relation index)
 {
 	if (state->arrays == NULL)
 		state->arrays = acquireArrays();
-	while (state->plain_list < AnnIvfTotalLists(&state->meta))
+	for (; state->plain_list < AnnIvfTotalLists(&state->meta); state->plain_list++)
 	{
+		bool		is_null = state->all_null || state->plain_list == AnnIvfNullList(&state->meta);
 		AnnIvfShape shape = AnnIvfShapeOf(&state->meta, state->plain_list);
 		AnnIvfListHead head = readHead(state, index, state->plain_list);
 		BlockNumber first = head.first;
 		Arrays	   *arrays = state->arrays;
 
+		if (!(state->base.parts & (is_null ? ANN_PART_NULLS : ANN_PART_NANS)))
+			continue;
 		if (!BlockNumberIsValid(state->plain_page) && !BlockNumberIsValid(state->plain_prev))
 		{
 			state->plain_page = first;
@@ -939,12 +947,10 @@ nextPlain(IvfScan *state, Relation index)
 			UnlockReleaseBuffer(buffer);
 			if (state->base.ntids > 0)
 			{
-				AnnScanReturnUnplaced(&state->base,
-									  state->all_null || state->plain_list == AnnIvfNullList(&state->meta));
+				AnnScanReturnUnplaced(&state->base, is_null);
 				return true;
 			}
 		}
-		state->plain_list++;
 		state->plain_page = state->plain_prev = InvalidBlockNumber;
 	}
 	return false;

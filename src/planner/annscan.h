@@ -12,14 +12,23 @@
 #include "nodes/extensible.h"
 #include "nodes/pathnodes.h"
 
-/* An ordering of the query that an index gives. */
+/* A condition that holds up to some distance and for no greater one. */
+typedef struct AnnRange
+{
+	RestrictInfo *rinfo;
+	bool		falling;		/* it holds for NaN, too */
+} AnnRange;
+
+/* An ordering of the query that an index gives, or a range of distances. */
 typedef struct AnnOrder
 {
 	IndexOptInfo *index;
-	PathKey    *pathkey;
+	PathKey    *pathkey;		/* NULL: no order is asked for */
+	bool		falling;		/* the sort key falls as the distance grows */
 	Expr	   *distance;		/* the distance as the query has it */
 	Expr	   *query;			/* its operand that is not the indexed column */
 	Oid			opno;			/* the distance's operator, with the column on the left */
+	List	   *ranges;			/* AnnRanges of this distance */
 	List	   *included;		/* RestrictInfos that the index can test on its included columns */
 } AnnOrder;
 
@@ -41,7 +50,8 @@ typedef enum AnnScanExprs
 	ANN_EXPR_QUERY,
 	ANN_EXPR_RECHECK,			/* conditions of the bitmap: a list, NIL without */
 	ANN_EXPR_INCLUDED,			/* conditions that the index tests: a list, for EXPLAIN */
-	ANN_EXPR_OPERANDS			/* what they compare columns with: a list */
+	ANN_EXPR_OPERANDS,			/* what they compare columns with: a list */
+	ANN_EXPR_RANGES				/* conditions that end the search: a list */
 } AnnScanExprs;
 
 /* What a plan says beyond its expressions; a list of nodes in custom_private. */
@@ -49,7 +59,9 @@ typedef struct AnnScanPlan
 {
 	Oid			index;
 	Oid			opno;
+	bool		ordered;		/* rows are wanted in the order of their distances */
 	bool		key_hidden;		/* nobody reads a distance that is a resjunk column */
+	List	   *parts;			/* sets of the index's parts (scan.h), in the order in which they are searched */
 	double		limit;			/* rows that the query is expected to take; 0: unknown */
 	double		search_limit;	/* rows of the index, or members, that this takes; 0: unknown */
 	AnnScanCosts costs;
@@ -57,8 +69,17 @@ typedef struct AnnScanPlan
 } AnnScanPlan;
 
 /* annscan_match.c */
+extern bool AnnCanSearch(const IndexOptInfo *index);
+extern bool AnnMatchMonotone(IndexOptInfo *index, Oid sort_family, Expr *expr, AnnOrder *order);
 extern bool AnnMatchOrder(PlannerInfo *root, RelOptInfo *rel, IndexOptInfo *index, AnnOrder *order);
+extern List *AnnOrderParts(const AnnOrder *order);
 extern Expr *AnnOrderOperation(const AnnOrder *order);
+
+/* annscan_range.c */
+extern bool AnnMatchRange(RelOptInfo *rel, IndexOptInfo *index, AnnOrder *order);
+extern void AnnFindRanges(RelOptInfo *rel, AnnOrder *order);
+extern double AnnRangeShare(PlannerInfo *root, const AnnOrder *order);
+extern void AnnEstimateRange(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order);
 
 /* annscan_cost.c */
 extern void AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *search,

@@ -22,6 +22,13 @@
 #define HNSW_WORK 15.0
 #define IVFFLAT_WORK 1.0
 
+/*
+ * How much farther than its range a search goes, and the most rows in a range that a search
+ * looks for at once.
+ */
+#define RANGE_EXCESS 1.3
+#define RANGE_MOST_WANTED 1000.0
+
 /* Rows visited for a row that passes a test of included columns, beside one whose edges tell: they do not. */
 #define UNHINTED_WORK 1.6
 
@@ -85,8 +92,19 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 	}
 	else if (members == NULL)
 	{
+		double		share = AnnRangeShare(root, order);
+
 		path->startup_cost = search->path.startup_cost;
-		path->total_cost = Max(search->path.total_cost - path->rows * saved, path->startup_cost);
+		/* A range ends the scan. */
+		path->total_cost = path->startup_cost +
+			(search->path.total_cost - path->startup_cost) * Min(share * RANGE_EXCESS, 1);
+		path->total_cost = Max(path->total_cost - path->rows * saved, path->startup_cost);
+		if (order->ranges != NIL)
+		{
+			double		within = Min(share * costs->rows, RANGE_MOST_WANTED);
+
+			plan->search_limit = plan->limit > 0 ? Min(plan->search_limit, within) : within;
+		}
 	}
 	else
 	{

@@ -123,6 +123,7 @@ beginScan(CustomScanState *css, EState *estate, int eflags)
 	state->filter_reads_distance = readsColumn((Node *) scan->scan.plan.qual, &column);
 	state->result_reads_distance = resultReads(&state->plan, scan->scan.plan.targetlist, column);
 	state->query = ExecInitExpr(list_nth(scan->custom_exprs, ANN_EXPR_QUERY), &css->ss.ps);
+	AnnScanRangeInit(state, list_nth(scan->custom_exprs, ANN_EXPR_RANGES));
 	if (scan->custom_plans != NIL)
 	{
 		List	   *recheck = list_nth(scan->custom_exprs, ANN_EXPR_RECHECK);
@@ -211,6 +212,8 @@ matches(AnnScanState *state, AnnScanRow *row, bool recheck)
 	ExprContext *econtext = ss->ps.ps_ExprContext;
 
 	ResetExprContext(econtext);
+	if (!AnnScanInRange(state, row))
+		return false;
 	econtext->ecxt_scantuple = ss->ss_ScanTupleSlot;
 	setDistance(state, row, state->filter_reads_distance);
 	if (recheck && state->recheck != NULL && !ExecQual(state->recheck, econtext))
@@ -249,10 +252,58 @@ searchLimit(const AnnScanState *state)
 	double		limit = Min(plan->search_limit, plan->limit * MAX_WIDENING);
 
 	if (state->members == NULL && state->include == NULL)
+	{
+		if (state->ranges != NULL)
+			return plan->search_limit;
 		return state->css.ss.ps.qual == NULL ? plan->limit : 0;
+	}
 	if (state->members != NULL)
 		limit = Min(limit, AnnTidSetCount(state->members));
 	return limit;
+}
+
+/* The key of an ordered scan. */
+void
+AnnScanKeyInit(ScanKey key, Relation index, Oid opno, Datum value, bool isnull)
+{
+	int			strategy;
+	Oid			left;
+	Oid			right;
+
+	get_op_opfamily_properties(opno, index->rd_opfamily[0], true, &strategy, &left, &right);
+	ScanKeyEntryInitialize(key, SK_ORDER_BY | (isnull ? SK_ISNULL : 0), 1, strategy, right, InvalidOid,
+						   get_opcode(opno), value);
+}
+
+/* Begins to search the part of the index whose turn it is. */
+static void
+searchPart(AnnScanState *state)
+{
+	AnnScanCountSearch(state);
+	index_rescan(state->scan, NULL, 0, &state->key, 1);
+	state->index_done = false;
+	state->searched = true;
+	state->stopped = NULL;
+	state->range_progress = 0;
+	state->range_ranked = false;
+	state->base->parts = list_nth_int(state->plan.parts, state->part);
+	state->base->any_order = state->ranges != NULL;
+	state->base->limit = searchLimit(state);
+	state->base->members = state->members;
+	if (state->include != NULL)
+	{
+		state->base->filter = AnnIncludePasses;
+		state->base->filter_arg = state->include;
+		state->base->keys = AnnIncludeKeys(state->include, &state->base->nkeys);
+	}
+	if (state->members != NULL)
+		state->base->max_work = AnnMaxWork(&state->plan, AnnTidSetCount(state->members));
+	/* Rows without a distance need no sorting. */
+	state->gather = 0;
+	state->gathered = 0;
+	if ((state->members != NULL || state->include != NULL) && (state->base->parts & ANN_PART_NUMBERS))
+		state->gather = (uint64) Max(state->plan.limit, 0);
+	AnnScanOrderReset(state);
 }
 
 /* Begins to search the index for the query's value, or ranks the members if they are few. */
@@ -260,9 +311,6 @@ static void
 startScan(AnnScanState *state)
 {
 	ExprContext *econtext = state->css.ss.ps.ps_ExprContext;
-	int			strategy;
-	Oid			left;
-	Oid			right;
 	Datum		value;
 	bool		isnull;
 
@@ -290,25 +338,12 @@ startScan(AnnScanState *state)
 		value = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
 		MemoryContextSwitchTo(old);
 	}
-	get_op_opfamily_properties(state->plan.opno, state->index->rd_opfamily[0], true, &strategy, &left, &right);
-	ScanKeyEntryInitialize(&state->key, SK_ORDER_BY | (isnull ? SK_ISNULL : 0), 1, strategy,
-						   right, InvalidOid, get_opcode(state->plan.opno), value);
-	index_rescan(state->scan, NULL, 0, &state->key, 1);
-	state->index_done = false;
-	state->searched = true;
-	state->base->limit = searchLimit(state);
-	state->base->members = state->members;
+	AnnScanKeyInit(&state->key, state->index, state->plan.opno, value, isnull);
 	if (state->include != NULL)
-	{
 		AnnIncludeSet(state->include, state->include_operands, econtext);
-		state->base->filter = AnnIncludePasses;
-		state->base->filter_arg = state->include;
-		state->base->keys = AnnIncludeKeys(state->include, &state->base->nkeys);
-	}
-	if (state->members != NULL)
-		state->base->max_work = AnnMaxWork(&state->plan, AnnTidSetCount(state->members));
-	state->gather = state->members != NULL || state->include != NULL ? (uint64) Max(state->plan.limit, 0) : 0;
-	state->gathered = 0;
+	state->part = 0;
+	state->beyond = false;
+	searchPart(state);
 	state->phase = ANN_SCAN_SEARCH;
 }
 
@@ -359,7 +394,8 @@ nextRow(AnnScanState *state, AnnScanRow *row)
 				startScan(state);
 				break;
 			case ANN_SCAN_SEARCH:
-				if (gather(state) && AnnScanOrderNext(state, row))
+				if (state->ranges != NULL ? AnnScanNextInRange(state, row) :
+					gather(state) && AnnScanOrderNext(state, row))
 					return true;
 				if (state->base->stop == ANN_STOP_WORK)
 				{
@@ -369,7 +405,15 @@ nextRow(AnnScanState *state, AnnScanRow *row)
 					state->phase = ANN_SCAN_RANKED;
 					break;
 				}
-				state->stopped = state->base->stop == ANN_STOP_ITERATIVE ? "settings limit the search" : "no more rows";
+				if (state->base->stop == ANN_STOP_ITERATIVE)
+					state->stopped = "settings limit the search";
+				else
+					state->stopped = state->beyond ? "the range ended" : "no more rows";
+				if (++state->part < list_length(state->plan.parts))
+				{
+					searchPart(state);
+					break;
+				}
 				state->phase = ANN_SCAN_END;
 				break;
 			case ANN_SCAN_RANKED:
@@ -438,7 +482,7 @@ execScan(CustomScanState *css)
 		ItemPointerSetInvalid(&state->current);
 		return projection ? ExecClearTuple(projection->pi_state.resultslot) : css->ss.ss_ScanTupleSlot;
 	}
-	if (state->members != NULL)
+	if (state->members != NULL || state->ranges != NULL)
 		AnnScanRememberEmitted(state, &row);
 	setDistance(state, &row, state->result_reads_distance);
 	econtext->ecxt_scantuple = css->ss.ss_ScanTupleSlot;

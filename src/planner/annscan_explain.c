@@ -59,6 +59,8 @@ AnnExplainAnnScan(CustomScanState *css, List *ancestors, ExplainState *es)
 	ExplainPropertyText("Order By", deparse(css, (Node *) distance->expr, ancestors, es), es);
 	if (state->plan.include != NIL)
 		showConditions(css, "Index Filter", ANN_EXPR_INCLUDED, ancestors, es);
+	if (list_nth(scan->custom_exprs, ANN_EXPR_RANGES) != NIL)
+		showConditions(css, "Range", ANN_EXPR_RANGES, ancestors, es);
 	if (scan->custom_plans != NIL)
 		showConditions(css, "Recheck Cond", ANN_EXPR_RECHECK, ancestors, es);
 	if (!es->analyze || css->ss.ps.instrument == NULL)

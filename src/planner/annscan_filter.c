@@ -5,6 +5,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/htup_details.h"
 #include "catalog/pg_operator_d.h"
 #include "catalog/pg_type_d.h"
@@ -17,13 +19,13 @@
 #include "compat.h"
 #include "planner/annscan_state.h"
 
-/* Columns of the ranking: whether the row is late, its distance, its TID. */
+/* Columns of the ranking: whether the row is late and its part, its distance, its TID. */
 static TupleDesc
 rankingDesc(void)
 {
 	TupleDesc	desc = CreateTemplateTupleDesc(3);
 
-	TupleDescInitEntry(desc, 1, "late", INT4OID, -1, 0);
+	TupleDescInitEntry(desc, 1, "part", INT4OID, -1, 0);
 	TupleDescInitEntry(desc, 2, "distance", FLOAT8OID, -1, 0);
 	TupleDescInitEntry(desc, 3, "tid", INT8OID, -1, 0);
 	return desc;
@@ -97,8 +99,7 @@ AnnScanRememberEmitted(AnnScanState *state, const AnnScanRow *row)
 		state->emitted_capacity = wanted;
 	}
 	state->emitted[state->nemitted++] = row->tid;
-	state->last_distance = row->lo;
-	state->last_null = row->is_null;
+	state->last = *row;
 }
 
 static int
@@ -114,36 +115,91 @@ wasEmitted(const AnnScanState *state, const ItemPointerData *tid)
 		bsearch(tid, state->emitted, state->nemitted, sizeof(ItemPointerData), compareTids) != NULL;
 }
 
-/* Whether a farther row than this one has been returned. */
+/* Which of the plan's parts a row belongs to. */
+static int
+partOf(const AnnScanState *state, const AnnScanRow *row)
+{
+	int			part = row->is_null ? ANN_PART_NULLS : isnan(row->lo) ? ANN_PART_NANS : ANN_PART_NUMBERS;
+	ListCell   *lc;
+
+	foreach(lc, state->plan.parts)
+		if (lfirst_int(lc) & part)
+			return foreach_current_index(lc);
+	return list_length(state->plan.parts);
+}
+
+/* Whether a row that comes behind this one has been returned. */
 static bool
 isLate(const AnnScanState *state, const AnnScanRow *row)
 {
-	if (state->nemitted == 0 || row->is_null)
+	int			part = partOf(state, row);
+	int			last;
+
+	if (state->nemitted == 0)
 		return false;
-	return state->last_null || float8_lt(row->lo, state->last_distance);
+	last = partOf(state, &state->last);
+	if (part != last || row->is_null)
+		return part < last;
+	return state->last.is_null || float8_lt(row->lo, state->last.lo);
 }
 
-static void
-rankRow(AnnScanState *state, const ItemPointerData *tid)
+/* Begins a ranking of rows by their true distances; a bound, unless it is 0, says how many are kept. */
+void
+AnnScanRankBegin(AnnScanState *state, uint64 bound)
+{
+	MemoryContext old = MemoryContextSwitchTo(state->css.ss.ps.state->es_query_cxt);
+	AttrNumber	columns[] = {1, 2, 3};
+	Oid			operators[] = {Int4LessOperator, Float8LessOperator, Int8LessOperator};
+	Oid			collations[] = {InvalidOid, InvalidOid, InvalidOid};
+	bool		nulls_first[] = {false, false, false};
+
+	endRanking(state);
+	state->ranked = 0;
+	state->ranking_read = 0;
+	state->ranking_bound = bound;
+	state->ranking = tuplesort_begin_heap(state->ranking_slot->tts_tupleDescriptor, lengthof(columns), columns,
+										  operators, collations, nulls_first, work_mem, NULL, TUPLESORT_NONE);
+	if (bound > 0)
+		tuplesort_set_bound(state->ranking, (int64) bound);
+	MemoryContextSwitchTo(old);
+}
+
+/* Adds the current row, which has passed. */
+void
+AnnScanRankPut(AnnScanState *state, AnnScanRow *row)
 {
 	TupleTableSlot *input = state->ranking_input;
-	AnnScanRow	row = {.tid = *tid, .lo = -get_float8_infinity(), .hi = get_float8_infinity()};
 
-	CHECK_FOR_INTERRUPTS();
-	if (wasEmitted(state, tid) || !AnnScanPasses(state, &row))
-		return;
-	if (row.lo < row.hi)
-		AnnScanComputeDistance(state, &row);
+	if (!row->is_null && row->lo < row->hi)
+		AnnScanComputeDistance(state, row);
 	ExecClearTuple(input);
-	input->tts_values[0] = Int32GetDatum(isLate(state, &row));
-	input->tts_values[1] = Float8GetDatum(row.lo);
-	input->tts_values[2] = Int64GetDatum((int64) ItemPointerGetBlockNumberNoCheck(tid) << 16 |
-										 ItemPointerGetOffsetNumberNoCheck(tid));
+	input->tts_values[0] = Int32GetDatum(partOf(state, row) + (isLate(state, row) ? list_length(state->plan.parts) + 1 : 0));
+	input->tts_values[1] = Float8GetDatum(row->lo);
+	input->tts_values[2] = Int64GetDatum((int64) ItemPointerGetBlockNumberNoCheck(&row->tid) << 16 |
+										 ItemPointerGetOffsetNumberNoCheck(&row->tid));
 	input->tts_isnull[0] = input->tts_isnull[2] = false;
-	input->tts_isnull[1] = row.is_null;
+	input->tts_isnull[1] = row->is_null;
 	ExecStoreVirtualTuple(input);
 	tuplesort_puttupleslot(state->ranking, input);
 	state->ranked++;
+}
+
+/* Ends the adding. */
+void
+AnnScanRankPerform(AnnScanState *state)
+{
+	ExecClearTuple(state->ranking_input);
+	tuplesort_performsort(state->ranking);
+}
+
+static void
+rankMember(AnnScanState *state, const ItemPointerData *tid)
+{
+	AnnScanRow	row = {.tid = *tid, .lo = -get_float8_infinity(), .hi = get_float8_infinity()};
+
+	CHECK_FOR_INTERRUPTS();
+	if (!wasEmitted(state, tid) && AnnScanPasses(state, &row))
+		AnnScanRankPut(state, &row);
 }
 
 /*
@@ -153,25 +209,12 @@ rankRow(AnnScanState *state, const ItemPointerData *tid)
 void
 AnnScanRankMembers(AnnScanState *state)
 {
-	MemoryContext old = MemoryContextSwitchTo(state->css.ss.ps.state->es_query_cxt);
-	AttrNumber	columns[] = {1, 2, 3};
-	Oid			operators[] = {Int4LessOperator, Float8LessOperator, Int8LessOperator};
-	Oid			collations[] = {InvalidOid, InvalidOid, InvalidOid};
-	bool		nulls_first[] = {false, false, false};
 	AnnTidSetPage *page = palloc(sizeof(AnnTidSetPage));
 	AnnTidSetIterator iterator;
 
-	endRanking(state);
 	if (state->nemitted > 0)
 		qsort(state->emitted, state->nemitted, sizeof(ItemPointerData), compareTids);
-	state->ranked = 0;
-	state->ranking_read = 0;
-	state->ranking_bound = state->nemitted < state->plan.limit ? (uint64) state->plan.limit - state->nemitted : 0;
-	state->ranking = tuplesort_begin_heap(state->ranking_slot->tts_tupleDescriptor, lengthof(columns), columns,
-										  operators, collations, nulls_first, work_mem, NULL, TUPLESORT_NONE);
-	if (state->ranking_bound > 0)
-		tuplesort_set_bound(state->ranking, (int64) state->ranking_bound);
-
+	AnnScanRankBegin(state, state->nemitted < state->plan.limit ? (uint64) state->plan.limit - state->nemitted : 0);
 	AnnTidSetBegin(&iterator, state->members);
 	while (AnnTidSetNext(&iterator, page))
 	{
@@ -181,14 +224,12 @@ AnnScanRankMembers(AnnScanState *state)
 		for (int i = 0; i < n; i++)
 		{
 			ItemPointerSet(&tid, page->block, page->lossy ? i + 1 : page->offsets[i]);
-			rankRow(state, &tid);
+			rankMember(state, &tid);
 		}
 	}
 	state->counts.ranked += state->ranked;
-	ExecClearTuple(state->ranking_input);
 	pfree(page);
-	tuplesort_performsort(state->ranking);
-	MemoryContextSwitchTo(old);
+	AnnScanRankPerform(state);
 }
 
 /* The next of the ranking; false at the end. */

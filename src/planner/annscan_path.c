@@ -50,6 +50,17 @@ keyIsHidden(PlannerInfo *root, RelOptInfo *rel)
 }
 
 static bool
+isRange(const AnnOrder *order, const RestrictInfo *rinfo)
+{
+	ListCell   *lc;
+
+	foreach(lc, order->ranges)
+		if (((AnnRange *) lfirst(lc))->rinfo == rinfo)
+			return true;
+	return false;
+}
+
+static bool
 containsExpr(Node *node, void *wanted)
 {
 	if (node == NULL)
@@ -57,7 +68,10 @@ containsExpr(Node *node, void *wanted)
 	return equal(node, wanted) || expression_tree_walker(node, containsExpr, wanted);
 }
 
-/* Whether the query's result, or a clause of the relation, has the distance's value in it. */
+/*
+ * Whether the query's result, or a clause of the relation, has the distance's value in it.  Of a range
+ * it is asked only where the index does not tell.
+ */
 static bool
 distanceIsRead(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, bool key_hidden)
 {
@@ -73,8 +87,12 @@ distanceIsRead(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, bool k
 			return true;
 	}
 	foreach(lc, rel->baserestrictinfo)
-		if (containsExpr((Node *) lfirst_node(RestrictInfo, lc)->clause, order->distance))
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+
+		if (!isRange(order, rinfo) && containsExpr((Node *) rinfo->clause, order->distance))
 			return true;
+	}
 	return false;
 }
 
@@ -138,7 +156,7 @@ addAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const Inde
 	path->path.pathtarget = rel->reltarget;
 	path->path.param_info = get_baserel_parampathinfo(root, rel, rel->lateral_relids);
 	path->path.parallel_safe = rel->consider_parallel;
-	path->path.pathkeys = list_make1(order->pathkey);
+	path->path.pathkeys = order->pathkey ? list_make1(order->pathkey) : NIL;
 	path->flags = CUSTOMPATH_SUPPORT_PROJECTION;
 	if (members != NULL)
 		path->custom_paths = list_make1(members);
@@ -146,10 +164,12 @@ addAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const Inde
 
 	plan.index = order->index->indexoid;
 	plan.opno = order->opno;
-	plan.key_hidden = keyIsHidden(root, rel);
+	plan.ordered = order->pathkey != NULL;
+	plan.key_hidden = order->pathkey != NULL && keyIsHidden(root, rel);
 	distance_read = distanceIsRead(root, rel, order, plan.key_hidden);
 	/* An incremental sort takes the rows that are as far as the last one, too. */
-	if (root->limit_tuples > 0 && isOnlyRelation(root, rel) && list_length(root->query_pathkeys) == 1)
+	if (root->limit_tuples > 0 && isOnlyRelation(root, rel) &&
+		list_length(root->query_pathkeys) == list_length(path->path.pathkeys))
 		plan.limit = root->limit_tuples;
 	AnnCostAnnScan(root, rel, order, search, members, distance_read, &plan, &path->path);
 	path->custom_private = AnnScanPathPrivate(root, order, &plan, members != NULL);
@@ -160,13 +180,14 @@ static void
 setRelPathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 {
 	List	   *orders = NIL;
+	bool		range_estimated = false;
 	BitmapHeapPath *members;
 	ListCell   *lc;
 
 	if (next_set_rel_pathlist_hook)
 		next_set_rel_pathlist_hook(root, rel, rti, rte);
 
-	if (!enable_annscan || root->query_pathkeys == NIL || rel->indexlist == NIL ||
+	if (!enable_annscan || rel->indexlist == NIL ||
 		rte->rtekind != RTE_RELATION || rte->inh || rte->tablesample != NULL ||
 		(rte->relkind != RELKIND_RELATION && rte->relkind != RELKIND_MATVIEW))
 		return;
@@ -176,11 +197,19 @@ setRelPathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte
 	{
 		AnnOrder   *order = palloc(sizeof(AnnOrder));
 
-		if (AnnMatchOrder(root, rel, lfirst(lc), order))
+		if (!AnnCanSearch(lfirst(lc)))
+			continue;
+		if ((root->query_pathkeys == NIL || !AnnMatchOrder(root, rel, lfirst(lc), order)) &&
+			!AnnMatchRange(rel, lfirst(lc), order))
+			continue;
+		order->included = AnnIncludeMatch(root, rel, order->index, rel->baserestrictinfo);
+		AnnFindRanges(rel, order);
+		if (order->ranges != NIL && !range_estimated)
 		{
-			order->included = AnnIncludeMatch(root, rel, order->index, rel->baserestrictinfo);
-			orders = lappend(orders, order);
+			AnnEstimateRange(root, rel, order);
+			range_estimated = true;
 		}
+		orders = lappend(orders, order);
 	}
 	if (orders == NIL)
 		return;
@@ -190,7 +219,7 @@ setRelPathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte
 	{
 		AnnOrder   *order = lfirst(lc);
 		IndexPath  *search = create_index_path(root, order->index, NIL, list_make1(AnnOrderOperation(order)),
-											   list_make1_int(0), list_make1(order->pathkey),
+											   list_make1_int(0), order->pathkey ? list_make1(order->pathkey) : NIL,
 											   ForwardScanDirection, false, rel->lateral_relids, 1.0, false);
 
 		addAnnScan(root, rel, order, search, NULL);

@@ -31,7 +31,8 @@ AnnScanPlanToList(const AnnScanPlan *plan)
 
 	for (int i = 0; i < lengthof(doubles); i++)
 		list = lappend(list, makeDouble(doubles[i]));
-	return list_make4(list_make2_oid(plan->index, plan->opno), list_make1_int(plan->key_hidden), list, plan->include);
+	return list_make5(list_make2_oid(plan->index, plan->opno), list_make2_int(plan->key_hidden, plan->ordered), list, plan->include,
+					  plan->parts);
 }
 
 AnnScanPlan
@@ -42,6 +43,7 @@ AnnScanPlanFromList(List *list)
 		.index = linitial_oid(linitial(list)),
 		.opno = lsecond_oid(linitial(list)),
 		.key_hidden = linitial_int(lsecond(list)) != 0,
+		.ordered = lsecond_int(lsecond(list)) != 0,
 		.limit = floatVal(list_nth(doubles, 0)),
 		.search_limit = floatVal(list_nth(doubles, 1)),
 		.costs.rows = floatVal(list_nth(doubles, 2)),
@@ -49,6 +51,7 @@ AnnScanPlanFromList(List *list)
 		.costs.work = floatVal(list_nth(doubles, 4)),
 		.costs.rank = floatVal(list_nth(doubles, 5)),
 		.include = lfourth(list),
+		.parts = llast(list),
 	};
 
 	return plan;
@@ -63,9 +66,14 @@ AnnScanPathPrivate(PlannerInfo *root, const AnnOrder *order, AnnScanPlan *plan, 
 {
 	List	   *included = has_members ? NIL : get_actual_clauses(order->included);
 	List	   *operands = NIL;
+	List	   *ranges = NIL;
+	ListCell   *lc;
 
+	foreach(lc, order->ranges)
+		ranges = lappend(ranges, ((AnnRange *) lfirst(lc))->rinfo->clause);
+	plan->parts = AnnOrderParts(order);
 	plan->include = included == NIL ? NIL : AnnIncludePlan(root, order->index, included, &operands);
-	return list_make5(order->distance, order->query, AnnScanPlanToList(plan), included, operands);
+	return lappend(list_make5(order->distance, order->query, AnnScanPlanToList(plan), included, operands), ranges);
 }
 
 static List *
@@ -86,12 +94,14 @@ AnnPlanAnnScan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist
 	CustomScan *scan = makeNode(CustomScan);
 	Expr	   *distance = linitial(path->custom_private);
 	Expr	   *query = lsecond(path->custom_private);
+	List	   *ranges = llast(path->custom_private);
 	List	   *vars = addVars(NIL, (Node *) rel->reltarget->exprs);
 	ListCell   *lc;
 
 	clauses = extract_actual_clauses(clauses, false);
 	vars = addVars(vars, (Node *) clauses);
-	scan->custom_exprs = list_make4(query, NIL, lfourth(path->custom_private), llast(path->custom_private));
+	scan->custom_exprs = list_make5(query, NIL, lfourth(path->custom_private), list_nth(path->custom_private, 4),
+									ranges);
 	if (custom_plans != NIL)
 	{
 		/* Of the bitmap heap scan only the bitmap and what is left to check is used. */
@@ -106,6 +116,7 @@ AnnPlanAnnScan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist
 		vars = addVars(vars, (Node *) members->bitmapqualorig);
 		clauses = members->scan.plan.qual;
 	}
+	clauses = list_difference(clauses, ranges);
 	foreach(lc, vars)
 		scan->custom_scan_tlist = lappend(scan->custom_scan_tlist,
 										  makeTargetEntry(lfirst(lc), foreach_current_index(lc) + 1, NULL, false));

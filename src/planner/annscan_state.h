@@ -62,6 +62,8 @@ typedef struct AnnScanState
 	ExprState  *recheck;		/* conditions of the bitmap, over the scan tuple */
 	AnnIncludeTest *include;	/* of included columns, for the index; NULL: none */
 	List	   *include_operands;
+	ExprState  *ranges;			/* over the distance alone; NULL: none */
+	TupleTableSlot *range_slot;
 	ProjectionInfo *columns;	/* makes the scan tuple, but for the distance */
 	ExprContext *heap_context;
 	TupleTableSlot *heap_slot;
@@ -75,7 +77,11 @@ typedef struct AnnScanState
 	AnnIndexScan *base;			/* its part that we share with the access method */
 	ScanKeyData key;
 	MemoryContext query_memory; /* of the query's value */
+	int			part;			/* place in plan.parts of what is being searched */
 	bool		index_done;
+	bool		beyond;			/* the last search ended since it found no more rows in the range */
+	double		range_progress; /* of the search, when it found the last row in the range */
+	bool		range_ranked;	/* rows in the range are being returned, by the ranking */
 	bool		searched;		/* the index was, and the counts of that are not in `counts` yet */
 
 	/* The row in heap_slot and in the scan tuple; invalid TID: none */
@@ -95,8 +101,7 @@ typedef struct AnnScanState
 	ItemPointerData *emitted;	/* in member_memory's child */
 	uint64		nemitted;
 	uint64		emitted_capacity;
-	double		last_distance;
-	bool		last_null;
+	AnnScanRow	last;			/* of them */
 	MemoryContext emitted_memory;
 	Tuplesortstate *ranking;
 	TupleTableSlot *ranking_input;
@@ -115,6 +120,12 @@ extern bool AnnScanFetch(AnnScanState *state, const ItemPointerData *tid);
 extern bool AnnScanPasses(AnnScanState *state, AnnScanRow *row);
 extern void AnnScanComputeDistance(AnnScanState *state, AnnScanRow *row);
 extern void AnnScanCountSearch(AnnScanState *state);
+extern void AnnScanKeyInit(ScanKey key, Relation index, Oid opno, Datum value, bool isnull);
+
+/* annscan_range.c */
+extern void AnnScanRangeInit(AnnScanState *state, List *ranges);
+extern bool AnnScanInRange(AnnScanState *state, AnnScanRow *row);
+extern bool AnnScanNextInRange(AnnScanState *state, AnnScanRow *row);
 
 /* annscan_order.c */
 extern void AnnScanOrderInit(AnnScanState *state);
@@ -127,6 +138,9 @@ extern bool AnnScanReadIndex(AnnScanState *state, AnnScanRow *row);
 extern void AnnScanMembersInit(AnnScanState *state);
 extern void AnnScanMembersMake(AnnScanState *state);
 extern void AnnScanMembersReset(AnnScanState *state, bool keep);
+extern void AnnScanRankBegin(AnnScanState *state, uint64 bound);
+extern void AnnScanRankPut(AnnScanState *state, AnnScanRow *row);
+extern void AnnScanRankPerform(AnnScanState *state);
 extern void AnnScanRankMembers(AnnScanState *state);
 extern bool AnnScanRankedNext(AnnScanState *state, AnnScanRow *row);
 extern void AnnScanRememberEmitted(AnnScanState *state, const AnnScanRow *row);

@@ -93,6 +93,7 @@ ann_index_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys, 
 	memset(base, 0, methods->state_size);
 	base->methods = methods;
 	base->context = context;
+	base->parts = ANN_PART_ALL;
 	base->last_lo = base->floor = base->max_hi = -get_float8_infinity();
 }
 
@@ -125,7 +126,8 @@ startScan(IndexScanDesc scan)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("%s indexes can only be scanned with an MVCC snapshot", base->methods->am)));
-	AnnCountIndexScan(scan);
+	if (!base->uncounted)
+		AnnCountIndexScan(scan);
 	base->started = true;
 	base->methods->start(scan);
 }
@@ -167,6 +169,15 @@ ann_index_gettuple(IndexScanDesc scan, ScanDirection direction)
 		scan->xs_recheckorderby = true;
 	}
 	return true;
+}
+
+/*
+ * How a scan goes on when its first rows have been returned.
+ */
+AnnIterativeScan
+AnnScanIterative(const AnnIndexScan *base, AnnIterativeScan setting)
+{
+	return base->any_order && setting == ANN_ITERATIVE_STRICT ? ANN_ITERATIVE_RELAXED : setting;
 }
 
 /* ---- the row that is returned ---- */

@@ -29,6 +29,12 @@ typedef enum AnnScanStop
 	ANN_STOP_WORK				/* max_work was reached: what was found and not returned is dropped */
 } AnnScanStop;
 
+/* The rows of an index by their distance from the query, in the order in which they come. */
+#define ANN_PART_NUMBERS 1
+#define ANN_PART_NANS 2
+#define ANN_PART_NULLS 4
+#define ANN_PART_ALL (ANN_PART_NUMBERS | ANN_PART_NANS | ANN_PART_NULLS)
+
 /*
  * Whether a row with these included attributes passes the filter.  `attributes`
  * is the row's attribute area (space/attributes.h); called under the share lock
@@ -58,6 +64,9 @@ typedef struct AnnSortItem
 typedef struct AnnIndexScan
 {
 	/* Set by AnnScan between index_rescan and the first tuple; amrescan clears them */
+	int			parts;			/* ANN_PART_*: the rows to return; amrescan sets all */
+	bool		any_order;		/* rows that are late may come at once */
+	bool		uncounted;		/* the scan is none of the query's: statistics leave it out */
 	const AnnTidSet *members;	/* heap TIDs that count, exact or by lossy page; NULL: all */
 	AnnAttributeFilter filter;	/* NULL: none */
 	void	   *filter_arg;
@@ -115,6 +124,7 @@ extern void ann_index_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKe
 extern bool ann_index_gettuple(IndexScanDesc scan, ScanDirection direction);
 extern void ann_index_endscan(IndexScanDesc scan);
 
+extern AnnIterativeScan AnnScanIterative(const AnnIndexScan *base, AnnIterativeScan setting);
 extern void AnnScanAddTid(AnnIndexScan *base, const ItemPointerData *tid);
 extern void AnnScanKeepMembers(AnnIndexScan *base);
 extern void AnnScanReturn(AnnIndexScan *base, const AnnInterval *interval, double next_lo);
