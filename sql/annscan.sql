@@ -88,7 +88,8 @@ SELECT plan('SELECT id FROM items ORDER BY v <=> $1 LIMIT 5');
 -- the query on the left
 SELECT plan('SELECT id FROM items ORDER BY $1 <-> v LIMIT 5');
 -- a further sort key
-SELECT plan('SELECT id FROM items ORDER BY v <-> $1, id LIMIT 5');
+SELECT array_agg(id) = (SELECT array_agg(id) FROM (SELECT id FROM items ORDER BY l2_distance(v, (SELECT v FROM items WHERE id = 10)), id DESC LIMIT 7) e) AS same
+	FROM (SELECT id FROM items ORDER BY v <-> (SELECT v FROM items WHERE id = 10), id DESC LIMIT 7) t;
 -- rows that are locked
 SELECT plan('SELECT id FROM items ORDER BY v <-> $1 LIMIT 5 FOR UPDATE');
 
