@@ -310,4 +310,7 @@ AnnMembersNext(AnnMemberIterator *iterator)
 	index_beginscan(heap, index, snapshot, 0, norderbys)
 #endif
 
+/* utils/pg_locale.h needs the headers of ICU, which a server's development files come without. */
+extern struct pg_locale_struct *pg_newlocale_from_collation(Oid collid);
+
 #endif							/* ANN_COMPAT_H */

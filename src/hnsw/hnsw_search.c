@@ -1050,7 +1050,7 @@ filteredBeam(AnnHnswSearch *search)
 			break;
 		for (int i = 0; i < ntaken; i++)
 			prefetchStart(search, taken[i].row, &ahead[i]);
-		memset(&ahead[ntaken], 0, sizeof(AnnHnswAhead));
+		ahead[ntaken] = (AnnHnswAhead) {0};
 		prefetchSlice(&ahead[0], ANN_PAGE_USABLE / LINE_BYTES);
 		for (int i = 0; i < ntaken; i++)
 		{
@@ -1099,7 +1099,7 @@ AnnHnswSearchBeam(AnnHnswSearch *search)
 			break;
 		for (int i = 0; i < ntaken; i++)
 			prefetchStart(search, taken[i].row, &ahead[i]);
-		memset(&ahead[ntaken], 0, sizeof(AnnHnswAhead));
+		ahead[ntaken] = (AnnHnswAhead) {0};
 		prefetchSlice(&ahead[0], ANN_PAGE_USABLE / LINE_BYTES);
 		for (int i = 0; i < ntaken; i++)
 		{
