@@ -32,9 +32,13 @@
 /* Rows visited for a row that passes a test of included columns, beside one whose edges tell: they do not. */
 #define UNHINTED_WORK 1.6
 
-/* A row of a chain of equal first included columns (hnsw), in units of work; preparing the search. */
+/*
+ * A row of a chain of equal first included columns (hnsw), in units of work; preparing the
+ * search; what a search costs at the most of one that tests nothing.
+ */
 #define CHAIN_WORK 0.5
 #define INCLUDE_OPS 500.0
+#define PLAIN_SHARE 0.95
 
 /* The least that a search does. */
 #define LEAST_WORK 10.0
@@ -80,15 +84,21 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 		double		count = Max(share * costs->rows, 1);
 		double		wanted = plan->limit > 0 ? Min(plan->limit, path->rows) : path->rows;
 		double		work = costs->rows;
+		Cost		row;
+		Cost		plain;
 
 		plan->search_limit = plan->limit * Max(count / Max(path->rows, 1), 1);
 		if (plan->limit > 0)
 			work = Min(work, searchWork(costs, UNHINTED_WORK * wanted * count / Max(path->rows, 1), count));
 		if (is_hnsw && AnnIncludeIsKeyed(root, order->index, order->included))
 			work = Min(work, CHAIN_WORK * count);
-		path->startup_cost = work * costs->work + cpu_operator_cost * INCLUDE_OPS;
-		path->total_cost = path->startup_cost +
-			path->rows * Max(search->path.total_cost / Max(costs->rows, 1) - saved, cpu_tuple_cost);
+		row = Max(search->path.total_cost / Max(costs->rows, 1) - saved, cpu_tuple_cost);
+		/* A scan that tests what comes out goes through the same rows, and returns more of them. */
+		plain = search->path.startup_cost +
+			(search->path.total_cost - search->path.startup_cost) * wanted / Max(path->rows, 1);
+		path->startup_cost = Min(work * costs->work + cpu_operator_cost * INCLUDE_OPS, PLAIN_SHARE * plain - wanted * row);
+		path->startup_cost = Max(path->startup_cost, cpu_operator_cost * INCLUDE_OPS);
+		path->total_cost = path->startup_cost + path->rows * row;
 	}
 	else if (members == NULL)
 	{
