@@ -7,10 +7,15 @@
 #include <math.h>
 
 #include "access/relscan.h"
+#include "access/tupdesc.h"
 #include "access/xlog.h"
+#include "catalog/pg_operator_d.h"
+#include "catalog/pg_type_d.h"
+#include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/float.h"
 #include "utils/memutils.h"
+#include "utils/tuplesort.h"
 
 #include "ivfflat/ivfflat_options.h"
 #include "space/scan.h"
@@ -95,6 +100,12 @@ typedef struct IvfScan
 	uint64		nscanned;		/* entries of the lists that were read */
 	uint64		nreturned;
 	Arrays	   *arrays;
+
+	/* Pending entries that exceed work_mem, in order once all lists of a batch are read */
+	Tuplesortstate *spill;
+	TupleTableSlot *spill_slot;
+	Pending		spilled;		/* the first of them */
+	bool		has_spilled;
 
 	/* SCAN_PLAIN */
 	bool		all_null;		/* the query is NULL */
@@ -349,6 +360,110 @@ popResult(Arrays *arrays)
 	return top;
 }
 
+/* ---- more pending entries than work_mem holds ---- */
+
+static bool
+isFull(const IvfScan *state)
+{
+	return arraysUsed(state->arrays) > (Size) work_mem * 1024;
+}
+
+/* Moves all pending entries to a sort by their bounds. */
+static void
+spillPending(IvfScan *state)
+{
+	Arrays	   *arrays = state->arrays;
+	TupleDesc	desc;
+	TupleTableSlot *slot;
+
+	if (state->spill == NULL)
+	{
+		AttrNumber	column = 1;
+		Oid			less = Float8LessOperator;
+		Oid			collation = InvalidOid;
+		bool		nulls_first = false;
+
+		desc = CreateTemplateTupleDesc(3);
+		TupleDescInitEntry(desc, 1, "lower", FLOAT8OID, -1, 0);
+		TupleDescInitEntry(desc, 2, "tid", INT8OID, -1, 0);
+		TupleDescInitEntry(desc, 3, "place", INT8OID, -1, 0);
+		state->spill = tuplesort_begin_heap(desc, 1, &column, &less, &collation, &nulls_first, work_mem, NULL,
+											TUPLESORT_NONE);
+		state->spill_slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+	}
+	slot = MakeSingleTupleTableSlot(state->spill_slot->tts_tupleDescriptor, &TTSOpsVirtual);
+	for (int i = 0; i < arrays->npending; i++)
+	{
+		const Pending *pending = &arrays->pending[i];
+
+		CHECK_FOR_INTERRUPTS();
+		ExecClearTuple(slot);
+		slot->tts_values[0] = Float8GetDatum(pending->lower);
+		slot->tts_values[1] = Int64GetDatum((int64) pending->heap_block << 16 | pending->heap_offset);
+		slot->tts_values[2] = Int64GetDatum((int64) pending->block << 16 | pending->slot);
+		memset(slot->tts_isnull, false, sizeof(bool) * 3);
+		ExecStoreVirtualTuple(slot);
+		tuplesort_puttupleslot(state->spill, slot);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	arrays->npending = 0;
+	mixPending(arrays);
+}
+
+/* Fetches the next of the entries that were moved away. */
+static void
+nextSpilled(IvfScan *state)
+{
+	Pending    *pending = &state->spilled;
+	bool		isnull;
+	int64		packed;
+
+	state->has_spilled = tuplesort_gettupleslot(state->spill, true, false, state->spill_slot, NULL);
+	if (!state->has_spilled)
+		return;
+	pending->lower = (float) DatumGetFloat8(slot_getattr(state->spill_slot, 1, &isnull));
+	packed = DatumGetInt64(slot_getattr(state->spill_slot, 2, &isnull));
+	pending->heap_block = (BlockNumber) (packed >> 16);
+	pending->heap_offset = (uint16) (packed & 0xFFFF);
+	packed = DatumGetInt64(slot_getattr(state->spill_slot, 3, &isnull));
+	pending->block = (BlockNumber) (packed >> 16);
+	pending->slot = (uint16) (packed & 0xFFFF);
+}
+
+static void
+endSpill(IvfScan *state)
+{
+	if (state->spill == NULL)
+		return;
+	tuplesort_end(state->spill);
+	ExecDropSingleTupleTableSlot(state->spill_slot);
+	state->spill = NULL;
+	state->spill_slot = NULL;
+	state->has_spilled = false;
+}
+
+/* The pending entry of the smallest bound, which stays; NULL if there is none. */
+static const Pending *
+peekPending(IvfScan *state)
+{
+	if (state->spill != NULL)
+		return state->has_spilled ? &state->spilled : NULL;
+	return state->arrays->npending > 0 ? nearestPending(state->arrays) : NULL;
+}
+
+/* Takes away what peekPending gives. */
+static Pending
+takePending(IvfScan *state)
+{
+	Pending		result;
+
+	if (state->spill == NULL)
+		return popPending(state->arrays);
+	result = state->spilled;
+	nextSpilled(state);
+	return result;
+}
+
 /* ---- start and end of a scan ---- */
 
 static void
@@ -359,6 +474,7 @@ endScan(IndexScanDesc scan)
 	if (state->arrays != NULL)
 		releaseArrays(state->arrays);
 	state->arrays = NULL;
+	endSpill(state);
 }
 
 /* Rows without a distance from here on: NULL vectors and the like, or all rows. */
@@ -384,6 +500,8 @@ startScan(IndexScanDesc scan)
 	state->base.iterative = AnnScanIterative(&state->base, AnnIvfIterativeScan());
 	state->max_probes = Min(AnnIvfMaxProbes(), (int) state->meta.lists);
 	state->probes = Min(AnnIvfProbes(index, &state->meta), state->max_probes);
+	if (state->base.iterative == ANN_ITERATIVE_OFF)
+		state->max_probes = state->probes;
 
 	if (scan->orderByData[0].sk_flags & SK_ISNULL)
 	{
@@ -739,19 +857,25 @@ readList(IvfScan *state, Relation index, uint32 list)
 		UnlockReleaseBuffer(buffer);
 		if (copied)
 			addPlain(state, index, block, &shape);
+		else if (isFull(state))
+			spillPending(state);
 		prev = block;
 		block = next;
 	}
 }
 
-/* Reads up to n more lists, the nearest first; false if there are none. */
+/*
+ * Reads up to n more lists, the nearest first; false if there are none.  Within work_mem: of
+ * scored vectors it leaves off where they exceed that, of entries it sorts what does.
+ */
 static bool
 readLists(IvfScan *state, Relation index, int n)
 {
 	AnnIvfListScore next;
 	bool		any = false;
 
-	while (n-- > 0 && state->base.nprobed < state->max_probes && AnnIvfRankNext(&state->ranking, &next))
+	while (n-- > 0 && state->base.nprobed < state->max_probes && !(any && isFull(state)) &&
+		   AnnIvfRankNext(&state->ranking, &next))
 	{
 		readList(state, index, next.list);
 		state->base.nprobed++;
@@ -759,6 +883,12 @@ readLists(IvfScan *state, Relation index, int n)
 	}
 	if (any)
 		mixPending(state->arrays);
+	if (state->spill != NULL)
+	{
+		spillPending(state);
+		tuplesort_performsort(state->spill);
+		nextSpilled(state);
+	}
 	return any;
 }
 
@@ -782,12 +912,12 @@ static bool
 nearestResult(IvfScan *state, Relation index, Found *result)
 {
 	Arrays	   *arrays = state->arrays;
+	const Pending *next;
 
-	while (arrays->npending > 0 &&
-		   (arrays->nresults == 0 ||
-			operatorBound(state, nearestPending(arrays)->lower) <= arrays->results[0].interval.hi))
+	while ((next = peekPending(state)) != NULL &&
+		   (arrays->nresults == 0 || operatorBound(state, next->lower) <= arrays->results[0].interval.hi))
 	{
-		Pending		pending = popPending(arrays);
+		Pending		pending = takePending(state);
 
 		CHECK_FOR_INTERRUPTS();
 		readVector(state, index, &pending);
@@ -814,17 +944,21 @@ nextFromLists(IvfScan *state, Relation index)
 	{
 		/*
 		 * Half of the rows read are returned: the farther half may still be
-		 * overtaken by rows of lists that are not read yet.
+		 * overtaken by rows of lists that are not read yet.  Where there is too much for
+		 * memory, or not all lists of a batch are read for that, the rest is sorted.
 		 */
+		if (state->base.nprobed < Min(state->probes, state->max_probes))
+			return false;
 		if (state->base.iterative != ANN_ITERATIVE_OFF && state->nreturned * 2 >= state->nscanned)
 		{
-			if (arraysUsed(arrays) > (Size) work_mem * 1024)
+			if (isFull(state) || state->spill != NULL)
 				return false;
 			if (readLists(state, index, state->probes))
 				continue;
 		}
 		if (!nearestResult(state, index, &result))
 		{
+			endSpill(state);
 			if (state->base.iterative == ANN_ITERATIVE_OFF || !readLists(state, index, state->probes))
 				return false;
 			continue;
@@ -869,8 +1003,18 @@ startRest(IvfScan *state, Relation index)
 	AnnScanSortBegin(&state->base);
 	for (int i = 0; i < arrays->nlate; i++)
 		AnnScanSortPut(&state->base, &arrays->late[i].interval, &arrays->late[i].tid);
+	arrays->nlate = 0;
 	do
 	{
+		while (state->spill != NULL && state->has_spilled)
+		{
+			Pending		pending = takePending(state);
+
+			CHECK_FOR_INTERRUPTS();
+			readVector(state, index, &pending);
+			sortResults(state);
+		}
+		endSpill(state);
 		for (int i = 0; i < arrays->npending; i++)
 		{
 			CHECK_FOR_INTERRUPTS();
@@ -880,7 +1024,7 @@ startRest(IvfScan *state, Relation index)
 		arrays->npending = 0;
 		mixPending(arrays);
 		sortResults(state);
-	} while (state->base.iterative != ANN_ITERATIVE_OFF && readLists(state, index, 1));
+	} while (readLists(state, index, 1));
 	releaseArrays(arrays);
 	state->arrays = NULL;
 	AnnScanSortPerform(&state->base);
@@ -970,23 +1114,15 @@ nextRow(IndexScanDesc scan, IvfScan *state)
 			case SCAN_LISTS:
 				if (nextFromLists(state, index))
 					return true;
-				if (state->base.iterative == ANN_ITERATIVE_OFF)
-				{
-					state->base.stop = ANN_STOP_ITERATIVE;
-					state->phase = SCAN_DONE;
-				}
-				else
-				{
-					startRest(state, index);
-					state->phase = SCAN_REST;
-				}
+				startRest(state, index);
+				state->phase = SCAN_REST;
 				break;
 			case SCAN_REST:
 				if (AnnScanSortNext(&state->base))
 					return true;
-				if (state->base.nprobed < (int) state->meta.lists)
+				if (state->base.iterative == ANN_ITERATIVE_OFF || state->base.nprobed < (int) state->meta.lists)
 				{
-					state->base.stop = ANN_STOP_ITERATIVE;	/* max_probes was reached */
+					state->base.stop = ANN_STOP_ITERATIVE;	/* max_probes was reached, or the first lists read */
 					state->phase = SCAN_DONE;
 				}
 				else

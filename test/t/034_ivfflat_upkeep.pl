@@ -175,6 +175,32 @@ is($node->safe_psql('postgres', "$settings SET ivfflat.iterative_scan = off;
 		FROM (SELECT q.q, s.id, s.d, row_number() OVER () AS n FROM farquery q, LATERAL (SELECT f.id, f.v <-> q.v AS d FROM far f ORDER BY f.v <-> q.v) s) o) o"),
 	'50000|0|t', 'squares that overflow: the order is right');
 
+# ---- All lists at once in little memory: the order is exact, and what waits is not in memory.
+
+for my $options ('lists = 40', 'lists = 40, quantizer = none')
+{
+	for my $iterative ('off', 'strict_order')
+	{
+		my $answer = $node->safe_psql('postgres', <<"SQL");
+CREATE INDEX spill_idx ON stream USING ivfflat (v) WITH ($options);
+$settings
+SET work_mem = '64kB';
+SET ivfflat.probes = 40;
+SET ivfflat.iterative_scan = $iterative;
+BEGIN;
+DECLARE c CURSOR FOR SELECT v <-> (SELECT v FROM query WHERE q = 3) AS d FROM stream ORDER BY v <-> (SELECT v FROM query WHERE q = 3);
+FETCH 10 FROM c \\g /dev/null
+SELECT sum(total_bytes) < 250000 FROM pg_backend_memory_contexts WHERE name = 'ann ivfflat scan arrays';
+END;
+CREATE TEMP TABLE got AS SELECT row_number() OVER () AS n, d FROM (SELECT v <-> (SELECT v FROM query WHERE q = 3) AS d FROM stream ORDER BY v <-> (SELECT v FROM query WHERE q = 3)) s;
+DROP INDEX spill_idx;
+SELECT count(*), count(*) FILTER (WHERE got.d <> exact.d)
+	FROM got FULL JOIN (SELECT row_number() OVER (ORDER BY d) AS n, d FROM (SELECT v <-> (SELECT v FROM query WHERE q = 3) AS d FROM stream OFFSET 0) s) exact USING (n);
+SQL
+		is($answer, "t\n16000|0", "$options, iterative_scan = $iterative: all lists in little memory");
+	}
+}
+
 log_ok($node);
 log_ok($standby);
 $standby->stop;
