@@ -16,7 +16,8 @@ $node->safe_psql(
 	'postgres', q{
 	ALTER TABLE t ADD PRIMARY KEY (id);
 	CREATE SEQUENCE s START 10000;
-	CREATE INDEX t_idx ON t USING hnsw (v vector_l2_ops)});
+	CREATE INDEX t_idx ON t USING hnsw (v vector_l2_ops);
+	CREATE INDEX t_idx_included ON t USING hnsw (v vector_l2_ops) INCLUDE (id)});
 
 my $dir = $node->basedir;
 my %scripts = (
@@ -60,10 +61,12 @@ for my $round (1 .. 8)
 	ok($started, "round $round: recovery");
 	unlike($err, qr/ERROR/, "round $round: writes went on until then");
 	index_ok($node, 't_idx');
+	index_ok($node, 't_idx_included');
 }
 
 $node->safe_psql('postgres', 'VACUUM t');
 index_ok($node, 't_idx');
+index_ok($node, 't_idx_included');
 my ($mean) = recall(
 	$node,
 	table => 't',

@@ -23,7 +23,8 @@ my @queries = map { vector_text($_) } @{ random_vectors(8, 40, seed => 32) };
 my @tables = (
 	[ 'coded', 'vector(40)', 'vector_l2_ops', '<->', '' ],
 	[ 'plain', 'halfvec(40)', 'halfvec_l1_ops', '<+>', '' ],
-	[ 'wide', 'vector(40)', 'vector_cosine_ops', '<=>', 'WITH (m = 60, quantizer = none)' ]);
+	[ 'wide', 'vector(40)', 'vector_cosine_ops', '<=>', 'WITH (m = 60, quantizer = none)' ],
+	[ 'included', 'vector(40)', 'vector_l2_ops', '<->', 'INCLUDE (id)' ]);
 
 sub same_answers
 {
@@ -34,6 +35,7 @@ sub same_answers
 		my ($table, undef, undef, $operator) = @$t;
 		my $sql = join "\n", 'SET enable_seqscan = off; SET enable_sort = off;',
 		  (map { "SELECT id, v $operator '$_' FROM $table ORDER BY v $operator '$_' LIMIT 15;" } @queries),
+		  "SELECT id, v $operator '$queries[0]' FROM $table WHERE id IN (8, 16, 30, 5008, 10008) ORDER BY v $operator '$queries[0]' LIMIT 9;",
 		  "SELECT count(*), sum(id) FROM (SELECT id FROM $table ORDER BY v $operator '$queries[0]') s;";
 		is($standby->safe_psql('postgres', $sql), $primary->safe_psql('postgres', $sql), "$table, $when: same answers");
 	}

@@ -66,7 +66,7 @@ $node->safe_psql('postgres', <<"SQL");
 CREATE TABLE t (id int DEFAULT nextval('ids'), v vector($dim));
 INSERT INTO t SELECT id, v FROM pool WHERE id <= 2000;
 INSERT INTO t SELECT -i, NULL FROM generate_series(1, 5) i;
-CREATE INDEX t_v_idx ON t USING ivfflat (v) WITH (lists = 40);
+CREATE INDEX t_v_idx ON t USING ivfflat (v) INCLUDE (id) WITH (lists = 40);
 SQL
 complete($node, 't', 'build');
 recalls($node, 't', 0.9, 'build');
