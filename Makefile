@@ -31,6 +31,7 @@ OBJS = \
 	src/hnsw/hnsw_handler.o \
 	src/hnsw/hnsw_insert.o \
 	src/hnsw/hnsw_options.o \
+	src/hnsw/hnsw_orphans.o \
 	src/hnsw/hnsw_page.o \
 	src/hnsw/hnsw_partition.o \
 	src/hnsw/hnsw_prune.o \

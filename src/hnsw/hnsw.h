@@ -214,6 +214,10 @@ typedef struct AnnHnswVectorItem
 	char		data[FLEXIBLE_ARRAY_MEMBER];
 } AnnHnswVectorItem;
 
+/* Bytes of a VECTOR page that an item of its own may take. */
+#define ANN_HNSW_VECTOR_ITEM_MAX \
+	(MAXALIGN_DOWN(ANN_PAGE_USABLE - sizeof(ItemIdData)) - offsetof(AnnHnswVectorItem, data))
+
 /*
  * An entry of the entry table: ENTRY pages are arrays of them.  Behind the
  * fixed part stands the code (with codes), or the vector in its re-rank form
@@ -611,6 +615,7 @@ extern void AnnHnswListTidPage(Relation index, bool zero, BlockNumber block);
 extern ItemPointerData AnnHnswWriteVector(Relation index, AnnWriteMode mode, const char *data, Size size);
 extern Size AnnHnswReadVector(Relation index, ItemPointerData item, char *data, Size capacity);
 extern void AnnHnswRecordVectorPage(Relation index, BlockNumber block, Page page);
+extern void AnnHnswDeleteItem(Relation index, AnnWriteMode mode, Buffer buffer, OffsetNumber offset);
 extern void AnnHnswDeleteVector(Relation index, AnnWriteMode mode, ItemPointerData item);
 
 /* ---- hnsw_chain.c: rows of equal first included columns ---- */
@@ -648,6 +653,19 @@ extern bool ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPoi
 
 extern bool AnnHnswCenterIsOld(const AnnHnswMetaPageData *meta);
 extern void AnnHnswRecenter(Relation index, bool half_done);
+
+/* ---- hnsw_orphans.c: vector items without a row ---- */
+
+typedef struct AnnHnswItemCount
+{
+	uint64		items;
+	uint64		vectors;		/* items that a row may name */
+	uint64		expected;		/* items that these vectors consist of */
+} AnnHnswItemCount;
+
+extern void AnnHnswCountItems(Page page, AnnHnswItemCount *count);
+extern void AnnHnswDeleteOrphans(Relation index, BufferAccessStrategy strategy, const AnnHnswLayout *layout,
+								 BlockNumber nblocks);
 
 /* ---- hnsw_scan.c ---- */
 

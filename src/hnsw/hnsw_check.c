@@ -777,6 +777,7 @@ typedef struct Census
 	uint64		edges;
 	uint64		tids;
 	uint64		listed[2];		/* heap TIDs of NULLs, of zero vectors */
+	AnnHnswItemCount items;
 } Census;
 
 static void
@@ -820,6 +821,8 @@ countPage(const AnnHnswLayout *layout, Page page, Census *census)
 		census->tids += list->ntids;
 		census->listed[list->zero != 0] += list->ntids;
 	}
+	else if (kind == ANN_HNSW_VECTOR)
+		AnnHnswCountItems(page, &census->items);
 }
 
 /*
@@ -877,6 +880,15 @@ AnnHnswDescribeIndex(AnnInfo *info)
 	info->line(info, "rows", UINT64_FORMAT, census.rows[ANN_HNSW_LIVE]);
 	info->line(info, "dead rows", UINT64_FORMAT, census.rows[ANN_HNSW_DELETING]);
 	info->line(info, "free rows", UINT64_FORMAT, census.rows[ANN_HNSW_FREE]);
+	if (AnnHnswVectorIsExternal(layout))
+	{
+		uint64		rows = census.rows[ANN_HNSW_LIVE] + census.rows[ANN_HNSW_DELETING];
+
+		/* A vector without a row, or later pieces of one. */
+		info->line(info, "vector items without a row", UINT64_FORMAT,
+				   census.items.vectors - Min(census.items.vectors, rows) +
+				   census.items.items - Min(census.items.items, census.items.expected));
+	}
 	info->line(info, "heap tuples", UINT64_FORMAT, census.tids);
 	info->line(info, "NULL vectors", UINT64_FORMAT, census.listed[0]);
 	info->line(info, "zero vectors", UINT64_FORMAT, census.listed[1]);

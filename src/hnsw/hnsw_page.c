@@ -31,10 +31,6 @@
 /* Tries for the lock of a listed page with free rows before the index is extended. */
 #define LISTED_PAGE_TRIES 10
 
-/* Bytes of a VECTOR page that an item of its own may take. */
-#define VECTOR_ITEM_MAX \
-	(MAXALIGN_DOWN(ANN_PAGE_USABLE - sizeof(ItemIdData)) - offsetof(AnnHnswVectorItem, data))
-
 static AnnIndexCaches caches = {.name = "ann hnsw index caches", .size = sizeof(AnnHnswCache)};
 
 /* ---- meta page ---- */
@@ -1230,7 +1226,7 @@ AnnHnswWriteVector(Relation index, AnnWriteMode mode, const char *data, Size siz
 	/* From the last piece to the first, so that each knows the next one. */
 	while (left > 0)
 	{
-		Size		piece = left % VECTOR_ITEM_MAX == 0 ? VECTOR_ITEM_MAX : left % VECTOR_ITEM_MAX;
+		Size		piece = left % ANN_HNSW_VECTOR_ITEM_MAX == 0 ? ANN_HNSW_VECTOR_ITEM_MAX : left % ANN_HNSW_VECTOR_ITEM_MAX;
 		Size		need = MAXALIGN(offsetof(AnnHnswVectorItem, data) + piece);
 		AnnHnswVectorItem *item = palloc0(need);
 		bool		is_new;
@@ -1325,8 +1321,27 @@ AnnHnswRecordVectorPage(Relation index, BlockNumber block, Page page)
 }
 
 /*
- * Deletes the items of a vector whose row was freed.  The places of other items
- * stay as they are.
+ * Deletes an item of a VECTOR page, whose buffer is exclusively locked and stays so.
+ * The places of other items stay as they are.
+ */
+void
+AnnHnswDeleteItem(Relation index, AnnWriteMode mode, Buffer buffer, OffsetNumber offset)
+{
+	AnnPageEdit edit = AnnPageEditBegin(index, mode);
+	Page		page = AnnPageEditAdd(&edit, buffer, false);
+
+	PageIndexTupleDeleteNoCompact(page, offset);
+	PageSetHasFreeLinePointers(page);
+	/* Unused line pointers at the end would take room from an item of the largest size. */
+	while (PageGetMaxOffsetNumber(page) > 0 &&
+		   !ItemIdIsUsed(PageGetItemId(page, PageGetMaxOffsetNumber(page))))
+		((PageHeader) page)->pd_lower -= sizeof(ItemIdData);
+	AnnPageEditCommit(&edit);
+	AnnHnswRecordVectorPage(index, BufferGetBlockNumber(buffer), BufferGetPage(buffer));
+}
+
+/*
+ * Deletes the items of a vector whose row was freed.
  */
 void
 AnnHnswDeleteVector(Relation index, AnnWriteMode mode, ItemPointerData item)
@@ -1339,7 +1354,6 @@ AnnHnswDeleteVector(Relation index, AnnWriteMode mode, ItemPointerData item)
 		OffsetNumber offset = ItemPointerGetOffsetNumber(&item);
 		Buffer		buffer = ReadBuffer(index, block);
 		AnnHnswVectorItem *piece;
-		AnnPageEdit edit;
 		ItemId		id;
 		Page		page;
 
@@ -1356,16 +1370,7 @@ AnnHnswDeleteVector(Relation index, AnnWriteMode mode, ItemPointerData item)
 			AnnPageCorrupted(index, block, "a vector item does not continue the one before");
 		item = piece->next;
 		first = false;
-		edit = AnnPageEditBegin(index, mode);
-		page = AnnPageEditAdd(&edit, buffer, false);
-		PageIndexTupleDeleteNoCompact(page, offset);
-		PageSetHasFreeLinePointers(page);
-		/* Unused line pointers at the end would take room from an item of the largest size. */
-		while (PageGetMaxOffsetNumber(page) > 0 &&
-			   !ItemIdIsUsed(PageGetItemId(page, PageGetMaxOffsetNumber(page))))
-			((PageHeader) page)->pd_lower -= sizeof(ItemIdData);
-		AnnPageEditCommit(&edit);
-		AnnHnswRecordVectorPage(index, block, BufferGetPage(buffer));
+		AnnHnswDeleteItem(index, mode, buffer, offset);
 		UnlockReleaseBuffer(buffer);
 	}
 }

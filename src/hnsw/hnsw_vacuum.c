@@ -36,6 +36,8 @@ typedef struct VacuumState
 	AnnHnswRowSet marked;		/* rows whose chain is to be inspected */
 	uint64		ndeleting;
 	double		live;
+	uint64		nrows;			/* rows that are not free */
+	AnnHnswItemCount items;
 
 	/* Sample of the live rows, from which dead entries are replaced */
 	AnnRowId   *sample;
@@ -128,6 +130,8 @@ vacuumRowPage(VacuumState *state, Buffer buffer)
 			AnnPageCorrupted(state->index, block, "a row is in no known state");
 		if (row->state == ANN_HNSW_FREE)
 			nfree++;
+		else
+			state->nrows++;
 		if (row->state != ANN_HNSW_LIVE)
 			continue;
 		if (row->ntids > ANN_HNSW_INLINE_TIDS || row->nedges > layout->slots)
@@ -263,7 +267,7 @@ vacuumTidList(VacuumState *state, Buffer buffer)
 		AnnHnswListTidPage(state->index, zero, block);
 }
 
-/* Tells the free-space map what a VECTOR page has room for; share-locked on entry, released. */
+/* Counts the items of a VECTOR page, and tells the free-space map what it has room for; share-locked on entry, released. */
 static void
 recordVectorPage(VacuumState *state, Buffer buffer)
 {
@@ -272,6 +276,7 @@ recordVectorPage(VacuumState *state, Buffer buffer)
 	if (PageGetMaxOffsetNumber(page) == 0)
 		state->stats->pages_free++;
 	AnnHnswRecordVectorPage(state->index, BufferGetBlockNumber(buffer), page);
+	AnnHnswCountItems(page, &state->items);
 	UnlockReleaseBuffer(buffer);
 }
 
@@ -646,6 +651,9 @@ ann_hnsw_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats,
 		AnnHnswRepairGraph(&repair, numberOfBlocks(index));
 		freeRows(&state);
 	}
+	/* Inserts that are under way make a difference too. */
+	if (state.items.vectors > state.nrows || state.items.items > state.items.expected)
+		AnnHnswDeleteOrphans(index, info->strategy, &state.space.layout, nblocks);
 	if (fabs(state.meta.rows - state.live) > ROWS_TOLERANCE * state.live)
 		AnnHnswCountRows(index, ANN_WRITE_WAL, state.live - state.meta.rows, 0);
 	stats->num_pages = RelationGetNumberOfBlocks(index);
