@@ -158,7 +158,8 @@ AnnScanRankBegin(AnnScanState *state, uint64 bound)
 	state->ranking_read = 0;
 	state->ranking_bound = bound;
 	state->ranking = tuplesort_begin_heap(state->ranking_slot->tts_tupleDescriptor, lengthof(columns), columns,
-										  operators, collations, nulls_first, work_mem, NULL, TUPLESORT_NONE);
+										  operators, collations, nulls_first, work_mem, NULL,
+										  state->ranking_bound > 0 ? TUPLESORT_ALLOWBOUNDED : TUPLESORT_NONE);
 	if (bound > 0)
 		tuplesort_set_bound(state->ranking, (int64) bound);
 	MemoryContextSwitchTo(old);
