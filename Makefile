@@ -137,7 +137,8 @@ src/quantize/%.o: CFLAGS += $(QUANTIZE_FLAGS) $(KERNEL_FLAGS)
 src/distance/avx2.o: CFLAGS += $(KERNEL_FLAGS_avx2)
 src/distance/avx512.o: CFLAGS += $(KERNEL_FLAGS_avx512)
 # Loops over elements: at -O2 gcc 12 vectorizes only those of known length.
-src/types/vector.o src/types/halfvec.o src/types/agg.o src/hnsw/hnsw_graph.o src/ivfflat/ivfflat_centroid.o src/ivfflat/ivfflat_kmeans.o src/ivfflat/ivfflat_scan.o: CFLAGS += -O3
+src/types/vector.o src/types/halfvec.o src/types/agg.o src/hnsw/hnsw_graph.o src/ivfflat/ivfflat_centroid.o src/ivfflat/ivfflat_kmeans.o \
+	src/ivfflat/ivfflat_scan.o src/ivfflat/ivfflat_train.o src/ivfflat/ivfflat_value.o: CFLAGS += -O3
 
 -include $(OBJS:.o=.d)
 

@@ -236,6 +236,16 @@ PanelStep(PanelAcc acc_i32x8, PanelRow row_u8x32, PanelColumn column_i8x32)
 #define PanelLoadColumn(p) IntLoad(p)
 #define PanelStore(p, acc) simde_mm256_storeu_si256((simde__m256i *) (p), acc)
 #define LoadI32(p) simde_mm256_cvtepi32_ps(IntLoad(p))
+FORCE_INLINE f32xN
+F32Negate(f32xN v_f32x8, uint32_t bits)
+{
+	const simde__m256i lane_bits_i32x8 = simde_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+	simde__m256i bits_i32x8 = simde_mm256_and_si256(simde_mm256_set1_epi32((int) bits), lane_bits_i32x8);
+	simde__m256i set_i32x8 = simde_mm256_cmpeq_epi32(bits_i32x8, lane_bits_i32x8);
+
+	return simde_mm256_xor_ps(v_f32x8, simde_mm256_castsi256_ps(simde_mm256_slli_epi32(set_i32x8, 31)));
+}
+
 FORCE_INLINE void
 StoreU8(uint8_t *p, f32xN v_f32x8)
 {

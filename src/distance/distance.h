@@ -115,6 +115,12 @@ typedef struct AnnKernels
 	size_t		(*places_ge_f32) (const float *x, size_t n, float least, uint32_t *places);
 
 	/*
+	 * out[i] = in[i], negated where bit i % 64 of words[i / 64] is set.  in may equal
+	 * out.
+	 */
+	void		(*negate_f32) (const float *in, float *out, const uint64_t *words, size_t n);
+
+	/*
 	 * Orthonormal fast Walsh-Hadamard transform of n = 2^k floats (k >= 0) in
 	 * place, scaled by 1/sqrt(n).
 	 */

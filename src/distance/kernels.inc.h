@@ -42,6 +42,7 @@
  *	PanelStep(acc, row, column)
  *	PanelStore(p, acc)		LANES sums as int32
  *	LoadI32(p)				LANES int32 as floats
+ *	F32Negate(v, bits)		v with lane i negated where bit i is set; other bits do not matter
  *	StoreU8(p, v)			LANES floats of 0 to 255 as bytes, rounded towards zero
  *	F32Max(a, b), F32AnyGe(a, b)	the larger; whether a lane of a is >= that of b
  *
@@ -764,6 +765,32 @@ KERNEL(places_ge_f32) (const float *x, size_t n, float least, uint32_t *places)
 	return count;
 }
 
+static void
+KERNEL(negate_f32) (const float *in, float *out, const uint64_t *words, size_t n)
+{
+	const char *from = (const char *) in;
+	char	   *to = (char *) out;
+	uint64_t	word = 0;
+	size_t		i = 0;
+
+	for (; i + LANES <= n; i += LANES, word >>= LANES)
+	{
+		if (i % 64 == 0)
+			memcpy(&word, (const char *) words + i / 8, sizeof(word));
+		StoreF32(to + i * sizeof(float), F32Negate(LoadF32(from + i * sizeof(float)), (uint32_t) word));
+	}
+	if (i < n && i % 64 == 0)
+		memcpy(&word, (const char *) words + i / 8, sizeof(word));
+	for (; i < n; i++, word >>= 1)
+	{
+		float		f;
+
+		memcpy(&f, from + i * sizeof(f), sizeof(f));
+		f = word & 1 ? -f : f;
+		memcpy(to + i * sizeof(f), &f, sizeof(f));
+	}
+}
+
 /* The transform of fewer values than a vector holds. */
 static void
 FhtShort(char *x, size_t n, float scale)
@@ -857,5 +884,6 @@ const AnnKernels KERNEL_TABLE = {
 	.panel_scores = KERNEL(panel_scores),
 	.u7_f32 = KERNEL(u7_f32),
 	.places_ge_f32 = KERNEL(places_ge_f32),
+	.negate_f32 = KERNEL(negate_f32),
 	.fht_f32 = KERNEL(fht_f32),
 };

@@ -225,6 +225,16 @@ PanelStep(PanelAcc acc, PanelRow row_i8x8, PanelColumn column_i8x16)
 #define PanelLoadColumn(p) simde_vreinterpretq_s8_u8(IntLoad(p))
 #define PanelStore(p, acc) simde_vst1q_s32(p, simde_vpaddq_s32((acc).low, (acc).high))
 #define LoadI32(p) simde_vcvtq_f32_s32(simde_vld1q_s32(p))
+FORCE_INLINE f32xN
+F32Negate(f32xN v_f32x4, uint32_t bits)
+{
+	static const uint32_t lane_bits[4] = {1, 2, 4, 8};
+	simde_uint32x4_t set_u32x4 = simde_vtstq_u32(simde_vdupq_n_u32(bits), simde_vld1q_u32(lane_bits));
+
+	return simde_vreinterpretq_f32_u32(simde_veorq_u32(simde_vreinterpretq_u32_f32(v_f32x4),
+													   simde_vshlq_n_u32(set_u32x4, 31)));
+}
+
 FORCE_INLINE void
 StoreU8(uint8_t *p, f32xN v_f32x4)
 {

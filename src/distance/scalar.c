@@ -323,6 +323,20 @@ ann_places_ge_f32_scalar(const float *x, size_t n, float least, uint32_t *places
 }
 
 static void
+ann_negate_f32_scalar(const float *in, float *out, const uint64_t *words, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+	{
+		uint64_t	word;
+		float		f = FloatAt(in, i);
+
+		memcpy(&word, (const char *) words + i / 64 * sizeof(word), sizeof(word));
+		f = word >> (i % 64) & 1 ? -f : f;
+		memcpy((char *) out + i * sizeof(f), &f, sizeof(f));
+	}
+}
+
+static void
 ann_fht_f32_scalar(float *x, size_t n)
 {
 	float		scale = FhtScale(n);
@@ -372,5 +386,6 @@ const AnnKernels ann_kernels_scalar = {
 	.panel_scores = ann_panel_scores_scalar,
 	.u7_f32 = ann_u7_f32_scalar,
 	.places_ge_f32 = ann_places_ge_f32_scalar,
+	.negate_f32 = ann_negate_f32_scalar,
 	.fht_f32 = ann_fht_f32_scalar,
 };

@@ -313,6 +313,16 @@ PanelStore(int32_t *p, PanelAcc acc)
 	simde_mm_storeu_si128((simde__m128i *) p, simde_mm_add_epi32(even_i32x4, odd_i32x4));
 }
 
+FORCE_INLINE f32xN
+F32Negate(f32xN v_f32x4, uint32_t bits)
+{
+	const simde__m128i lane_bits_i32x4 = simde_mm_setr_epi32(1, 2, 4, 8);
+	simde__m128i bits_i32x4 = simde_mm_and_si128(simde_mm_set1_epi32((int) bits), lane_bits_i32x4);
+	simde__m128i set_i32x4 = simde_mm_cmpeq_epi32(bits_i32x4, lane_bits_i32x4);
+
+	return simde_mm_xor_ps(v_f32x4, simde_mm_castsi128_ps(simde_mm_slli_epi32(set_i32x4, 31)));
+}
+
 FORCE_INLINE void
 StoreU8(uint8_t *p, f32xN v_f32x4)
 {

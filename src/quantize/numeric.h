@@ -86,6 +86,24 @@ SumSquares(const float *x, int n, float scale)
 	return sum;
 }
 
+/* The same in double, unscaled. */
+static inline double
+SumSquaresDouble(const float *x, int n)
+{
+	double		sum_f64x16[LANES] = {0};
+	double		sum = 0;
+	int			i = 0;
+
+	for (; i + LANES <= n; i += LANES)
+		for (int lane = 0; lane < LANES; lane++)
+			sum_f64x16[lane] += (double) x[i + lane] * x[i + lane];
+	for (int lane = 0; i < n; i++, lane++)
+		sum_f64x16[lane] += (double) x[i] * x[i];
+	for (int lane = 0; lane < LANES; lane++)
+		sum += sum_f64x16[lane];
+	return sum;
+}
+
 /* Smallest float >= x, or one near it; x >= 0, infinity stays. */
 static inline float
 RoundUp(double x)

@@ -157,7 +157,6 @@ Prepare(const AnnRefineSpec *spec, float *x)
 {
 	Prepared	p = {ANN_REFINE_OK, 0, 0};
 	float		max = MaxAbs(x, spec->dim);
-	double		sum = 0;
 
 	if (!(max <= MAX_ELEMENT))
 	{
@@ -166,9 +165,7 @@ Prepare(const AnnRefineSpec *spec, float *x)
 		return p;
 	}
 
-	for (int i = 0; i < spec->dim; i++)
-		sum += (double) x[i] * x[i];
-	p.norm = sqrt(sum);
+	p.norm = sqrt(SumSquaresDouble(x, spec->dim));
 
 	if (spec->metric == ANN_METRIC_COSINE)
 	{
@@ -223,6 +220,7 @@ StoreHalf(const float *x, int dim, char *out, Loss *loss)
 {
 	AnnHalf		halves[CHUNK];
 	float		floats[CHUNK];
+	double		sum_f64x16[LANES] = {0};
 
 	for (int i = 0; i < dim; i += CHUNK)
 	{
@@ -233,10 +231,19 @@ StoreHalf(const float *x, int dim, char *out, Loss *loss)
 			if ((halves[j] & 0x7fff) == 0x7c00)
 				halves[j]--;	/* the largest half: far off, but the loss says so */
 		ann_kernels.f16_to_f32(halves, floats, n);
-		for (int j = 0; j < n; j++)
+		for (int j = 0; j < n / LANES * LANES; j += LANES)
+			for (int lane = 0; lane < LANES; lane++)
+			{
+				double		lost = (double) x[i + j + lane] - floats[j + lane];
+
+				sum_f64x16[lane] += loss->l1 ? fabs(lost) : lost * lost;
+			}
+		for (int j = n / LANES * LANES; j < n; j++)
 			AddLoss(loss, (double) x[i + j] - floats[j]);
 		memcpy(out + (size_t) i * sizeof(AnnHalf), halves, (size_t) n * sizeof(AnnHalf));
 	}
+	for (int lane = 0; lane < LANES; lane++)
+		loss->sum += sum_f64x16[lane];
 }
 
 /*

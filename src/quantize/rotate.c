@@ -5,8 +5,6 @@
  * What P is belongs to the on-disk format: neither the seed, nor the number of
  * rounds, nor the order of the steps may ever change.
  */
-#include <simde/x86/sse2.h>
-
 #include "quantize/numeric.h"
 
 #define ROUNDS 3
@@ -45,27 +43,11 @@ BlockSize(int dim)
 static void
 NegateSome(const float *in, float *out, int dim, int step)
 {
-	const simde__m128i lane_bits_i32x4 = simde_mm_setr_epi32(1, 2, 4, 8);
-	const simde__m128 sign_f32x4 = simde_mm_set1_ps(-0.0f);
-	int			i = 0;
+	uint64_t	words[SIGN_WORDS];
 
-	for (; i < dim; i += WORD)
-	{
-		uint64_t	word = SignWord(step * SIGN_WORDS + i / WORD);
-		int			n = dim - i < WORD ? dim - i : WORD;
-		int			j = 0;
-
-		for (; j + 4 <= n; j += 4, word >>= 4)
-		{
-			simde__m128i bits_i32x4 = simde_mm_and_si128(simde_mm_set1_epi32((int32_t) (word & 15)), lane_bits_i32x4);
-			simde__m128i set_i32x4 = simde_mm_cmpeq_epi32(bits_i32x4, lane_bits_i32x4);
-			simde__m128 flip_f32x4 = simde_mm_and_ps(simde_mm_castsi128_ps(set_i32x4), sign_f32x4);
-
-			simde_mm_storeu_ps(out + i + j, simde_mm_xor_ps(simde_mm_loadu_ps(in + i + j), flip_f32x4));
-		}
-		for (; j < n; j++, word >>= 1)
-			out[i + j] = word & 1 ? -in[i + j] : in[i + j];
-	}
+	for (int i = 0; i < dim; i += WORD)
+		words[i / WORD] = SignWord(step * SIGN_WORDS + i / WORD);
+	ann_kernels.negate_f32(in, out, words, dim);
 }
 
 /*
@@ -178,12 +160,8 @@ AnnRotationError(int dim)
 double
 AnnNormalize(const float *in, float *out, int dim)
 {
-	double		sum = 0;
-	double		norm;
+	double		norm = sqrt(SumSquaresDouble(in, dim));
 
-	for (int i = 0; i < dim; i++)
-		sum += (double) in[i] * in[i];
-	norm = sqrt(sum);
 	for (int i = 0; i < dim; i++)
 		out[i] = norm > 0 ? (float) (in[i] / norm) : 0;
 	return norm;

@@ -12,6 +12,7 @@
 #include "utils/varbit.h"
 
 #include "space/space.h"
+#include "types/detoast.h"
 #include "types/sparsevec.h"
 #include "types/types.h"
 
@@ -199,7 +200,7 @@ void
 AnnSpaceFormPoint(const AnnSpace *space, Datum value, AnnPoint *point)
 {
 	Size		size;
-	const void *elements = AnnSpaceElements(space, PG_DETOAST_DATUM(value), &size);
+	const void *elements = AnnSpaceElements(space, AnnDetoast((struct varlena *) DatumGetPointer(value)), &size);
 
 	placeElements(space, elements, size, point);
 	point->hash = hash_bytes((const unsigned char *) elements, (int) size);
@@ -212,7 +213,7 @@ void
 AnnSpacePlacePoint(const AnnSpace *space, Datum value, AnnPoint *point)
 {
 	Size		size;
-	const void *elements = AnnSpaceElements(space, PG_DETOAST_DATUM(value), &size);
+	const void *elements = AnnSpaceElements(space, AnnDetoast((struct varlena *) DatumGetPointer(value)), &size);
 
 	placeElements(space, elements, size, point);
 }

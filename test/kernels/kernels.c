@@ -656,6 +656,37 @@ TestPanels(void)
 		End();
 	}
 
+	for (Values values = 0; values < VALUES; values++)
+	{
+		BeginKernel("negate_f32", values_names[values]);
+		for (size_t i = 0; i < LENGTHS; i++)
+		{
+			size_t		n = Length(i);
+			uint64_t	words[MAX_N / 64];
+
+			DrawFloats(values, a_f32, b_f32, n);
+			for (size_t w = 0; w < lengthof(words); w++)
+				words[w] = Random64();
+			for (Place place = 0; place < PLACES; place++)
+			{
+				float	   *to = PlaceIn(area_c, place, NULL, n * sizeof(float));
+				uint32_t	want;
+				uint32_t	got;
+
+				set->negate_f32(PlaceIn(area_a, place, a_f32, n * sizeof(float)), to,
+								PlaceIn(area_b, place, words, (n + 63) / 64 * sizeof(uint64_t)), n);
+				for (size_t j = 0; j < n; j++)
+				{
+					memcpy(&want, a_f32 + j, sizeof(want));
+					want ^= (uint32_t) (words[j / 64] >> (j % 64) & 1) << 31;
+					memcpy(&got, (char *) to + j * sizeof(float), sizeof(got));
+					Check(got == want, "n = %zu, place %d, element %zu: %08x, not %08x", n, place, j, got, want);
+				}
+			}
+		}
+		End();
+	}
+
 	for (Values values = 0; values < NONFINITE; values++)
 	{
 		BeginKernel("u7_f32", values_names[values]);
