@@ -25,7 +25,9 @@ _PG_init(void)
 {
 	AnnDistanceInit();
 	AnnHnswInit();
+	AnnHnswCostInit();
 	AnnIvfflatInit();
+	AnnIvfCostInit();
 	AnnWorkersInit();
 	AnnScanInit();
 }

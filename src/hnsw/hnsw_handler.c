@@ -17,7 +17,7 @@
 #include "space/scan.h"
 
 /* Of the neighbours that a visited row names, the share that the search has not seen before. */
-#define UNSEEN_SHARE 0.35
+#define UNSEEN_SHARE 0.45
 
 /* Before the beam: the query and the tables of the search. */
 #define START_OPS 1500.0
@@ -31,6 +31,12 @@
 /* A row that the sweep scores and sorts, beside the sort's comparisons, and a row returned. */
 #define SWEEP_OPS 20.0
 #define ROW_OPS 40.0
+
+/* A row of a filter's chains, in visits. */
+#define CHAIN_WORK 0.5
+
+/* A search for members visits more rows: the inverse of their share to this power. */
+#define FILTER_DETOUR 0.65
 
 /* Memory that a scan takes for a row it has seen. */
 #define SEEN_BYTES 24.0
@@ -75,7 +81,7 @@ static void
 describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 {
 	double		rows = Max(index->tuples, 1);
-	Cost		page_cost = AnnIndexPageCost(root, index);
+	Cost		page_cost = AnnRandomPageCost(root, index->reltablespace, index->pages);
 	Cost		memory = work_mem * 1024.0;
 	AnnHnswLayout layout;
 	double		entries = 0;
@@ -118,6 +124,7 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	cost->spread = SPREAD;
 	cost->first = Min(ef, rows);
 	cost->per_row = AnnHnswVisitsPerRow((int) ef);
+	cost->first_detour = cost->row_detour = FILTER_DETOUR;
 	/* Every row seen is remembered; it is in the frontier, or among the results. */
 	cost->sweep_at = rows / ANN_HNSW_SWEEP_SHARE;
 	if (rows * SEEN_BYTES > memory)
@@ -125,6 +132,7 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	cost->sweep = index->pages * seq_page_cost +
 		rows * cpu_operator_cost * (SWEEP_OPS + score_ops + 2 * log2(rows));
 	cost->row = ROW_OPS * cpu_operator_cost;
+	cost->chain_work = CHAIN_WORK;
 	cost->rechecks = AnnFormRechecks(layout.refine);
 }
 
@@ -133,6 +141,13 @@ costEstimate(PlannerInfo *root, IndexPath *path, double loop_count, Cost *startu
 			 Selectivity *selectivity, double *correlation, double *pages)
 {
 	AnnEstimateIndexScan(root, path, describeScan, startup, total, selectivity, correlation, pages);
+}
+
+/* Registers the costs with the planner's part; runs once per backend. */
+void
+AnnHnswCostInit(void)
+{
+	AnnRegisterSearchCost(costEstimate, describeScan);
 }
 
 static bool

@@ -59,4 +59,7 @@ extern double AnnHnswScanMemMultiplier(void);
 extern void AnnHnswInit(void);
 extern bytea *ann_hnsw_options(Datum reloptions, bool validate);
 
+/* hnsw_handler.c */
+extern void AnnHnswCostInit(void);
+
 #endif							/* ANN_HNSW_OPTIONS_H */

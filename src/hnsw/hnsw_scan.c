@@ -29,6 +29,9 @@
 /* A scan may use so much memory, whatever work_mem says: backends keep that much from scan to scan. */
 #define MIN_MEMORY ((Size) 1024 * 1024)
 
+/* What a sweep takes for a row, in visits. */
+#define SWEEP_WORK 0.4
+
 typedef enum ScanPhase
 {
 	SCAN_GRAPH,					/* phases 1 and 2 */
@@ -98,14 +101,14 @@ isLimited(const HnswScan *state)
 	return max_tuples > 0 && max_tuples < state->meta.rows;
 }
 
-/* Whether the scan's caller has a cheaper way by now. */
+/* Whether the scan's caller has a cheaper way by now, for so much more work. */
 static bool
-workIsDone(const HnswScan *state)
+workIsDone(const HnswScan *state, double more)
 {
 	const AnnHnswSearch *search = state->search;
 	double		max_work = state->base.max_work;
 
-	return max_work > 0 && Max(search->nvisited, search->nscored) >= max_work;
+	return max_work > 0 && Max(search->nvisited, search->nscored) + more >= max_work;
 }
 
 /* What ends the beam of a filtered scan. */
@@ -115,9 +118,9 @@ beamIsEnough(const AnnHnswSearch *search, void *arg)
 	HnswScan   *state = (HnswScan *) arg;
 
 	if (isLimited(state))
-		return search->nvisited >= AnnHnswMaxScanTuples() || workIsDone(state);
+		return search->nvisited >= AnnHnswMaxScanTuples() || workIsDone(state, 0);
 	state->cut = sweepPays(state);
-	return state->cut || workIsDone(state);
+	return state->cut || workIsDone(state, 0);
 }
 
 /* What the search has counted becomes the scan's. */
@@ -301,7 +304,8 @@ nextFromGraph(Relation index, HnswScan *state)
 
 	for (;;)
 	{
-		if (workIsDone(state) && !AnnHnswSearchHasAll(search))
+		if (workIsDone(state, !limited && (state->cut || sweepPays(state)) ? state->meta.rows * SWEEP_WORK : 0) &&
+			!AnnHnswSearchHasAll(search))
 		{
 			base->stop = ANN_STOP_WORK;
 			return false;

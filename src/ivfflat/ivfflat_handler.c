@@ -29,6 +29,10 @@
 /* A vector that is read, beside its page: the heaps. */
 #define VECTOR_OPS 60.0
 
+/* Without codes: a vector of a list that is read from its first page to its last, and each cache line of it. */
+#define PLAIN_OPS 10.0
+#define PLAIN_LINE_OPS 0.8
+
 /* The lists read hold this many times the rows that may be returned before more are read. */
 #define ENTRIES_PER_ROW 2.0
 
@@ -61,7 +65,7 @@ static void
 describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 {
 	double		rows = Max(index->tuples, 1);
-	Cost		page_cost = AnnIndexPageCost(root, index);
+	Cost		page_cost = AnnRandomPageCost(root, index->reltablespace, index->pages);
 	AnnIvfLayout layout = hypothetical;
 	double		lists = Max(1, 2 * sqrt(rows));
 	double		probes = 1 + lists / 32;
@@ -96,7 +100,8 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	{
 		double		pages = layout.vectors_per_page > 0 ? 1.0 / layout.vectors_per_page : layout.pages_per_vector;
 
-		cost->work = vector_cost + pages * (ANN_PAGE_OPS * cpu_operator_cost + page_cost);
+		cost->work = cpu_operator_cost * (PLAIN_OPS + PLAIN_LINE_OPS * layout.vector_size / ANN_LINE_BYTES) +
+			pages * (ANN_PAGE_OPS * cpu_operator_cost + page_cost);
 		cost->row = VECTOR_OPS * cpu_operator_cost;
 	}
 	cost->work += list_cost / length;
@@ -108,6 +113,7 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	cost->rows = rows;
 	cost->first = Min(rows, probes * length * (probes < lists ? NEAR_LENGTH : 1));
 	cost->per_row = ENTRIES_PER_ROW;
+	cost->row_detour = 1;		/* the first lists are read whoever is in them */
 	cost->sweep_at = rows;
 	cost->sweep = 0;
 	cost->rechecks = AnnFormRechecks(layout.refine);
@@ -118,6 +124,13 @@ costEstimate(PlannerInfo *root, IndexPath *path, double loop_count, Cost *startu
 			 Selectivity *selectivity, double *correlation, double *pages)
 {
 	AnnEstimateIndexScan(root, path, describeScan, startup, total, selectivity, correlation, pages);
+}
+
+/* Registers the costs with the planner's part; runs once per backend. */
+void
+AnnIvfCostInit(void)
+{
+	AnnRegisterSearchCost(costEstimate, describeScan);
 }
 
 static bool

@@ -51,4 +51,7 @@ extern AnnIterativeScan AnnIvfIterativeScan(void);
 extern void AnnIvfflatInit(void);
 extern bytea *ann_ivfflat_options(Datum reloptions, bool validate);
 
+/* ivfflat_handler.c */
+extern void AnnIvfCostInit(void);
+
 #endif							/* ANN_IVFFLAT_OPTIONS_H */

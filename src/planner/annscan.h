@@ -12,6 +12,8 @@
 #include "nodes/extensible.h"
 #include "nodes/pathnodes.h"
 
+#include "space/cost.h"
+
 /* A condition that holds up to some distance and for no greater one. */
 typedef struct AnnRange
 {
@@ -32,16 +34,12 @@ typedef struct AnnOrder
 	List	   *included;		/* RestrictInfos that the index can test on its included columns */
 } AnnOrder;
 
-/*
- * The prices by which a scan decides, while it runs, whether to go on searching
- * for members or to rank them.
- */
+/* The prices by which a scan decides, while it runs, whether to go on searching or to rank what passes the filter. */
 typedef struct AnnScanCosts
 {
-	double		rows;			/* of the index */
-	double		beam;			/* work of a search for the nearest rows of all */
-	double		work;			/* cost of one unit of work (scan.h, max_work) */
-	double		rank;			/* cost of ranking one member */
+	AnnSearchCost search;
+	Cost		rank;			/* of ranking one member */
+	double		table_work;		/* units of work after which what passes of the whole table is ranked; 0: never */
 } AnnScanCosts;
 
 /* The expressions of a plan: custom_exprs. */
@@ -82,9 +80,10 @@ extern double AnnRangeShare(PlannerInfo *root, const AnnOrder *order);
 extern void AnnEstimateRange(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order);
 
 /* annscan_cost.c */
-extern void AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *search,
+extern bool AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *search,
 						   const BitmapHeapPath *members, bool distance_read, AnnScanPlan *plan, Path *path);
-extern bool AnnRankAtOnce(const AnnScanPlan *plan, double members);
+extern BitmapHeapPath *AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order,
+										 const BitmapHeapPath *members);
 extern double AnnMaxWork(const AnnScanPlan *plan, double members);
 
 /* annscan_plan.c */

@@ -6,10 +6,8 @@
 
 #include <math.h>
 
-#include "commands/defrem.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
-#include "utils/spccache.h"
 
 #include "compat.h"
 #include "planner/annscan.h"
@@ -17,10 +15,6 @@
 
 /* What AnnScan's own handling of a row costs more than a plain index scan's, in cpu_operator_costs. */
 #define ROW_OPS 40.0
-
-/* Cost of a unit of work, in cpu_tuple_costs: an hnsw row visited, an ivfflat entry scored. */
-#define HNSW_WORK 15.0
-#define IVFFLAT_WORK 1.0
 
 /*
  * How much farther than its range a search goes, and the most rows in a range that a search
@@ -32,23 +26,66 @@
 /* Rows visited for a row that passes a test of included columns, beside one whose edges tell: they do not. */
 #define UNHINTED_WORK 1.6
 
-/*
- * A row of a chain of equal first included columns (hnsw), in units of work; preparing the
- * search; what a search costs at the most of one that tests nothing.
- */
-#define CHAIN_WORK 0.5
+/* Preparing such a test; what a search costs at the most of one that tests nothing. */
 #define INCLUDE_OPS 500.0
 #define PLAIN_SHARE 0.95
 
-/* The least that a search does. */
-#define LEAST_WORK 10.0
+/* A row that is ranked, beside its page and its distance; a member of a bitmap. */
+#define RANK_OPS 20.0
+#define MEMBER_OPS 4.0
 
-static double
-searchWork(const AnnScanCosts *costs, double wanted, double members)
+/*
+ * Where ranking would be cheaper than a search is expected to be, a search is
+ * given this share of its cost all the same: if the filter goes with the query
+ * it ends much sooner, and nobody can know.
+ */
+#define TRY_SHARE 0.4
+
+/*
+ * Price of a ranking that is made after such an attempt, relative to its own: what an
+ * attempt costs in vain is less than what it gains when it is not.
+ */
+#define TRIED_RANK 0.9
+
+/* Cost of ranking one of so many members that lie anywhere in the table. */
+static Cost
+rankCost(PlannerInfo *root, const RelOptInfo *rel, const AnnOrder *order, double members, Cost distance)
 {
-	double		share = Max(members, 1) / Max(costs->rows, 1);
+	double		pages = Max(rel->pages, 1);
+	Cost		page = ANN_PAGE_OPS * cpu_operator_cost + AnnRandomPageCost(root, rel->reltablespace, order->index->pages);
 
-	return Min(costs->beam + wanted / Min(share, 1), costs->rows);
+	/* Members are read in the table's order, each page once. */
+	pages *= 1 - exp(-members / pages);
+	return pages / members * page + distance + cpu_tuple_cost + rel->baserestrictcost.per_tuple +
+		RANK_OPS * cpu_operator_cost;
+}
+
+/*
+ * Cost of ranking the rows of the table that pass, which a sequential scan and a
+ * sort do as well; only, pages are priced as where rows are read by their TIDs.
+ */
+static Cost
+rankTableCost(PlannerInfo *root, const RelOptInfo *rel, const AnnOrder *order, double passing, Cost distance)
+{
+	Cost		page = ANN_PAGE_OPS * cpu_operator_cost + AnnRandomPageCost(root, rel->reltablespace, order->index->pages);
+
+	return rel->pages * Min(page, seq_page_cost) +
+		rel->tuples * (cpu_tuple_cost + rel->baserestrictcost.per_tuple) + rel->baserestrictcost.startup +
+		passing * (distance + RANK_OPS * cpu_operator_cost);
+}
+
+/*
+ * The work that a search may take before the ranking, of this cost, is made instead; 0 if it is
+ * made at once.  more is what the caller does for a unit of it.
+ */
+static double
+maxWork(const AnnScanCosts *costs, Cost expected, Cost rank, Cost more)
+{
+	Cost		budget = expected <= rank ? rank : TRY_SHARE * rank;
+
+	if (budget <= AnnCostOfSearch(&costs->search, 0, 1))
+		return 0;
+	return (budget - costs->search.start) / (costs->search.work * (1 + costs->search.spread / 2) + more);
 }
 
 /*
@@ -56,105 +93,152 @@ searchWork(const AnnScanCosts *costs, double wanted, double members)
  * time.  `search` is the plain index path, `members` NULL or the path of the
  * bitmap that restricts the search; distance_read says that somebody reads true
  * distances.
+ *
+ * The price of a search that ranking may replace is that of the cheaper one.  False if
+ * the members are going to be ranked at once, which a bitmap scan and a sort do as well.
  */
-void
+bool
 AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *search,
 			   const BitmapHeapPath *members, bool distance_read, AnnScanPlan *plan, Path *path)
 {
 	AnnScanCosts *costs = &plan->costs;
-	bool		is_hnsw = strcmp(get_am_name(order->index->relam), "hnsw") == 0;
+	double		tuples = Max(rel->tuples, 1);
+	double		wanted;
 	QualCost	distance;
-	double		saved;
+	Cost		row;
+	Cost		fetch;
 
 	cost_qual_eval_node(&distance, (Node *) order->distance, root);
-	saved = distance_read ? 0 : distance.per_tuple;
-	saved -= ROW_OPS * cpu_operator_cost;
-
-	path->rows = search->path.rows;
-	costs->rows = Max(order->index->tuples, 1);
-	costs->work = cpu_tuple_cost * (is_hnsw ? HNSW_WORK : IVFFLAT_WORK);
-	costs->beam = Max(search->path.startup_cost / costs->work, LEAST_WORK);
-	costs->rank = cpu_tuple_cost + distance.per_tuple;
-	plan->search_limit = plan->limit * Max(rel->tuples, 1) / Max(path->rows, 1);
+	AnnDescribeSearch(root, order->index, &costs->search);
 	AnnCopyDisabledNodes(path, &search->path);
+	path->rows = search->path.rows;
+	wanted = plan->limit > 0 ? Min(plan->limit, path->rows) : path->rows;
 
-	if (members == NULL && order->included != NIL)
+	/* Of a row that is returned, what the index has not paid for.  Every path is charged a distance later. */
+	fetch = ANN_PAGE_OPS * cpu_operator_cost + AnnRandomPageCost(root, rel->reltablespace, order->index->pages);
+	row = cpu_tuple_cost + ROW_OPS * cpu_operator_cost - (distance_read ? 0 : distance.per_tuple);
+
+	if (members == NULL && order->included == NIL)
+	{
+		double		seen = wanted * tuples / Max(path->rows, 1);
+		double		in_range = AnnRangeShare(root, order) * costs->search.rows;
+
+		plan->search_limit = plan->limit;
+		path->startup_cost = AnnCostOfRows(&costs->search, 0);
+		if (order->ranges != NIL)
+		{
+			/* A range ends the scan. */
+			seen = Min(seen, in_range * RANGE_EXCESS);
+			in_range = Min(in_range, RANGE_MOST_WANTED);
+			plan->search_limit = plan->limit > 0 ? Min(plan->limit * tuples / Max(path->rows, 1), in_range) : in_range;
+			path->total_cost = AnnCostOfRows(&costs->search, seen) +
+				seen * (fetch + cpu_tuple_cost + rel->baserestrictcost.per_tuple);
+			path->total_cost = path->startup_cost +
+				(path->total_cost - path->startup_cost) * path->rows / Max(wanted, 1) + path->rows * Max(row, 0);
+		}
+		else if (plan->limit > 0 && rel->baserestrictinfo == NIL)
+		{
+			/* The scan knows how many rows it has to find. */
+			Cost		expected = AnnCostOfSearch(&costs->search, wanted, 1) + wanted * fetch;
+
+			path->total_cost = path->startup_cost + path->rows * ((expected - path->startup_cost) / wanted + row);
+		}
+		else if (plan->limit > 0)
+		{
+			Cost		filter = fetch + cpu_tuple_cost + rel->baserestrictcost.per_tuple;
+			Cost		expected = AnnCostOfRows(&costs->search, seen) + seen * filter;
+			Cost		rank = rankTableCost(root, rel, order, path->rows, distance.per_tuple);
+
+			/* Rows without a distance that come first are returned before it is known how far the search has to go. */
+			if (list_length(AnnOrderParts(order)) == 1)
+			{
+				costs->table_work = Max(maxWork(costs, expected, rank, filter / costs->search.per_row), 1);
+				expected = Min(expected, TRIED_RANK * rank);
+			}
+			path->startup_cost = expected;
+			path->total_cost = path->startup_cost + path->rows * Max(row, 0);
+		}
+		else
+			path->total_cost = Max(search->path.total_cost + path->rows * (row - cpu_tuple_cost), path->startup_cost);
+	}
+	else if (members == NULL)
 	{
 		Selectivity share = clauselist_selectivity(root, order->included, 0, JOIN_INNER, NULL);
-		double		count = Max(share * costs->rows, 1);
-		double		wanted = plan->limit > 0 ? Min(plan->limit, path->rows) : path->rows;
-		double		work = costs->rows;
-		Cost		row;
+		double		count = Max(share * costs->search.rows, 1);
+		double		taken = wanted * Max(count / Max(path->rows, 1), 1);
+		Cost		expected = AnnCostOfSearch(&costs->search, costs->search.rows, 1);
 		Cost		plain;
 
 		plan->search_limit = plan->limit * Max(count / Max(path->rows, 1), 1);
 		if (plan->limit > 0)
-			work = Min(work, searchWork(costs, UNHINTED_WORK * wanted * count / Max(path->rows, 1), count));
-		if (is_hnsw && AnnIncludeIsKeyed(root, order->index, order->included))
-			work = Min(work, CHAIN_WORK * count);
-		row = Max(search->path.total_cost / Max(costs->rows, 1) - saved, cpu_tuple_cost);
+			expected = Min(expected, AnnCostOfSearch(&costs->search, UNHINTED_WORK * taken, share));
+		if (costs->search.chain_work > 0 && AnnIncludeIsKeyed(root, order->index, order->included))
+			expected = Min(expected, costs->search.start + costs->search.chain_work * count * costs->search.work);
+		expected += cpu_operator_cost * INCLUDE_OPS;
+		row = Max(fetch + row, cpu_tuple_cost);
 		/* A scan that tests what comes out goes through the same rows, and returns more of them. */
 		plain = search->path.startup_cost +
 			(search->path.total_cost - search->path.startup_cost) * wanted / Max(path->rows, 1);
-		path->startup_cost = Min(work * costs->work + cpu_operator_cost * INCLUDE_OPS, PLAIN_SHARE * plain - wanted * row);
-		path->startup_cost = Max(path->startup_cost, cpu_operator_cost * INCLUDE_OPS);
+		path->startup_cost = Max(Min(expected, PLAIN_SHARE * plain - wanted * row), cpu_operator_cost * INCLUDE_OPS);
 		path->total_cost = path->startup_cost + path->rows * row;
-	}
-	else if (members == NULL)
-	{
-		double		share = AnnRangeShare(root, order);
-
-		path->startup_cost = search->path.startup_cost;
-		/* A range ends the scan. */
-		path->total_cost = path->startup_cost +
-			(search->path.total_cost - path->startup_cost) * Min(share * RANGE_EXCESS, 1);
-		path->total_cost = Max(path->total_cost - path->rows * saved, path->startup_cost);
-		if (order->ranges != NIL)
-		{
-			double		within = Min(share * costs->rows, RANGE_MOST_WANTED);
-
-			plan->search_limit = plan->limit > 0 ? Min(plan->search_limit, within) : within;
-		}
 	}
 	else
 	{
-		double		random_page;
-		double		count;
-		double		wanted;
 		Cost		bitmap;
-		Selectivity selectivity;
 		Cost		rank;
-		Cost		by_search;
+		Cost		expected;
+		Selectivity share;
+		double		count;
+		double		taken;
+		bool		at_once;
 
-		cost_bitmap_tree_node(members->bitmapqual, &bitmap, &selectivity);
-		count = Max(selectivity * rel->tuples, 1);
-		wanted = plan->limit > 0 ? Min(plan->limit, path->rows) : path->rows;
+		cost_bitmap_tree_node(members->bitmapqual, &bitmap, &share);
+		count = Max(share * tuples, 1);
+		taken = wanted * Max(count / Max(path->rows, 1), 1);
 		plan->search_limit = plan->limit * Max(count / Max(path->rows, 1), 1);
-		rank = members->path.total_cost - bitmap + count * distance.per_tuple;
-		costs->rank = Max(rank / count, costs->rank);
-		get_tablespace_page_costs(order->index->reltablespace, &random_page, NULL);
-		by_search = searchWork(costs, wanted * count / Max(path->rows, 1), count) * costs->work +
-			wanted * random_page;
-		path->startup_cost = bitmap + count * cpu_operator_cost + Min(rank, by_search);
-		if (plan->limit <= 0)
-			path->startup_cost = bitmap + count * cpu_operator_cost + rank;
-		path->total_cost = path->startup_cost + path->rows * Max(cpu_tuple_cost - saved, 0);
+		/* The other conditions come before the distance. */
+		costs->rank = rankCost(root, rel, order, count, distance.per_tuple * Min(path->rows / count, 1));
+		rank = count * costs->rank;
+		expected = AnnCostOfSearch(&costs->search, taken, share) + taken * fetch;
+		at_once = AnnMaxWork(plan, count) <= 0;
+		path->startup_cost = bitmap + count * MEMBER_OPS * cpu_operator_cost +
+			(at_once ? rank : Min(TRIED_RANK * rank, expected));
+		path->total_cost = path->startup_cost + path->rows * Max(row, 0);
+		return !at_once;
 	}
+	return true;
 }
 
-/* Whether ranking so many members costs no more than searching for those that are wanted. */
-bool
-AnnRankAtOnce(const AnnScanPlan *plan, double members)
+/*
+ * A bitmap scan of the table that is going to be sorted by distance, for where AnnScan would
+ * do the same: its pages are priced as AnnScan's are, so that the two compare.
+ */
+BitmapHeapPath *
+AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const BitmapHeapPath *members)
 {
-	const AnnScanCosts *costs = &plan->costs;
-	double		wanted = plan->search_limit > 0 ? plan->search_limit : members;
+	BitmapHeapPath *path = makeNode(BitmapHeapPath);
+	Cost		bitmap;
+	Selectivity share;
+	double		count;
 
-	return members * costs->rank <= searchWork(costs, Min(wanted, members), members) * costs->work;
+	*path = *members;
+	path->path.parent = rel;
+	cost_bitmap_tree_node(members->bitmapqual, &bitmap, &share);
+	count = Max(share * Max(rel->tuples, 1), 1);
+	path->path.startup_cost = bitmap;
+	path->path.total_cost = Min(members->path.total_cost, bitmap +
+								count * (rankCost(root, rel, order, count, 0) - RANK_OPS * cpu_operator_cost));
+	return path;
 }
 
-/* Units of work after which ranking so many members would have been no dearer. */
+/* Units of work after which a search for some of so many members is to be given up; 0: they are better ranked at once. */
 double
 AnnMaxWork(const AnnScanPlan *plan, double members)
 {
-	return Max(members * plan->costs.rank / plan->costs.work, 1);
+	const AnnScanCosts *costs = &plan->costs;
+	Cost		rank = members * costs->rank;
+
+	if (plan->search_limit <= 0 || members <= plan->search_limit)
+		return 0;
+	return maxWork(costs, AnnCostOfSearch(&costs->search, plan->search_limit, members / Max(costs->search.rows, 1)), rank, 0);
 }

@@ -81,6 +81,17 @@ resultReads(const AnnScanPlan *plan, List *targetlist, AttrNumber column)
 	return false;
 }
 
+/* An expression over the scan tuple as one over the rows of the heap. */
+static Node *
+overHeap(Node *node, void *scan_tlist)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Var) && ((Var *) node)->varno == INDEX_VAR)
+		return copyObject((Node *) list_nth_node(TargetEntry, (List *) scan_tlist, ((Var *) node)->varattno - 1)->expr);
+	return expression_tree_mutator(node, overHeap, scan_tlist);
+}
+
 /*
  * Sets up the expressions over rows of the heap.  The node's own scan tuple is a
  * virtual one; expressions must not take it for theirs.
@@ -102,6 +113,8 @@ initHeapExpressions(AnnScanState *state, const CustomScan *scan)
 	state->columns = ExecBuildProjectionInfo(list_copy_head(scan->custom_scan_tlist, state->distance_column),
 											 state->heap_context, ss->ss_ScanTupleSlot, ps,
 											 RelationGetDescr(ss->ss_currentRelation));
+	if (state->plan.costs.table_work > 0)
+		state->heap_filter = ExecInitQual((List *) overHeap((Node *) scan->scan.plan.qual, scan->custom_scan_tlist), ps);
 	ps->scanopsset = scanopsset;
 }
 
@@ -177,6 +190,50 @@ AnnScanFetch(AnnScanState *state, const ItemPointerData *tid)
 		return false;
 	projectColumns(state);
 	state->current = *tid;
+	return true;
+}
+
+/*
+ * Likewise by the TID of the version itself, which need not be one that an index has.
+ */
+bool
+AnnScanFetchVersion(AnnScanState *state, const ItemPointerData *tid)
+{
+	ScanState  *ss = &state->css.ss;
+
+	ItemPointerSetInvalid(&state->current);
+	ExecClearTuple(ss->ss_ScanTupleSlot);
+	ResetExprContext(state->heap_context);
+	if (!table_tuple_fetch_row_version(ss->ss_currentRelation, unconstify(ItemPointerData *, tid),
+									   ss->ps.state->es_snapshot, state->heap_slot))
+		return false;
+	projectColumns(state);
+	state->current = *tid;
+	return true;
+}
+
+/*
+ * The next row of a scan of the table that passes the filter: it is in the heap
+ * slot, and not yet the scan tuple.  False at the end.
+ */
+bool
+AnnScanNextOfTable(AnnScanState *state, TableScanDesc scan, AnnScanRow *row)
+{
+	ItemPointerSetInvalid(&state->current);
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!table_scan_getnextslot(scan, ForwardScanDirection, state->heap_slot))
+			return false;
+		ResetExprContext(state->heap_context);
+		if (ExecQual(state->heap_filter, state->heap_context))
+			break;
+		InstrCountFiltered1(&state->css.ss.ps, 1);
+	}
+	row->tid = state->heap_slot->tts_tid;
+	row->lo = -get_float8_infinity();
+	row->hi = get_float8_infinity();
+	row->is_null = false;
 	return true;
 }
 
@@ -298,10 +355,12 @@ searchPart(AnnScanState *state)
 	}
 	if (state->members != NULL)
 		state->base->max_work = AnnMaxWork(&state->plan, AnnTidSetCount(state->members));
+	else
+		state->base->max_work = state->plan.costs.table_work;
 	/* Rows without a distance need no sorting. */
 	state->gather = 0;
 	state->gathered = 0;
-	if ((state->members != NULL || state->include != NULL) && (state->base->parts & ANN_PART_NUMBERS))
+	if ((state->members != NULL || state->include != NULL || state->base->max_work > 0) && (state->base->parts & ANN_PART_NUMBERS))
 		state->gather = (uint64) Max(state->plan.limit, 0);
 	AnnScanOrderReset(state);
 }
@@ -320,7 +379,7 @@ startScan(AnnScanState *state)
 
 		AnnScanMembersMake(state);
 		members = AnnTidSetCount(state->members);
-		if (AnnRankAtOnce(&state->plan, members))
+		if (AnnMaxWork(&state->plan, members) <= 0)
 		{
 			AnnScanRankMembers(state);
 			state->stopped = "members ranked at once";
@@ -379,7 +438,12 @@ gather(AnnScanState *state)
 		AnnScanOrderPut(state, &row);
 		state->gathered++;
 	}
-	return !(state->index_done && state->base->stop == ANN_STOP_WORK);
+	if (state->index_done && state->base->stop == ANN_STOP_WORK)
+		return false;
+	/* From here on rows are returned, which a ranking of the table would not know by their TIDs. */
+	if (state->members == NULL)
+		state->base->max_work = 0;
+	return true;
 }
 
 /* The next row of the result; it is the scan tuple.  False at the end. */
@@ -401,7 +465,8 @@ nextRow(AnnScanState *state, AnnScanRow *row)
 				{
 					AnnScanOrderReset(state);
 					AnnScanRankMembers(state);
-					state->stopped = "search cost more than ranking members";
+					state->stopped = state->members != NULL ? "search cost more than ranking members" :
+						"search cost more than reading the table";
 					state->phase = ANN_SCAN_RANKED;
 					break;
 				}

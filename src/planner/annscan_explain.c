@@ -75,6 +75,8 @@ AnnExplainAnnScan(CustomScanState *css, List *ancestors, ExplainState *es)
 		showCount("Lossy Pages", counts->lossy_pages, loops, false, es);
 		showCount("Members Ranked", counts->ranked, loops, false, es);
 	}
+	else
+		showCount("Rows Ranked", counts->ranked, loops, false, es);
 	showCount("Rows Visited", counts->visited, loops, true, es);
 	showCount("Lists Probed", counts->probed, loops, false, es);
 	showCount("Distances", counts->scored, loops, true, es);

@@ -153,13 +153,16 @@ AnnScanRankBegin(AnnScanState *state, uint64 bound)
 	Oid			collations[] = {InvalidOid, InvalidOid, InvalidOid};
 	bool		nulls_first[] = {false, false, false};
 
+	/* A sort by distance first compares numbers, and reads no columns: where nothing comes before it, that is left out. */
+	int			first = state->nemitted == 0 && list_length(state->plan.parts) == 1 ? 1 : 0;
+
 	endRanking(state);
 	state->ranked = 0;
 	state->ranking_read = 0;
 	state->ranking_bound = bound;
-	state->ranking = tuplesort_begin_heap(state->ranking_slot->tts_tupleDescriptor, lengthof(columns), columns,
-										  operators, collations, nulls_first, work_mem, NULL,
-										  state->ranking_bound > 0 ? TUPLESORT_ALLOWBOUNDED : TUPLESORT_NONE);
+	state->ranking = tuplesort_begin_heap(state->ranking_slot->tts_tupleDescriptor, lengthof(columns) - first,
+										  columns + first, operators + first, collations, nulls_first,
+										  work_mem, NULL, bound > 0 ? TUPLESORT_ALLOWBOUNDED : TUPLESORT_NONE);
 	if (bound > 0)
 		tuplesort_set_bound(state->ranking, (int64) bound);
 	MemoryContextSwitchTo(old);
@@ -203,19 +206,12 @@ rankMember(AnnScanState *state, const ItemPointerData *tid)
 		AnnScanRankPut(state, &row);
 }
 
-/*
- * Ranks the members that pass the filter and were not returned by their true
- * distances.  Where the query's limit is known only that many are kept.
- */
-void
-AnnScanRankMembers(AnnScanState *state)
+static void
+rankMembers(AnnScanState *state)
 {
 	AnnTidSetPage *page = palloc(sizeof(AnnTidSetPage));
 	AnnTidSetIterator iterator;
 
-	if (state->nemitted > 0)
-		qsort(state->emitted, state->nemitted, sizeof(ItemPointerData), compareTids);
-	AnnScanRankBegin(state, state->nemitted < state->plan.limit ? (uint64) state->plan.limit - state->nemitted : 0);
 	AnnTidSetBegin(&iterator, state->members);
 	while (AnnTidSetNext(&iterator, page))
 	{
@@ -228,8 +224,40 @@ AnnScanRankMembers(AnnScanState *state)
 			rankMember(state, &tid);
 		}
 	}
-	state->counts.ranked += state->ranked;
 	pfree(page);
+}
+
+static void
+rankTable(AnnScanState *state)
+{
+	ScanState  *ss = &state->css.ss;
+	TableScanDesc scan = table_beginscan(ss->ss_currentRelation, ss->ps.state->es_snapshot, 0, NULL);
+	AnnScanRow	row = {0};
+
+	while (AnnScanNextOfTable(state, scan, &row))
+		AnnScanRankPut(state, &row);
+	/* The slot may hold a page of the scan. */
+	ExecClearTuple(state->heap_slot);
+	table_endscan(scan);
+}
+
+/*
+ * Ranks the members, or without them all rows of the table, that pass the filter and
+ * were not returned by their true distances.  Where the query's limit is known only
+ * that many are kept.
+ */
+void
+AnnScanRankMembers(AnnScanState *state)
+{
+	if (state->nemitted > 0)
+		qsort(state->emitted, state->nemitted, sizeof(ItemPointerData), compareTids);
+	state->table_ranked = state->members == NULL;
+	AnnScanRankBegin(state, state->nemitted < state->plan.limit ? (uint64) state->plan.limit - state->nemitted : 0);
+	if (state->members != NULL)
+		rankMembers(state);
+	else
+		rankTable(state);
+	state->counts.ranked += state->ranked;
 	AnnScanRankPerform(state);
 }
 
@@ -254,7 +282,7 @@ AnnScanRankedNext(AnnScanState *state, AnnScanRow *row)
 	row->sure = row->passed = true;
 	packed = DatumGetInt64(slot->tts_values[2]);
 	ItemPointerSet(&row->tid, (BlockNumber) (packed >> 16), (OffsetNumber) (packed & 0xFFFF));
-	if (!AnnScanFetch(state, &row->tid))
+	if (!(state->table_ranked ? AnnScanFetchVersion(state, &row->tid) : AnnScanFetch(state, &row->tid)))
 		elog(ERROR, "a ranked row is not visible any more");
 	return true;
 }

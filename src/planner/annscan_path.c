@@ -171,7 +171,8 @@ addAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const Inde
 	if (root->limit_tuples > 0 && isOnlyRelation(root, rel) &&
 		list_length(root->query_pathkeys) == list_length(path->path.pathkeys))
 		plan.limit = root->limit_tuples;
-	AnnCostAnnScan(root, rel, order, search, members, distance_read, &plan, &path->path);
+	if (!AnnCostAnnScan(root, rel, order, search, members, distance_read, &plan, &path->path))
+		add_path(rel, (Path *) AnnCostBitmapScan(root, rel, order, members));
 	path->custom_private = AnnScanPathPrivate(root, order, &plan, members != NULL);
 	add_path(rel, &path->path);
 }

@@ -12,6 +12,8 @@
 #include "planner/annscan.h"
 #include "planner/annscan_include.h"
 
+StaticAssertDecl(sizeof(AnnScanCosts) % sizeof(double) == 0, "AnnScanCosts is copied as doubles");
+
 /* With an exponent: without, what a parallel worker reads would be an Integer. */
 static Node *
 makeDouble(double value)
@@ -23,14 +25,13 @@ makeDouble(double value)
 List *
 AnnScanPlanToList(const AnnScanPlan *plan)
 {
-	const double doubles[] = {
-		plan->limit, plan->search_limit,
-		plan->costs.rows, plan->costs.beam, plan->costs.work, plan->costs.rank
-	};
+	const double limits[] = {plan->limit, plan->search_limit};
 	List	   *list = NIL;
 
-	for (int i = 0; i < lengthof(doubles); i++)
-		list = lappend(list, makeDouble(doubles[i]));
+	for (int i = 0; i < lengthof(limits); i++)
+		list = lappend(list, makeDouble(limits[i]));
+	for (int i = 0; i < sizeof(AnnScanCosts) / sizeof(double); i++)
+		list = lappend(list, makeDouble(((const double *) &plan->costs)[i]));
 	return list_make5(list_make2_oid(plan->index, plan->opno), list_make2_int(plan->key_hidden, plan->ordered), list, plan->include,
 					  plan->parts);
 }
@@ -44,16 +45,14 @@ AnnScanPlanFromList(List *list)
 		.opno = lsecond_oid(linitial(list)),
 		.key_hidden = linitial_int(lsecond(list)) != 0,
 		.ordered = lsecond_int(lsecond(list)) != 0,
-		.limit = floatVal(list_nth(doubles, 0)),
-		.search_limit = floatVal(list_nth(doubles, 1)),
-		.costs.rows = floatVal(list_nth(doubles, 2)),
-		.costs.beam = floatVal(list_nth(doubles, 3)),
-		.costs.work = floatVal(list_nth(doubles, 4)),
-		.costs.rank = floatVal(list_nth(doubles, 5)),
+		.limit = floatVal(linitial(doubles)),
+		.search_limit = floatVal(lsecond(doubles)),
 		.include = lfourth(list),
 		.parts = llast(list),
 	};
 
+	for (int i = 0; i < sizeof(AnnScanCosts) / sizeof(double); i++)
+		((double *) &plan.costs)[i] = floatVal(list_nth(doubles, 2 + i));
 	return plan;
 }
 

@@ -9,6 +9,7 @@
 
 #include "access/genam.h"
 #include "access/skey.h"
+#include "access/tableam.h"
 #include "commands/explain.h"
 #include "lib/pairingheap.h"
 #include "utils/tuplesort.h"
@@ -65,6 +66,7 @@ typedef struct AnnScanState
 	ExprState  *ranges;			/* over the distance alone; NULL: none */
 	TupleTableSlot *range_slot;
 	ProjectionInfo *columns;	/* makes the scan tuple, but for the distance */
+	ExprState  *heap_filter;	/* the filter; only where the table may be ranked */
 	ExprContext *heap_context;
 	TupleTableSlot *heap_slot;
 	int			distance_column;	/* index in the scan tuple */
@@ -106,6 +108,7 @@ typedef struct AnnScanState
 	Tuplesortstate *ranking;
 	TupleTableSlot *ranking_input;
 	TupleTableSlot *ranking_slot;
+	bool		table_ranked;	/* the ranking has TIDs of versions */
 	uint64		ranked;			/* rows in the ranking */
 	uint64		ranking_bound;	/* how many of them it keeps; 0: all */
 	uint64		ranking_read;
@@ -117,6 +120,8 @@ typedef struct AnnScanState
 
 /* annscan_exec.c */
 extern bool AnnScanFetch(AnnScanState *state, const ItemPointerData *tid);
+extern bool AnnScanFetchVersion(AnnScanState *state, const ItemPointerData *tid);
+extern bool AnnScanNextOfTable(AnnScanState *state, TableScanDesc scan, AnnScanRow *row);
 extern bool AnnScanPasses(AnnScanState *state, AnnScanRow *row);
 extern void AnnScanComputeDistance(AnnScanState *state, AnnScanRow *row);
 extern void AnnScanCountSearch(AnnScanState *state);

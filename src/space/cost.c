@@ -20,18 +20,53 @@
 #define RECHECKS_HALF 0.15
 #define RECHECKS_SQ8 1.0
 
+/* A search of all rows fails for the filter that refuses those near the query; this is how often it is expected to. */
+#define FAR_FILTERS 0.05
+
+/* The access methods, by their callbacks. */
+static struct
+{
+	amcostestimate_function estimate;
+	AnnSearchCostFunction describe;
+}			registered[2];
+
+void
+AnnRegisterSearchCost(amcostestimate_function estimate, AnnSearchCostFunction describe)
+{
+	int			i = 0;
+
+	while (registered[i].estimate != NULL)
+		if (++i == lengthof(registered))
+			elog(ERROR, "too many access methods");
+	registered[i].estimate = estimate;
+	registered[i].describe = describe;
+}
+
+/* Fills in *cost for an index of one of our access methods. */
+void
+AnnDescribeSearch(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
+{
+	for (int i = 0; i < lengthof(registered); i++)
+		if (registered[i].estimate != NULL && (void (*) (void)) registered[i].estimate == (void (*) (void)) index->amcostestimate)
+		{
+			registered[i].describe(root, index, cost);
+			return;
+		}
+	elog(ERROR, "index %u is none of ours", index->indexoid);
+}
+
 /*
- * Cost of reading one page of the index, wherever it lies: what is larger than
- * the cache has to be read, in the proportion that the tables of the query and
- * this index exceed it.
+ * Cost of reading one page somewhere, beside the CPU's: what is larger than the
+ * cache has to be read, in the proportion that the tables of the query and
+ * more_pages exceed it.
  */
 Cost
-AnnIndexPageCost(PlannerInfo *root, const IndexOptInfo *index)
+AnnRandomPageCost(PlannerInfo *root, Oid tablespace, double more_pages)
 {
-	double		pages = Max(root->total_table_pages, 0) + index->pages;
+	double		pages = Max(root->total_table_pages, 0) + more_pages;
 	double		random_page;
 
-	get_tablespace_page_costs(index->reltablespace, &random_page, NULL);
+	get_tablespace_page_costs(tablespace, &random_page, NULL);
 	return random_page * (pages > effective_cache_size ? 1 - effective_cache_size / pages : 0);
 }
 
@@ -75,22 +110,40 @@ AnnCostOfWork(const AnnSearchCost *cost, double work)
 	return cost->work * work * (1 + cost->spread * work / (work + SPREAD_WORK));
 }
 
-/*
- * Cost of a scan that returns so many rows: rises with them, and with each
- * member of *cost.
- */
-Cost
-AnnCostOfRows(const AnnSearchCost *cost, double rows)
+static Cost
+costOfScan(const AnnSearchCost *cost, double rows, double work)
 {
-	double		work = Max(cost->first, rows * cost->per_row);
 	Cost		result = cost->start + rows * cost->row;
 
 	if (work > cost->sweep_at)
 	{
-		work = Max(cost->first, cost->sweep_at);
+		work = Max(Min(cost->first, work), cost->sweep_at);
 		result += cost->sweep;
 	}
 	return result + AnnCostOfWork(cost, work);
+}
+
+/*
+ * Cost of a scan that returns so many rows, without knowing how many there
+ * will be.  Rises with them, and with each member of *cost.
+ */
+Cost
+AnnCostOfRows(const AnnSearchCost *cost, double rows)
+{
+	return costOfScan(cost, rows, Max(cost->first, rows * cost->per_row));
+}
+
+/*
+ * Cost of a scan for so many rows that pass a filter, which it knows of itself, if
+ * this share of all rows does.
+ */
+Cost
+AnnCostOfSearch(const AnnSearchCost *cost, double rows, double share)
+{
+	double		inverse = 1 / Max(Min(share, 1), 1 / Max(cost->rows, 1));
+
+	return costOfScan(cost, rows, Max(cost->first * pow(inverse, cost->first_detour),
+									  rows * cost->per_row * pow(inverse, cost->row_detour)));
 }
 
 /*
@@ -130,7 +183,13 @@ AnnEstimateIndexScan(PlannerInfo *root, IndexPath *path, AnnSearchCostFunction d
 	*startup = AnnCostOfRows(&cost, 0);
 	wanted = AnnRowsWanted(root, index->rel, cost.rows);
 	if (wanted > 0)
-		slope = (AnnCostOfRows(&cost, wanted) - *startup) / wanted;
+	{
+		Cost		expected = AnnCostOfRows(&cost, wanted);
+
+		if (index->rel->baserestrictinfo != NIL)
+			expected += FAR_FILTERS * (AnnCostOfRows(&cost, cost.rows) - expected);
+		slope = (expected - *startup) / wanted;
+	}
 	else
 		slope = cost.row + cost.per_row * cost.work * (1 + cost.spread);
 	*total = *startup + cost.rows * slope;

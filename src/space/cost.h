@@ -11,6 +11,7 @@
 
 #include "postgres.h"
 
+#include "access/amapi.h"
 #include "nodes/pathnodes.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
@@ -37,20 +38,27 @@ typedef struct AnnSearchCost
 	double		spread;			/* what a unit costs more, as a share, once a search has spread far */
 	double		first;			/* units of work before the first row is returned */
 	double		per_row;		/* units of work for a row returned: `first` suffices for first / per_row rows */
+	double		first_detour;	/* with a filter `first` grows with 1 / its share of the rows to this power, */
+	double		row_detour;		/* and per_row to this */
 	double		sweep_at;		/* units of work after which the scan goes through the whole index instead */
 	Cost		sweep;			/* that */
 	Cost		row;			/* a row returned, beside work: its vector, its place in the order */
+	double		chain_work;		/* units of work for a row of a filter's chains (AnnIndexScan.keys); 0: there are none */
 	double		rechecks;		/* share of the returned rows whose distance the executor computes again */
 } AnnSearchCost;
 
 /* Fills in *cost for an index of the access method. */
 typedef void (*AnnSearchCostFunction) (PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost);
 
-extern Cost AnnIndexPageCost(PlannerInfo *root, const IndexOptInfo *index);
+extern void AnnRegisterSearchCost(amcostestimate_function estimate, AnnSearchCostFunction describe);
+extern void AnnDescribeSearch(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost);
+
+extern Cost AnnRandomPageCost(PlannerInfo *root, Oid tablespace, double more_pages);
 extern Cost AnnCostOfWork(const AnnSearchCost *cost, double work);
 extern double AnnFormRechecks(AnnRefineForm form);
 extern double AnnRowsWanted(PlannerInfo *root, const RelOptInfo *rel, double index_rows);
 extern Cost AnnCostOfRows(const AnnSearchCost *cost, double rows);
+extern Cost AnnCostOfSearch(const AnnSearchCost *cost, double rows, double share);
 extern void AnnEstimateIndexScan(PlannerInfo *root, IndexPath *path, AnnSearchCostFunction describe,
 								 Cost *startup, Cost *total, Selectivity *selectivity, double *correlation,
 								 double *pages);

@@ -34,7 +34,7 @@ class Timing:
 
 def shape_of(node: dict) -> str:
     name = node.get("Custom Plan Provider") or node["Node Type"]
-    index = node.get("Index Name")
+    index = node.get("Index Name") or node.get("Index")
     children = [shape_of(n) for n in node.get("Plans", []) if n["Parent Relationship"] not in ("InitPlan", "SubPlan")]
     return " ".join([name] + ([index] if index else []) + [f"({c})" for c in children])
 

@@ -205,7 +205,7 @@ sub recall
 sub index_scan
 {
 	return 'SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off; '
-	  . 'SET max_parallel_workers_per_gather = 0; SET jit = off;';
+	  . 'SET ann.enable_annscan = off; SET max_parallel_workers_per_gather = 0; SET jit = off;';
 }
 
 # Recall of index scans for all rows of a table of queries (id, v), in one session.

@@ -1,0 +1,67 @@
+-- A filter without an index that refuses everything near the query: AnnScan searches, gives up, and ranks the table.
+
+SET client_min_messages = warning;
+SET jit = off;
+SET hnsw.ef_search = 20;
+SET max_parallel_workers_per_gather = 0;
+
+CREATE TABLE line (id int, grp int, v vector(8)) WITH (fillfactor = 70, autovacuum_enabled = off);
+INSERT INTO line SELECT i, i % 5, array_fill(i / 100.0, ARRAY[8])::vector FROM generate_series(1, 10000) i;
+INSERT INTO line SELECT i, i % 5, NULL FROM generate_series(10001, 10003) i;
+CREATE INDEX line_hnsw ON line USING hnsw (v vector_l2_ops);
+VACUUM ANALYZE line;
+-- rows whose TID is not what the index has
+UPDATE line SET grp = grp + 10 WHERE id % 2 = 0;
+UPDATE line SET grp = grp + 10 WHERE id % 6 = 0;
+ANALYZE line;
+
+-- Whether the answers are exact, and why the search ended.
+CREATE FUNCTION far(query text, OUT correct boolean, OUT answers int, OUT stopped text) LANGUAGE plpgsql AS $$
+DECLARE
+	exact text;
+	found text;
+	line text;
+BEGIN
+	SET LOCAL enable_indexscan = off;
+	EXECUTE format('SELECT string_agg(s::text, '' '') FROM (%s) s', query) INTO exact;
+	SET LOCAL enable_indexscan = on;
+	SET LOCAL enable_sort = off;
+	EXECUTE format('SELECT string_agg(s::text, '' ''), count(*) FROM (%s) s', query) INTO found, answers;
+	correct := exact IS NOT DISTINCT FROM found;
+	FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ' || query LOOP
+		IF line ~ 'Stopped:' THEN
+			stopped := concat_ws(', ', stopped, substring(line FROM 'Stopped: (.*)'));
+		END IF;
+	END LOOP;
+	SET LOCAL enable_sort = on;
+END
+$$;
+
+SELECT * FROM far('SELECT id, grp FROM line WHERE id > 9000 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 10');
+SELECT * FROM far('SELECT id, grp, v <-> array_fill(0, ARRAY[8])::vector AS d FROM line WHERE id > 9000 ORDER BY d LIMIT 10 OFFSET 5');
+-- fewer rows than wanted; the last ones have no distance
+SELECT * FROM far('SELECT id FROM line WHERE id > 9990 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 12');
+SELECT * FROM far('SELECT id FROM line WHERE id > 9995 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 7');
+-- a filter that reads the distance, and one with a sub-select
+SELECT * FROM far('SELECT id FROM line WHERE v <-> array_fill(0, ARRAY[8])::vector > 250 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 10');
+SELECT * FROM far('SELECT id FROM line WHERE id > 9000 + (SELECT count(*) FROM line WHERE id < 100) ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 10');
+-- again for each row of a join
+SELECT * FROM far('SELECT q.n, s.id, s.grp FROM (VALUES (9000), (9500), (9900)) q(n),
+	LATERAL (SELECT id, grp FROM line WHERE id > q.n ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 5) s');
+-- where the filter goes with the query the search finds what it needs
+SELECT * FROM far('SELECT id, grp FROM line WHERE id <= 100 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 2');
+
+-- rows of the ranking can be locked
+SET enable_sort = off;
+BEGIN;
+SELECT id, grp FROM line WHERE id > 9000 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 3 FOR UPDATE;
+COMMIT;
+-- a cursor may take the limit and no more
+BEGIN;
+DECLARE c CURSOR FOR SELECT id FROM line WHERE id > 9000 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 4;
+FETCH 3 FROM c;
+FETCH 3 FROM c;
+COMMIT;
+
+DROP FUNCTION far;
+DROP TABLE line;
