@@ -382,14 +382,7 @@ name##Up(type *heap, int i) \
 	heap[i] = item; \
 }
 
-static inline bool
-scoreGreater(const float *a, const float *b)
-{
-	return *a > *b;
-}
-
 DEFINE_HEAP(candidate, AnnHnswCandidate, candidateLess)
-DEFINE_HEAP(best, float, scoreGreater)
 DEFINE_HEAP(result, AnnHnswResult, resultLess)
 
 static void
@@ -572,22 +565,6 @@ beamIsFull(const AnnHnswSearch *search, float estimate)
 	return estimate > search->nearest[0] + BEAM_ERRORS * sqrt(variance);
 }
 
-/* Adds a score to a heap of the best `capacity`. */
-static inline void
-keepBest(float *heap, int *n, int capacity, float score)
-{
-	if (*n < capacity)
-	{
-		heap[*n] = score;
-		bestUp(heap, (*n)++);
-	}
-	else if (score < heap[0])
-	{
-		heap[0] = score;
-		bestDown(heap, *n, 0);
-	}
-}
-
 /*
  * How many of a live row's heap TIDs count.  The row is a copy, or share-locked: its
  * NODE pages come after it in the lock order.
@@ -633,8 +610,8 @@ static void
 foundMember(AnnHnswSearch *search, float score, int ntids)
 {
 	search->nmatched += ntids;
-	keepBest(search->best, &search->nbest, search->ef, score);
-	keepBest(search->nearest, &search->nnearest, search->wanted, score);
+	AnnKeepBest(search->best, &search->nbest, search->ef, score);
+	AnnKeepBest(search->nearest, &search->nnearest, search->wanted, score);
 }
 
 /*

@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include <float.h>
 #include <math.h>
 
 #include "access/relscan.h"
@@ -79,6 +80,41 @@ typedef struct ArraysOwner
 	Arrays	   *arrays;
 } ArraysOwner;
 
+/* Neighbours for which the number of lists to be read was found by the build. */
+#define CALIBRATED_ROWS 10
+
+/* Entries of a page whose radius is looked at. */
+#define RADIUS_ENTRIES 2
+
+/* Rows that are waited for by their estimates, at the most. */
+#define MAX_WANTED 100000
+
+/* If one entry in so many of a page counts, the codes of all are estimated: that is done in batches. */
+#define BATCH_SHARE 4
+
+/*
+ * How far lists are to be read, other than by their number: for a filter, and for
+ * more rows than that number is meant for (README, Filtered).
+ */
+typedef struct Reach
+{
+	bool		learning;		/* among the first lists */
+	float		nearest[CALIBRATED_ROWS];	/* best estimates of the first lists' entries: a heap */
+	int			nnearest;
+	float	   *wanted;			/* best estimates of those that count: a heap */
+	int			wanted_count;
+	int			nwanted;
+	double		radius2;		/* sum of squared distances of entries from their centroids */
+	double		nradius;
+	uint64		ncompared;		/* entries of the first lists */
+	float	   *centroids;		/* scores of their centroids */
+	uint64	   *lengths;		/* entries */
+	int			nlists;
+	double		share;			/* largest share of entries that count, of a list */
+	double		scale;			/* of depths: what makes of them multiples of a standard deviation; 0: not known */
+	double		tolerated;		/* share of its rows for which a list is not read */
+} Reach;
+
 typedef struct IvfScan
 {
 	AnnIndexScan base;
@@ -91,14 +127,19 @@ typedef struct IvfScan
 	float	   *residual;		/* likewise */
 	AnnQueryCode *code;
 	float	   *lowers;			/* one for each entry of a page, and as many errors */
+	bool	   *counts;			/* with a filter: which entries of the page count */
 	char	   *vector;			/* scratch for a vector of several pages */
 	char	   *page;			/* copy of a CODES page */
 	AnnIvfCentroids centroids;	/* vectors to be read from the index */
 	AnnIvfRanking ranking;
 	int			probes;
 	int			max_probes;
-	uint64		nscanned;		/* entries of the lists that were read */
+	uint64		nscanned;		/* entries that count, of the lists that were read */
 	uint64		nreturned;
+	double		wanted_hi;		/* upper bound of the last of the rows that the caller wants */
+	AnnIvfListScore next_list;	/* taken from the ranking and not read yet */
+	bool		has_next_list;
+	Reach	   *reach;			/* while it is being found out how far to read */
 	Arrays	   *arrays;
 
 	/* Pending entries that exceed work_mem, in order once all lists of a batch are read */
@@ -544,6 +585,7 @@ startScan(IndexScanDesc scan)
 		state->residual = palloc(mul_size(sizeof(float), dim));
 		state->code = palloc(AnnQueryCodeSize(&state->meta.code));
 		state->lowers = palloc(mul_size(sizeof(float) * 2, layout->entries));
+		state->counts = palloc(mul_size(sizeof(bool), layout->entries));
 	}
 	state->arrays = acquireArrays();
 	AnnIvfRank(&state->ranking, &state->cache->centroids, state->dense);
@@ -648,6 +690,83 @@ readVector(IvfScan *state, Relation index, const Pending *pending)
 
 /* ---- lists ---- */
 
+/* Whether an entry is in use, and one of those that count. */
+static inline bool
+entryCounts(const IvfScan *state, const AnnIvfEntry *entry)
+{
+	const AnnIndexScan *base = &state->base;
+
+	return ItemPointerIsValid(&entry->tid) && AnnScanIsMember(base, &entry->tid) &&
+		(base->filter == NULL ||
+		 base->filter(base->filter_arg, AnnIvfEntryAttributes(&state->meta.layout, entry)));
+}
+
+/* What a page says of how far to read. */
+static void
+learnReach(IvfScan *state, Page page, const AnnIvfShape *shape, const float *estimates)
+{
+	Reach	   *reach = state->reach;
+	const AnnIvfListPage *header = AnnIvfListPageOf(page);
+	bool		plain = AnnScanIsPlain(&state->base);
+	int			nradius = 0;
+
+	for (int i = 0; i < header->count; i++)
+	{
+		const AnnIvfEntry *entry = AnnIvfEntryOf(page, shape, i);
+
+		if (!ItemPointerIsValid(&entry->tid))
+			continue;
+		if (plain || state->counts[i])
+			AnnKeepBest(reach->wanted, &reach->nwanted, reach->wanted_count, estimates[i]);
+		if (!reach->learning)
+			continue;
+		AnnKeepBest(reach->nearest, &reach->nnearest, CALIBRATED_ROWS, estimates[i]);
+		if (nradius++ < RADIUS_ENTRIES)
+		{
+			float		radius;
+
+			ann_kernels.f16_to_f32(&entry->factors[0], &radius, 1);
+			reach->radius2 += (double) radius * radius;
+			reach->nradius++;
+		}
+	}
+}
+
+/* Estimates of the entries of a page that count, at least; marks which do. */
+static int
+estimateCounting(IvfScan *state, Page page, const AnnIvfShape *shape, AnnCodeArray *array, bool *counts,
+				 float *estimates, float *errors)
+{
+	int			n = array->count;
+	int			ncounting = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		counts[i] = entryCounts(state, AnnIvfEntryOf(page, shape, i));
+		ncounting += counts[i];
+	}
+	if (ncounting * BATCH_SHARE >= n || (state->reach != NULL && state->reach->learning))
+	{
+		AnnEstimateBatch(state->code, array, estimates, errors);
+		return ncounting;
+	}
+	for (int i = 0; i < n; i++)
+	{
+		AnnCodeArray one = *array;
+
+		if (!counts[i])
+		{
+			estimates[i] = errors[i] = 0;
+			continue;
+		}
+		one.codes = (const char *) array->codes + i * array->code_stride;
+		one.factors = (const char *) array->factors + i * array->factor_stride;
+		one.count = 1;
+		AnnEstimateBatch(state->code, &one, estimates + i, errors + i);
+	}
+	return ncounting;
+}
+
 /* Adds the entries of a CODES page, held for sharing, with the bounds their codes give. */
 static void
 addCoded(IvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape)
@@ -665,6 +784,8 @@ addCoded(IvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape)
 	int			needed = 0;
 	Pending    *pending;
 	AnnCodeArray array;
+	bool		plain = AnnScanIsPlain(&state->base);
+	int			ncounting = header->live;
 
 	if (header->live == 0)
 		return;
@@ -674,7 +795,15 @@ addCoded(IvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape)
 	array.factor_stride = shape->entry_size;
 	array.form = ANN_FACTORS_HALF3;
 	array.count = header->count;
-	AnnEstimateBatch(state->code, &array, estimates, errors);
+	if (plain)
+		AnnEstimateBatch(state->code, &array, estimates, errors);
+	else
+		ncounting = estimateCounting(state, page, shape, &array, state->counts, estimates, errors);
+	if (state->reach != NULL)
+		learnReach(state, page, shape, estimates);
+	state->nscanned += ncounting;
+	if (ncounting == 0)
+		return;
 
 	growArray(arrays, (void **) &arrays->pending, arrays->npending, header->count, &arrays->pending_capacity,
 			  sizeof(Pending));
@@ -695,7 +824,7 @@ addCoded(IvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape)
 			slot = 0;
 			at++;
 		}
-		if (!ItemPointerIsValid(tid) || !AnnScanIsMember(&state->base, tid))
+		if (plain ? !ItemPointerIsValid(tid) : !state->counts[i])
 			continue;
 		last = i;
 		pending->lower = estimates[i];
@@ -728,8 +857,9 @@ addPlain(IvfScan *state, Relation index, BlockNumber block, const AnnIvfShape *s
 		const ItemPointerData *tid = &AnnIvfEntryOf(page, shape, i)->tid;
 		int			at = AnnIvfVectorBlockIndex(layout, i);
 
-		if (!ItemPointerIsValid(tid) || !AnnScanIsMember(&state->base, tid))
+		if (!entryCounts(state, AnnIvfEntryOf(page, shape, i)))
 			continue;
+		state->nscanned++;
 		if (at + layout->pages_per_vector > header->nblocks)
 			AnnPageCorrupted(index, block, "it has entries without vectors");
 		if (layout->vectors_per_page == 0)
@@ -845,7 +975,7 @@ readList(IvfScan *state, Relation index, uint32 list)
 		{
 			growArray(arrays, (void **) &arrays->seen, arrays->nseen, 1, &arrays->seen_capacity, sizeof(BlockNumber));
 			arrays->seen[arrays->nseen++] = block;
-			state->nscanned += AnnIvfListPageOf(page)->live;
+			state->base.nvisited += AnnIvfListPageOf(page)->live;
 			if (state->code != NULL)
 				addCoded(state, block, page, &shape);
 			else
@@ -864,6 +994,55 @@ readList(IvfScan *state, Relation index, uint32 list)
 	}
 }
 
+/* Whether all that the scan could return was found. */
+static bool
+hasAll(const IvfScan *state)
+{
+	const AnnTidSet *members = state->base.members;
+
+	return members != NULL && members->nlossy == 0 && state->nscanned >= members->nexact;
+}
+
+/* Whether the scan's caller has a cheaper way by now. */
+static bool
+workIsDone(const IvfScan *state)
+{
+	return state->base.max_work > 0 && state->base.nvisited >= state->base.max_work;
+}
+
+/* The list to be read next, without taking it; false if there is none. */
+static bool
+peekList(IvfScan *state)
+{
+	if (hasAll(state) || workIsDone(state))
+		return false;
+	if (!state->has_next_list && state->base.nprobed < state->max_probes)
+		state->has_next_list = AnnIvfRankNext(&state->ranking, &state->next_list);
+	return state->has_next_list;
+}
+
+static void
+readNextList(IvfScan *state, Relation index)
+{
+	state->has_next_list = false;
+	state->base.nprobed++;
+	readList(state, index, state->next_list.list);
+}
+
+
+/* Makes ready what was read. */
+static void
+finishReading(IvfScan *state)
+{
+	mixPending(state->arrays);
+	if (state->spill != NULL)
+	{
+		spillPending(state);
+		tuplesort_performsort(state->spill);
+		nextSpilled(state);
+	}
+}
+
 /*
  * Reads up to n more lists, the nearest first; false if there are none.  Within work_mem: of
  * scored vectors it leaves off where they exceed that, of entries it sorts what does.
@@ -871,25 +1050,159 @@ readList(IvfScan *state, Relation index, uint32 list)
 static bool
 readLists(IvfScan *state, Relation index, int n)
 {
-	AnnIvfListScore next;
 	bool		any = false;
 
-	while (n-- > 0 && state->base.nprobed < state->max_probes && !(any && isFull(state)) &&
-		   AnnIvfRankNext(&state->ranking, &next))
+	while (n-- > 0 && !(any && isFull(state)) && peekList(state))
 	{
-		readList(state, index, next.list);
-		state->base.nprobed++;
+		readNextList(state, index);
 		any = true;
 	}
 	if (any)
-		mixPending(state->arrays);
-	if (state->spill != NULL)
-	{
-		spillPending(state);
-		tuplesort_performsort(state->spill);
-		nextSpilled(state);
-	}
+		finishReading(state);
 	return any;
+}
+
+/*
+ * How deep rows of this score must lie in a list of this centroid, on the side of the query:
+ * the cosine of the angle between the query and such a row, seen from the
+ * centroid, but for a factor that is the same for all lists.
+ */
+static double
+depth(const IvfScan *state, float centroid, float score)
+{
+	const Reach *reach = state->reach;
+	double		radius2 = reach->nradius > 0 ? reach->radius2 / reach->nradius : 0;
+
+	if (state->meta.layout.metric == ANN_METRIC_IP)
+		return (double) centroid - score;
+	if (state->meta.layout.metric == ANN_METRIC_COSINE)
+		score *= 2;
+	return (centroid + radius2 - score) / sqrt(Max(centroid, FLT_MIN));
+}
+
+/* Share of a list's rows that lie so deep: cosines are about normally distributed. */
+static double
+shareAt(double scale, double depth)
+{
+	return erfc(scale * depth / sqrt(2.0)) / 2;
+}
+
+/*
+ * What the first lists say: the scale with which as many rows are expected among the nearest
+ * as there are, and the share of a list at which the setting ends, in the same terms.
+ */
+static void
+finishLearning(IvfScan *state)
+{
+	Reach	   *reach = state->reach;
+	double		low = 0;
+	double		high = 1;
+	float		nearest = reach->nearest[0];
+
+	reach->learning = false;
+	if (state->code == NULL || reach->nnearest < CALIBRATED_ROWS || reach->nlists == 0)
+		return;
+	for (int step = 0; step < 60; step++)
+	{
+		double		scale = step < 20 ? high : (low + high) / 2;
+		double		expected = 0;
+
+		for (int i = 0; i < reach->nlists; i++)
+			expected += (double) reach->lengths[i] * shareAt(scale, depth(state, reach->centroids[i], nearest));
+		if (expected > CALIBRATED_ROWS)
+		{
+			low = scale;
+			if (step < 20)
+				high *= 2;
+		}
+		else
+		{
+			high = scale;
+			step = Max(step, 19);
+		}
+	}
+	reach->scale = high;
+	/* Of more rows that are wanted more may be missed. */
+	reach->tolerated = shareAt(high, depth(state, reach->centroids[reach->nlists - 1], nearest)) *
+		Max(1, sqrt((double) reach->wanted_count / CALIBRATED_ROWS));
+}
+
+/* Whether the next list is further than the first lists were, for the rows that are wanted. */
+static bool
+isOutOfReach(const IvfScan *state)
+{
+	const Reach *reach = state->reach;
+
+	if (reach->nwanted < reach->wanted_count)
+		return false;
+	/* Without codes nothing is known of rows that do not count: as many as the first lists had will do. */
+	if (reach->scale <= 0)
+		return state->nscanned >= reach->ncompared;
+	/* What ten rows of a query tell may be far off. */
+	if (state->nscanned < reach->ncompared / 2)
+		return false;
+	return reach->share * shareAt(reach->scale, depth(state, state->next_list.score, reach->wanted[0])) <
+		reach->tolerated;
+}
+
+/* Reads the next list, with a look at how many of its entries count. */
+static void
+readReachedList(IvfScan *state, Relation index)
+{
+	Reach	   *reach = state->reach;
+	uint64		looked_at = state->base.nvisited;
+	uint64		counted = state->nscanned;
+	float		centroid = state->next_list.score;
+
+	readNextList(state, index);
+	looked_at = state->base.nvisited - looked_at;
+	counted = state->nscanned - counted;
+	if (looked_at > 0)
+		reach->share = Max(reach->share, (double) counted / looked_at);
+	if (reach->learning)
+	{
+		reach->centroids[reach->nlists] = centroid;
+		reach->lengths[reach->nlists++] = looked_at;
+	}
+}
+
+/*
+ * Reads the first lists: as many as the setting says and, for a filter or many rows,
+ * those within the same reach.  False if that is too much: sorting all is better, or
+ * the caller has a better way.
+ */
+static bool
+readFirstLists(IvfScan *state, Relation index)
+{
+	AnnIndexScan *base = &state->base;
+	Reach	   *reach;
+	bool		fits = true;
+
+	if (base->iterative == ANN_ITERATIVE_OFF || (AnnScanIsPlain(base) && base->limit <= CALIBRATED_ROWS))
+		return readLists(state, index, state->probes);
+	reach = state->reach = palloc0(sizeof(Reach));
+	reach->learning = true;
+	reach->wanted_count = (int) Min(base->limit > 0 ? ceil(base->limit) : CALIBRATED_ROWS, MAX_WANTED);
+	reach->wanted = palloc(sizeof(float) * reach->wanted_count);
+	reach->centroids = palloc(mul_size(sizeof(float), state->probes));
+	reach->lengths = palloc(mul_size(sizeof(uint64), state->probes));
+	for (int i = 0; i < state->probes && fits && peekList(state); i++)
+	{
+		readReachedList(state, index);
+		fits = !isFull(state);
+	}
+	reach->ncompared = base->nvisited;
+	finishLearning(state);
+	while (fits && peekList(state) && !isOutOfReach(state))
+	{
+		readReachedList(state, index);
+		fits = !isFull(state);
+	}
+	if (workIsDone(state) && !hasAll(state))
+		fits = false;
+	state->reach = NULL;
+	finishReading(state);
+	return fits;
 }
 
 /* ---- rows ---- */
@@ -929,6 +1242,19 @@ nearestResult(IvfScan *state, Relation index, Found *result)
 }
 
 /*
+ * Whether the next row is one of those that the first lists were for: the rows that the
+ * caller wants, and what may be nearer than one of them.
+ */
+static bool
+isWanted(const IvfScan *state)
+{
+	const AnnIndexScan *base = &state->base;
+
+	return state->nreturned < base->limit ||
+		(base->limit > 0 && state->arrays->nresults > 0 && state->arrays->results[0].interval.lo < state->wanted_hi);
+}
+
+/*
  * The next row of SCAN_LISTS; false when the lists have no more, or the rest is
  * better sorted.
  */
@@ -938,8 +1264,8 @@ nextFromLists(IvfScan *state, Relation index)
 	Arrays	   *arrays = state->arrays;
 	Found		result;
 
-	if (state->base.nprobed == 0)
-		readLists(state, index, state->probes);
+	if (state->base.nprobed == 0 && !readFirstLists(state, index) && state->base.nprobed > 0)
+		return false;
 	for (;;)
 	{
 		/*
@@ -947,9 +1273,9 @@ nextFromLists(IvfScan *state, Relation index)
 		 * overtaken by rows of lists that are not read yet.  Where there is too much for
 		 * memory, or not all lists of a batch are read for that, the rest is sorted.
 		 */
-		if (state->base.nprobed < Min(state->probes, state->max_probes))
+		if (state->base.nprobed < Min(state->probes, state->max_probes) && !hasAll(state))
 			return false;
-		if (state->base.iterative != ANN_ITERATIVE_OFF && state->nreturned * 2 >= state->nscanned)
+		if (state->base.iterative != ANN_ITERATIVE_OFF && state->nreturned * 2 >= state->nscanned && !isWanted(state))
 		{
 			if (isFull(state) || state->spill != NULL)
 				return false;
@@ -977,7 +1303,8 @@ nextFromLists(IvfScan *state, Relation index)
 	AnnScanAddTid(&state->base, &result.tid);
 	AnnScanReturn(&state->base, &result.interval,
 				  arrays->nresults > 0 ? arrays->results[0].interval.lo : get_float8_infinity());
-	state->nreturned++;
+	if (state->nreturned++ < state->base.limit)
+		state->wanted_hi = result.interval.hi;
 	return true;
 }
 
@@ -1114,13 +1441,24 @@ nextRow(IndexScanDesc scan, IvfScan *state)
 			case SCAN_LISTS:
 				if (nextFromLists(state, index))
 					return true;
+				if (workIsDone(state) && !hasAll(state))
+				{
+					state->base.stop = ANN_STOP_WORK;
+					state->phase = SCAN_DONE;
+					break;
+				}
 				startRest(state, index);
 				state->phase = SCAN_REST;
 				break;
 			case SCAN_REST:
 				if (AnnScanSortNext(&state->base))
 					return true;
-				if (state->base.iterative == ANN_ITERATIVE_OFF || state->base.nprobed < (int) state->meta.lists)
+				if (hasAll(state))
+				{
+					state->base.stop = ANN_STOP_DONE;
+					state->phase = SCAN_DONE;
+				}
+				else if (state->base.iterative == ANN_ITERATIVE_OFF || state->base.nprobed < (int) state->meta.lists)
 				{
 					state->base.stop = ANN_STOP_ITERATIVE;	/* max_probes was reached, or the first lists read */
 					state->phase = SCAN_DONE;
@@ -1151,6 +1489,8 @@ next(IndexScanDesc scan)
 	state->centroids.index = scan->indexRelation;
 	state->centroids.hints = &state->cache->hints;
 	found = nextRow(scan, state);
+	if (!AnnScanIsPlain(&state->base))
+		state->base.nmatched = state->nscanned;
 	/* On a standby what was read may have been freed meanwhile (README, New lists, 5). */
 	if (!sorted && RecoveryInProgress())
 		AnnIvfCheckInUse(scan->indexRelation, state->meta.heads);

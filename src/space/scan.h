@@ -68,12 +68,12 @@ typedef struct AnnIndexScan
 	bool		any_order;		/* rows that are late may come at once */
 	bool		uncounted;		/* the scan is none of the query's: statistics leave it out */
 	const AnnTidSet *members;	/* heap TIDs that count, exact or by lossy page; NULL: all */
-	AnnAttributeFilter filter;	/* NULL: none */
+	AnnAttributeFilter filter;	/* NULL: none; rows without a distance come untested */
 	void	   *filter_arg;
 	const uint32 *keys;			/* AnnAttributesKey of every row that passes is one of these; NULL: not known */
 	int			nkeys;
 	double		limit;			/* rows the caller is going to take; 0: unknown */
-	double		max_work;		/* rows (hnsw: visited; ivfflat: entries scored) after which the scan ends; 0: no bound */
+	double		max_work;		/* rows visited (hnsw), entries looked at (ivfflat) after which the scan ends; 0: no bound */
 
 	/* Of the tuple that was returned last (also for rows that pass no recheck) */
 	AnnInterval interval;		/* of the operator's result; lo == hi: the value that the SQL function computes */
@@ -160,6 +160,39 @@ static inline bool
 AnnScanIsLate(const AnnIndexScan *base, double lo)
 {
 	return base->iterative == ANN_ITERATIVE_STRICT && lo < Max(base->last_lo, base->floor);
+}
+
+/*
+ * Adds a score to a heap of the best `capacity`, with the worst on top.
+ */
+static inline void
+AnnKeepBest(float *heap, int *n, int capacity, float score)
+{
+	int			i = 0;
+
+	if (*n < capacity)
+	{
+		for (i = (*n)++; i > 0 && heap[(i - 1) / 2] < score; i = (i - 1) / 2)
+			heap[i] = heap[(i - 1) / 2];
+		heap[i] = score;
+		return;
+	}
+	if (!(score < heap[0]))
+		return;
+	for (;;)
+	{
+		int			child = 2 * i + 1;
+
+		if (child >= *n)
+			break;
+		if (child + 1 < *n && heap[child + 1] > heap[child])
+			child++;
+		if (heap[child] <= score)
+			break;
+		heap[i] = heap[child];
+		i = child;
+	}
+	heap[i] = score;
 }
 
 #endif							/* ANN_SCAN_H */
