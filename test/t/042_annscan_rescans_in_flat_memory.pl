@@ -29,7 +29,7 @@ for my $case (
 	[ 'ranked, the query changes', 8000, 'c = 5', 'q.v', 3, '' ],
 	[ 'ranked, the filter changes', 8000, 'c = i % 40', '(SELECT v FROM q WHERE id = 1)', 3, '' ],
 	[ 'ranked, both change', 4000, 'c = i % 40', 'q.v', 3, '' ],
-	[ 'searched for, both change', 2000, 'c IN (i % 40, 3, 7, 9, 11, 13)', 'q.v', 5, 'SET cpu_operator_cost = 2;' ],
+	[ 'searched for, both change', 2000, 'c IN (i % 40, 3, 7, 9, 11, 13)', 'q.v', 5, 'SET cpu_tuple_cost = 10;' ],
 	[ 'all members', 400, 'c = i % 40', 'q.v', 100, '' ])
 {
 	my ($name, $rescans, $where, $query, $limit, $more) = @$case;
