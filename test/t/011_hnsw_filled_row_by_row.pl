@@ -9,8 +9,10 @@ use Test::More;
 
 my $node = ann_node('hnsw_filled', 'autovacuum = off', 'jit = off', 'fsync = off', 'max_connections = 20');
 
-# What may be lost: the noise of 100 queries' means, and for codes without a centre a
-# little more (src/hnsw/README), as an index that was built empty has none.
+# What may be lost: 0.01, and the noise of 100 queries' means: measured in two runs, the index
+# filled by one client had 0.003 less at the most and 0.005 more, that of five clients 0.015 less.
+my %less = (filled => 0.015, shared => 0.025);
+
 for my $case (
 	[ 'l2', 64, 'vector(64)', 'vector_l2_ops', '<->', 40 ],
 	[ 'cosine', 200, 'vector(200)', 'vector_cosine_ops', '<=>', 40 ],
@@ -51,8 +53,9 @@ for my $case (
 		is($unsorted, 0, "$name, $how: answers are complete and sorted");
 		index_ok($node, "${table}_idx");
 	}
+	note("$name: " . join(', ', map { "$_ $recall{$_}" } sort keys %recall));
 	cmp_ok($recall{built}, '<', 0.999, "$name: the data are hard enough to tell");
-	cmp_ok($recall{$_}, '>=', $recall{built} - 0.02, "$name: recall of the index that was $_ row by row, built afterwards $recall{built}")
+	cmp_ok($recall{$_}, '>=', $recall{built} - $less{$_}, "$name: recall of the index that was $_ row by row, built afterwards $recall{built}")
 	  for 'filled', 'shared';
 }
 log_ok($node);
