@@ -57,7 +57,7 @@ sub recalls
 {
 	my ($on, $table, $floor, $what) = @_;
 	my @queries = split /\n/, $on->safe_psql('postgres', 'SELECT v FROM pool WHERE id % 75 = 11');
-	my ($mean) = recall($on, table => $table, queries => \@queries, settings => $index_scan, plan => qr/Index Scan/);
+	my ($mean) = recall($on, table => $table, queries => \@queries, settings => $index_scan, plan => qr/Index Scan|AnnScan/);
 	cmp_ok($mean, '>=', $floor, "$what: recall");
 	return;
 }
