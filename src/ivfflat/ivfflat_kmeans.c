@@ -39,7 +39,7 @@ static const struct
 {
 	int			stride;
 	int			iterations;
-}			schedule[] = {{4, 4}, {2, 2}, {1, 4}};
+}			schedule[] = {{4, 4}, {2, 2}, {1, 6}};
 
 #define SETTLED_SHARE 200
 
