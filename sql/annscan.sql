@@ -300,6 +300,22 @@ BEGIN
 END $$;
 SELECT explained_json('SELECT id FROM items WHERE cat = 9 ORDER BY v <-> (SELECT v FROM queries LIMIT 1) LIMIT 5');
 
+-- An index of full vectors has the very distances that the function computes: none comes from the heap.
+CREATE INDEX items_v_full ON items USING hnsw (v vector_ip_ops) WITH (refine_type = full);
+CREATE FUNCTION from_heap(sql text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+	plan json;
+BEGIN
+	EXECUTE 'EXPLAIN (ANALYZE, FORMAT JSON) ' || sql INTO plan;
+	RETURN QUERY SELECT n #>> '{}' FROM jsonb_path_query(plan::jsonb, '$.**.Plans[*] ? (@."Members Ranked" == 0)."Distances From Heap"') n;
+END $$;
+SET cpu_tuple_cost = 10;
+SELECT from_heap('SELECT id, v <#> (SELECT v FROM queries WHERE n = 60) FROM items WHERE tenant = 3 ORDER BY v <#> (SELECT v FROM queries WHERE n = 60) LIMIT 20');
+SELECT bool_and(d = vector_negative_inner_product(v, (SELECT v FROM queries WHERE n = 60))) AS equal, count(*) FROM (SELECT v, v <#> (SELECT v FROM queries WHERE n = 60) AS d
+	FROM items WHERE tenant = 3 ORDER BY v <#> (SELECT v FROM queries WHERE n = 60) LIMIT 20) t;
+RESET cpu_tuple_cost;
+
 DROP TABLE items, parts, queries CASCADE;
+DROP FUNCTION from_heap;
 DROP FUNCTION compare, plan, explained_json;
 DROP ROLE annscan_reader;
