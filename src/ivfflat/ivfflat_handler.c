@@ -36,6 +36,9 @@
 /* The lists read hold this many times the rows that may be returned before more are read. */
 #define ENTRIES_PER_ROW 2.0
 
+/* A search for members reads more lists at first: the inverse of their share to this power. */
+#define FILTER_DETOUR 1.1
+
 /* An index that somebody only thinks of is of 768 dimensions. */
 static const AnnIvfLayout hypothetical = {
 	.dim = 768, .vector_size = 1540, .code_size = 96, .entry_size = 108, .entries = 74,
@@ -113,7 +116,8 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	cost->rows = rows;
 	cost->first = Min(rows, probes * length * (probes < lists ? NEAR_LENGTH : 1));
 	cost->per_row = ENTRIES_PER_ROW;
-	cost->row_detour = 1;		/* the first lists are read whoever is in them */
+	cost->first_detour = FILTER_DETOUR;
+	cost->row_detour = 1;
 	cost->sweep_at = rows;
 	cost->sweep = 0;
 	cost->rechecks = AnnFormRechecks(layout.refine);

@@ -37,15 +37,22 @@
 /*
  * Where ranking would be cheaper than a search is expected to be, a search is
  * given this share of its cost all the same: if the filter goes with the query
- * it ends much sooner, and nobody can know.
+ * it ends much sooner, and nobody can know.  Not if that is less than so many beams.
  */
-#define TRY_SHARE 0.4
+#define TRY_SHARE 0.3
+#define LEAST_TRY 1.5
+
+/* A search that has taken so many times what was expected of it is not going to end soon. */
+#define PATIENCE 3.0
 
 /*
  * Price of a ranking that is made after such an attempt, relative to its own: what an
  * attempt costs in vain is less than what it gains when it is not.
  */
 #define TRIED_RANK 0.9
+
+/* How often the filter is expected to refuse what is near the query, so that the ranking is made after all. */
+#define FAR_FILTERS 0.1
 
 /* Cost of ranking one of so many members that lie anywhere in the table. */
 static Cost
@@ -60,16 +67,11 @@ rankCost(PlannerInfo *root, const RelOptInfo *rel, const AnnOrder *order, double
 		RANK_OPS * cpu_operator_cost;
 }
 
-/*
- * Cost of ranking the rows of the table that pass, which a sequential scan and a
- * sort do as well; only, pages are priced as where rows are read by their TIDs.
- */
+/* Cost of ranking the rows of the table that pass: what a sequential scan and a sort do. */
 static Cost
-rankTableCost(PlannerInfo *root, const RelOptInfo *rel, const AnnOrder *order, double passing, Cost distance)
+rankTableCost(const RelOptInfo *rel, double passing, Cost distance)
 {
-	Cost		page = ANN_PAGE_OPS * cpu_operator_cost + AnnRandomPageCost(root, rel->reltablespace, order->index->pages);
-
-	return rel->pages * Min(page, seq_page_cost) +
+	return rel->pages * seq_page_cost +
 		rel->tuples * (cpu_tuple_cost + rel->baserestrictcost.per_tuple) + rel->baserestrictcost.startup +
 		passing * (distance + RANK_OPS * cpu_operator_cost);
 }
@@ -81,9 +83,9 @@ rankTableCost(PlannerInfo *root, const RelOptInfo *rel, const AnnOrder *order, d
 static double
 maxWork(const AnnScanCosts *costs, Cost expected, Cost rank, Cost more)
 {
-	Cost		budget = expected <= rank ? rank : TRY_SHARE * rank;
+	Cost		budget = Max(TRY_SHARE * rank, Min(rank, expected <= rank ? PATIENCE * expected : 0));
 
-	if (budget <= AnnCostOfSearch(&costs->search, 0, 1))
+	if (budget <= LEAST_TRY * AnnCostOfSearch(&costs->search, 0, 1))
 		return 0;
 	return (budget - costs->search.start) / (costs->search.work * (1 + costs->search.spread / 2) + more);
 }
@@ -147,13 +149,13 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 		{
 			Cost		filter = fetch + cpu_tuple_cost + rel->baserestrictcost.per_tuple;
 			Cost		expected = AnnCostOfRows(&costs->search, seen) + seen * filter;
-			Cost		rank = rankTableCost(root, rel, order, path->rows, distance.per_tuple);
+			Cost		rank = rankTableCost(rel, path->rows, distance.per_tuple);
 
 			/* Rows without a distance that come first are returned before it is known how far the search has to go. */
 			if (list_length(AnnOrderParts(order)) == 1)
 			{
 				costs->table_work = Max(maxWork(costs, expected, rank, filter / costs->search.per_row), 1);
-				expected = Min(expected, TRIED_RANK * rank);
+				expected = Min(expected + FAR_FILTERS * rank, TRIED_RANK * rank);
 			}
 			path->startup_cost = expected;
 			path->total_cost = path->startup_cost + path->rows * Max(row, 0);
@@ -202,7 +204,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 		expected = AnnCostOfSearch(&costs->search, taken, share) + taken * fetch;
 		at_once = AnnMaxWork(plan, count) <= 0;
 		path->startup_cost = bitmap + count * MEMBER_OPS * cpu_operator_cost +
-			(at_once ? rank : Min(TRIED_RANK * rank, expected));
+			(at_once ? rank : Min(TRIED_RANK * rank, expected + FAR_FILTERS * rank));
 		path->total_cost = path->startup_cost + path->rows * Max(row, 0);
 		return !at_once;
 	}

@@ -242,7 +242,9 @@ class Bench:
             with s.only_indexes("items", indexes):
                 chosen = measure(s.prepare(query))
             missing = set(INDEX_SETS["all"]) - set(indexes)
-            possible = [m for m in known.values() if not any(m.plan.uses(i) for i in missing)]
+            # A plan whose answers are worse is no better.
+            possible = [m for m in known.values() if not any(m.plan.uses(i) for i in missing)
+                        and (m.recall >= chosen.recall - RECALL_LOSS or m is chosen)]
             best = min(possible, key=lambda m: m.timing.microseconds)
             cell = where | {
                 "indexes": name,
