@@ -32,7 +32,7 @@
 
 /* A row that is ranked, beside its page and its distance; a member of a bitmap. */
 #define RANK_OPS 20.0
-#define MEMBER_OPS 4.0
+#define MEMBER_OPS 16.0
 
 /*
  * Where ranking would be cheaper than a search is expected to be, a search is
@@ -52,7 +52,7 @@
 #define TRIED_RANK 0.9
 
 /* How often the filter is expected to refuse what is near the query, so that the ranking is made after all. */
-#define FAR_FILTERS 0.1
+#define FAR_FILTERS 0.05
 
 /* Cost of ranking one of so many members that lie anywhere in the table. */
 static Cost
@@ -154,7 +154,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 			/* Rows without a distance that come first are returned before it is known how far the search has to go. */
 			if (list_length(AnnOrderParts(order)) == 1)
 			{
-				costs->table_work = Max(maxWork(costs, expected, rank, filter / costs->search.per_row), 1);
+				costs->table_work = Max(maxWork(costs, expected, rank, (filter + costs->search.row) / costs->search.per_row), 1);
 				expected = Min(expected + FAR_FILTERS * rank, TRIED_RANK * rank);
 			}
 			path->startup_cost = expected;

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import open_dataset
-from plans import SWITCHES, Session
+from plans import SWITCHES, Session, Timing
 
 TABLES = (("syn128", 50_000, True), ("syn768", 20_000, True), ("syn768", 20_000, False), ("syn1536", 10_000, False))
 QUERIES = 20
@@ -42,7 +42,10 @@ class Calibration:
         for name, value in query.settings.items():
             s.sql(f"SET {name} = {value}")
         plan = s.prepare(query.sql)
-        return s.time(QUERIES, REPEATS, BUDGET).microseconds, plan.cost
+        timing = Timing()
+        for _ in range(REPEATS):
+            s.time(timing, QUERIES, BUDGET)
+        return timing.microseconds, plan.cost
 
     def difference(self, what: str, less: Query, more: Query) -> None:
         us, cost = (b - a for a, b in zip(self.measure(less), self.measure(more), strict=True))

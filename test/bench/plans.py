@@ -2,7 +2,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,16 @@ class Plan:
         return index in re.findall(r"\w+", self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Timing:
     """What executions of one plan took and returned."""
 
-    microseconds: float  # of processor time: mean over the queries of the best of some executions
-    answers: dict[int, list[int]]  # ids of rows, by query
+    best: dict[int, float] = field(default_factory=dict)  # microseconds of processor time, by query
+    answers: dict[int, list[int]] = field(default_factory=dict)  # ids of rows, by query
+
+    @property
+    def microseconds(self) -> float:
+        return float(np.mean(list(self.best.values())))
 
 
 def shape_of(node: dict) -> str:
@@ -93,21 +97,17 @@ class Session:
         rows = self.connection.execute(f"EXECUTE q ({query})").fetchall()
         return (self.nanoseconds() - start) / 1000, [row[0] for row in rows]
 
-    def time(self, queries: int, repeats: int, budget: float) -> Timing:
-        """Execute what was prepared for the queries 0, 1 .. in turn; at least two of them, twice, then as many as the budget
-        allows, in seconds of processor time."""
-        best: dict[int, float] = {}
-        answers: dict[int, list[int]] = {}
+    def time(self, timing: Timing, queries: int, budget: float) -> None:
+        """Execute what was prepared, once for each of so many queries, or fewer, but two, if that takes more than the budget, in seconds
+        of processor time; a later call executes what the first did."""
         spent = 0.0
         self.execute(0)
-        for turn in range(repeats):
-            for query in range(queries) if turn == 0 else list(best):
-                if spent > budget * 1e6 and (turn > 1 or len(best) > 1 and (turn > 0 or query > 1)):
-                    break
-                took, answers[query] = self.execute(query)
-                best[query] = min(took, best.get(query, took))
-                spent += took
-        return Timing(float(np.mean(list(best.values()))), answers)
+        for query in list(timing.best) or range(queries):
+            if spent > budget * 1e6 and query > 1 and len(timing.best) < queries and query not in timing.best:
+                break
+            took, timing.answers[query] = self.execute(query)
+            timing.best[query] = min(took, timing.best.get(query, took))
+            spent += took
 
     def load(self, table: str, data: Dataset, inline: bool, columns: dict[str, np.ndarray]) -> None:
         """A table of the base vectors with further integer columns, and TABLE_query of the query vectors."""
