@@ -159,7 +159,7 @@ endif
 comma := ,
 top := $(patsubst %/,%,$(dir $(abspath $(firstword $(MAKEFILE_LIST)))))
 
-.PHONY: help deb demo test test-fresh test-versions test-asan fuzz bench bench-planner bench-exact check-kernels bench-kernels check-quantize bench-quantize
+.PHONY: help deb demo test test-fresh test-versions test-asan fuzz bench bench-planner bench-calibrate bench-exact check-kernels bench-kernels check-quantize bench-quantize
 
 help:
 	@echo "make demo            semantic search over the PostgreSQL manual (QUESTION='...', KEEP=1)"
@@ -175,6 +175,7 @@ help:
 	@echo "make fuzz            long fuzz run of the input functions (FUZZ_SECONDS=600)"
 	@echo "make bench           compare with pgvector, hnswlib and faiss (DATASET=... WHAT=... ROWS=... STORAGE=...)"
 	@echo "make bench-planner   time of the plans that are chosen over that of the best (GRID=quick|full|large TABLES=...)"
+	@echo "make bench-calibrate what the planner's constants come from"
 	@echo "make bench-exact     the same for exact search, over dimensions and storage"
 	@echo "make, make install, make installcheck: as with every PGXS extension (PG_CONFIG=...)"
 
@@ -188,6 +189,8 @@ bench:
 	@$(CHOSEN) DATASET='$(DATASET)' WHAT='$(WHAT)' ROWS='$(ROWS)' STORAGE='$(STORAGE)' $(top)/test/bench/run
 bench-planner:
 	@$(CHOSEN) GRID='$(GRID)' TABLES='$(TABLES)' $(top)/test/bench/run planner
+bench-calibrate:
+	@$(CHOSEN) $(top)/test/bench/run calibrate
 bench-exact:
 	@$(CHOSEN) DATASET='$(or $(DATASET),random384$(comma)random768$(comma)random1536)' WHAT=exact ROWS='$(ROWS)' \
 		STORAGE='$(or $(STORAGE),inline$(comma)toast)' $(top)/test/bench/run
