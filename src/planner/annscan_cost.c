@@ -42,8 +42,12 @@
 #define TRY_SHARE 0.3
 #define LEAST_TRY 1.5
 
-/* A search that has taken so many times what was expected of it is not going to end soon. */
+/*
+ * A search that has taken so many times what was expected of it is not going to end soon; nor
+ * may it take more than this share of what ranking costs.
+ */
 #define PATIENCE 3.0
+#define MOST_SHARE 0.7
 
 /*
  * Price of a ranking that is made after such an attempt, relative to its own: what an
@@ -83,7 +87,7 @@ rankTableCost(const RelOptInfo *rel, double passing, Cost distance)
 static double
 maxWork(const AnnScanCosts *costs, Cost expected, Cost rank, Cost more)
 {
-	Cost		budget = Max(TRY_SHARE * rank, Min(rank, expected <= rank ? PATIENCE * expected : 0));
+	Cost		budget = Max(TRY_SHARE * rank, expected < MOST_SHARE * rank ? Min(MOST_SHARE * rank, PATIENCE * expected) : 0);
 
 	if (budget <= LEAST_TRY * AnnCostOfSearch(&costs->search, 0, 1))
 		return 0;
@@ -155,6 +159,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 			if (list_length(AnnOrderParts(order)) == 1)
 			{
 				costs->table_work = Max(maxWork(costs, expected, rank, (filter + costs->search.row) / costs->search.per_row), 1);
+				plan->search_limit = seen;
 				expected = Min(expected + FAR_FILTERS * rank, TRIED_RANK * rank);
 			}
 			path->startup_cost = expected;
