@@ -120,9 +120,13 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 	path->rows = search->path.rows;
 	wanted = plan->limit > 0 ? Min(plan->limit, path->rows) : path->rows;
 
-	/* Of a row that is returned, what the index has not paid for.  Every path is charged a distance later. */
+	/*
+	 * Of a row that is returned, what the index has not paid for.  Every path is charged a distance later; an
+	 * index that leaves nothing to recheck has it.
+	 */
 	fetch = ANN_PAGE_OPS * cpu_operator_cost + AnnRandomPageCost(root, rel->reltablespace, order->index->pages);
-	row = cpu_tuple_cost + ROW_OPS * cpu_operator_cost - (distance_read ? 0 : distance.per_tuple);
+	row = cpu_tuple_cost + ROW_OPS * cpu_operator_cost -
+		(distance_read && costs->search.rechecks > 0 ? 0 : distance.per_tuple);
 
 	if (members == NULL && order->included == NIL)
 	{
