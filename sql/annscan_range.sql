@@ -151,10 +151,19 @@ SELECT g.cat, n.ids FROM (SELECT DISTINCT cat FROM spots WHERE cat < 3) g, LATER
 SELECT cat, (array_agg(id ORDER BY v <-> '[.3,.2,-.5,.1,.9,.4]') FILTER (WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < 1.2))[1:3] AS ids
 	FROM spots WHERE cat < 3 GROUP BY cat ORDER BY 1;
 
+-- a column that is computed from another table's, below an outer join
+CREATE TABLE labels (a int, b int, c int, d int, label text);
+INSERT INTO labels VALUES (1, 2, 3, 4, ' is near');
+EXPLAIN (COSTS OFF, VERBOSE) SELECT a, s.said FROM labels LEFT JOIN LATERAL
+	(SELECT coalesce(id, 0) || label AS said FROM spots WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < 1) s ON true;
+SELECT a, count(s.said), count(*) FILTER (WHERE s.said LIKE '% is near') AS near FROM labels LEFT JOIN LATERAL
+	(SELECT coalesce(id, 0) || label AS said FROM spots WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < 1) s ON true GROUP BY a;
+SELECT count(*) FROM spots WHERE (v <-> '[.3,.2,-.5,.1,.9,.4]')::numeric < 1;
+
 -- What is changed or deleted is found exactly.
 RESET enable_seqscan;
 RESET enable_sort;
 EXPLAIN (COSTS OFF) DELETE FROM spots WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < 1;
 
 DROP FUNCTION compare, stopped, estimate;
-DROP TABLE spots, cases;
+DROP TABLE spots, cases, labels;

@@ -63,5 +63,19 @@ FETCH 3 FROM c;
 FETCH 3 FROM c;
 COMMIT;
 
-DROP FUNCTION far;
+-- more rows are asked for than the plan was made for: the rest of the ranking, each row once
+CREATE FUNCTION wanted() RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN current_setting('test.wanted')::int; END $$;
+SET plan_cache_mode = force_generic_plan;
+SET test.wanted = 3;
+PREPARE last_ones(int) AS SELECT id FROM line WHERE id > $1 AND id <= 10000 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT wanted();
+EXPLAIN (COSTS OFF) EXECUTE last_ones(9992);
+EXECUTE last_ones(9992);
+SET test.wanted = 20;
+EXECUTE last_ones(9992);
+EXECUTE last_ones(9997);
+EXECUTE last_ones(9998);
+RESET plan_cache_mode;
+DEALLOCATE last_ones;
+
+DROP FUNCTION far, wanted;
 DROP TABLE line;

@@ -550,7 +550,7 @@ execScan(CustomScanState *css)
 		ItemPointerSetInvalid(&state->current);
 		return projection ? ExecClearTuple(projection->pi_state.resultslot) : css->ss.ss_ScanTupleSlot;
 	}
-	if (state->members != NULL || state->ranges != NULL)
+	if (state->members != NULL || state->ranges != NULL || state->phase == ANN_SCAN_RANKED)
 		AnnScanRememberEmitted(state, &row);
 	setDistance(state, &row, state->result_reads_distance);
 	econtext->ecxt_scantuple = css->ss.ss_ScanTupleSlot;

@@ -234,8 +234,10 @@ rankTable(AnnScanState *state)
 	TableScanDesc scan = table_beginscan(ss->ss_currentRelation, ss->ps.state->es_snapshot, 0, NULL);
 	AnnScanRow	row = {0};
 
+	/* What has been returned is known by its version, too: it came from a ranking. */
 	while (AnnScanNextOfTable(state, scan, &row))
-		AnnScanRankPut(state, &row);
+		if (!wasEmitted(state, &row.tid))
+			AnnScanRankPut(state, &row);
 	/* The slot may hold a page of the scan. */
 	ExecClearTuple(state->heap_slot);
 	table_endscan(scan);
@@ -269,9 +271,12 @@ AnnScanRankedNext(AnnScanState *state, AnnScanRow *row)
 	int64		packed;
 
 	/* The estimate of the limit was too low: what was not kept comes now. */
-	if (state->ranking_bound > 0 && state->ranking_read >= state->ranking_bound &&
-		state->ranked > state->ranking_bound)
+	if (state->ranking_bound > 0 && state->ranking_read >= state->ranking_bound)
+	{
+		if (state->ranked <= state->ranking_bound)
+			return false;
 		AnnScanRankMembers(state);
+	}
 	slot = state->ranking_slot;
 	if (!tuplesort_gettupleslot(state->ranking, true, false, slot, NULL))
 		return false;

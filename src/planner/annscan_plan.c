@@ -75,11 +75,18 @@ AnnScanPathPrivate(PlannerInfo *root, const AnnOrder *order, AnnScanPlan *plan, 
 	return lappend(list_make5(order->distance, order->query, AnnScanPlanToList(plan), included, operands), ranges);
 }
 
+/* Adds the relation's columns in an expression to a list; those of others, by LATERAL, come as parameters. */
 static List *
-addVars(List *vars, Node *node)
+addVars(List *vars, const RelOptInfo *rel, Node *node)
 {
-	return list_concat_unique(vars, pull_var_clause(node, PVC_RECURSE_AGGREGATES | PVC_RECURSE_WINDOWFUNCS |
-													PVC_RECURSE_PLACEHOLDERS));
+	List	   *found = pull_var_clause(node, PVC_RECURSE_AGGREGATES | PVC_RECURSE_WINDOWFUNCS |
+										PVC_RECURSE_PLACEHOLDERS);
+	ListCell   *lc;
+
+	foreach(lc, found)
+		if (lfirst_node(Var, lc)->varno == (int) rel->relid)
+			vars = list_append_unique(vars, lfirst(lc));
+	return vars;
 }
 
 /*
@@ -94,11 +101,11 @@ AnnPlanAnnScan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist
 	Expr	   *distance = linitial(path->custom_private);
 	Expr	   *query = lsecond(path->custom_private);
 	List	   *ranges = llast(path->custom_private);
-	List	   *vars = addVars(NIL, (Node *) rel->reltarget->exprs);
+	List	   *vars = addVars(NIL, rel, (Node *) rel->reltarget->exprs);
 	ListCell   *lc;
 
 	clauses = extract_actual_clauses(clauses, false);
-	vars = addVars(vars, (Node *) clauses);
+	vars = addVars(vars, rel, (Node *) clauses);
 	scan->custom_exprs = list_make5(query, NIL, lfourth(path->custom_private), list_nth(path->custom_private, 4),
 									ranges);
 	if (custom_plans != NIL)
@@ -112,7 +119,7 @@ AnnPlanAnnScan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist
 		members = castNode(BitmapHeapScan, plan);
 		scan->custom_plans = list_make1(outerPlan(members));
 		lfirst(list_nth_cell(scan->custom_exprs, ANN_EXPR_RECHECK)) = members->bitmapqualorig;
-		vars = addVars(vars, (Node *) members->bitmapqualorig);
+		vars = addVars(vars, rel, (Node *) members->bitmapqualorig);
 		clauses = members->scan.plan.qual;
 	}
 	clauses = list_difference(clauses, ranges);
