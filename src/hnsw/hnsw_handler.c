@@ -123,7 +123,7 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	cost->work = visit_ops * cpu_operator_cost + visit_pages * page_cost;
 	cost->spread = SPREAD;
 	cost->first = Min(ef, rows);
-	cost->per_row = AnnHnswVisitsPerRow((int) ef);
+	cost->per_row = cost->per_wanted = AnnHnswVisitsPerRow((int) ef);
 	cost->first_detour = cost->row_detour = FILTER_DETOUR;
 	/* Every row seen is remembered; it is in the frontier, or among the results. */
 	cost->sweep_at = rows / ANN_HNSW_SWEEP_SHARE;

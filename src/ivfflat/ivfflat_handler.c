@@ -36,6 +36,9 @@
 /* The lists read hold this many times the rows that may be returned before more are read. */
 #define ENTRIES_PER_ROW 2.0
 
+/* Rows that `probes` lists are expected to find as they should. */
+#define FIRST_ROWS 10.0
+
 /* A search for members reads more lists at first: the inverse of their share to this power. */
 #define FILTER_DETOUR 1.1
 
@@ -116,6 +119,8 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	cost->rows = rows;
 	cost->first = Min(rows, probes * length * (probes < lists ? NEAR_LENGTH : 1));
 	cost->per_row = ENTRIES_PER_ROW;
+	/* The first lists are meant for so many rows; for more of them as many lists more are read. */
+	cost->per_wanted = Max(ENTRIES_PER_ROW, cost->first / FIRST_ROWS);
 	cost->first_detour = FILTER_DETOUR;
 	cost->row_detour = 1;
 	cost->sweep_at = rows;

@@ -14,6 +14,9 @@
 
 #include "space/cost.h"
 
+/* How many rows for one that is wanted the index is told to look for, at most. */
+#define ANN_MAX_WIDENING 10
+
 /* A condition that holds up to some distance and for no greater one. */
 typedef struct AnnRange
 {

@@ -19,9 +19,6 @@
 #include "compat.h"
 #include "planner/annscan_state.h"
 
-/* How many rows for one that is wanted the index is told to look for, at most. */
-#define MAX_WIDENING 10
-
 static Node *createState(CustomScan *scan);
 static void beginScan(CustomScanState *css, EState *estate, int eflags);
 static TupleTableSlot *execScan(CustomScanState *css);
@@ -306,7 +303,7 @@ static double
 searchLimit(const AnnScanState *state)
 {
 	const AnnScanPlan *plan = &state->plan;
-	double		limit = Min(plan->search_limit, plan->limit * MAX_WIDENING);
+	double		limit = Min(plan->search_limit, plan->limit * ANN_MAX_WIDENING);
 
 	if (state->members == NULL && state->include == NULL)
 	{

@@ -143,7 +143,7 @@ AnnCostOfSearch(const AnnSearchCost *cost, double rows, double share)
 	double		inverse = 1 / Max(Min(share, 1), 1 / Max(cost->rows, 1));
 
 	return costOfScan(cost, rows, Max(cost->first * pow(inverse, cost->first_detour),
-									  rows * cost->per_row * pow(inverse, cost->row_detour)));
+									  rows * cost->per_wanted * pow(inverse, cost->row_detour)));
 }
 
 /*

@@ -38,8 +38,9 @@ typedef struct AnnSearchCost
 	double		spread;			/* what a unit costs more, as a share, once a search has spread far */
 	double		first;			/* units of work before the first row is returned */
 	double		per_row;		/* units of work for a row returned: `first` suffices for first / per_row rows */
+	double		per_wanted;		/* the same where the scan is told how many are wanted (AnnIndexScan.limit) */
 	double		first_detour;	/* with a filter `first` grows with 1 / its share of the rows to this power, */
-	double		row_detour;		/* and per_row to this */
+	double		row_detour;		/* and per_wanted to this */
 	double		sweep_at;		/* units of work after which the scan goes through the whole index instead */
 	Cost		sweep;			/* that */
 	Cost		row;			/* a row returned, beside work: its vector, its place in the order */
