@@ -90,8 +90,8 @@ AnnFormRechecks(AnnRefineForm form)
  * so many rows: those of its LIMIT, and those that its other clauses refuse
  * before.  0 if that is not known.
  */
-double
-AnnRowsWanted(PlannerInfo *root, const RelOptInfo *rel, double index_rows)
+static double
+rowsWanted(PlannerInfo *root, const RelOptInfo *rel, double index_rows)
 {
 	double		share;
 
@@ -104,8 +104,8 @@ AnnRowsWanted(PlannerInfo *root, const RelOptInfo *rel, double index_rows)
 }
 
 /* The more a search goes through, the less of what it uses is in the CPU's caches. */
-Cost
-AnnCostOfWork(const AnnSearchCost *cost, double work)
+static Cost
+costOfWork(const AnnSearchCost *cost, double work)
 {
 	return cost->work * work * (1 + cost->spread * work / (work + SPREAD_WORK));
 }
@@ -120,7 +120,7 @@ costOfScan(const AnnSearchCost *cost, double rows, double work)
 		work = Max(Min(cost->first, work), cost->sweep_at);
 		result += cost->sweep;
 	}
-	return result + AnnCostOfWork(cost, work);
+	return result + costOfWork(cost, work);
 }
 
 /*
@@ -181,7 +181,7 @@ AnnEstimateIndexScan(PlannerInfo *root, IndexPath *path, AnnSearchCostFunction d
 	cost.row += cost.rechecks * (distance.per_tuple + cpu_tuple_cost) + cpu_operator_cost;
 
 	*startup = AnnCostOfRows(&cost, 0);
-	wanted = AnnRowsWanted(root, index->rel, cost.rows);
+	wanted = rowsWanted(root, index->rel, cost.rows);
 	if (wanted > 0)
 	{
 		Cost		expected = AnnCostOfRows(&cost, wanted);

@@ -55,9 +55,7 @@ extern void AnnRegisterSearchCost(amcostestimate_function estimate, AnnSearchCos
 extern void AnnDescribeSearch(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost);
 
 extern Cost AnnRandomPageCost(PlannerInfo *root, Oid tablespace, double more_pages);
-extern Cost AnnCostOfWork(const AnnSearchCost *cost, double work);
 extern double AnnFormRechecks(AnnRefineForm form);
-extern double AnnRowsWanted(PlannerInfo *root, const RelOptInfo *rel, double index_rows);
 extern Cost AnnCostOfRows(const AnnSearchCost *cost, double rows);
 extern Cost AnnCostOfSearch(const AnnSearchCost *cost, double rows, double share);
 extern void AnnEstimateIndexScan(PlannerInfo *root, IndexPath *path, AnnSearchCostFunction describe,
