@@ -160,6 +160,27 @@ SELECT a, count(s.said), count(*) FILTER (WHERE s.said LIKE '% is near') AS near
 	(SELECT coalesce(id, 0) || label AS said FROM spots WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < 1) s ON true GROUP BY a;
 SELECT count(*) FROM spots WHERE (v <-> '[.3,.2,-.5,.1,.9,.4]')::numeric < 1;
 
+-- no setting that is for ordered scans cuts a range short
+SET hnsw.iterative_scan = off;
+SET hnsw.ef_search = 5;
+SELECT * FROM stopped($$SELECT id FROM spots WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < 1$$);
+SELECT (SELECT count(*) FROM spots WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < 2) >=
+	.98 * count(*) AS nearly_all FROM spots WHERE (v <-> '[.3,.2,-.5,.1,.9,.4]')::numeric < 2;
+RESET hnsw.iterative_scan;
+RESET hnsw.ef_search;
+
+-- Behind row-level security the estimate says nothing of the rows.
+CREATE ROLE annscan_range_reader;
+GRANT SELECT ON spots TO annscan_range_reader;
+ALTER TABLE spots ENABLE ROW LEVEL SECURITY;
+CREATE POLICY few ON spots USING (cat = 3);
+SET ROLE annscan_range_reader;
+SELECT estimate($$SELECT id FROM spots WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < .1$$) =
+	estimate($$SELECT id FROM spots WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < 3$$) AS equal;
+RESET ROLE;
+SELECT estimate($$SELECT id FROM spots WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < .1$$) =
+	estimate($$SELECT id FROM spots WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < 3$$) AS equal;
+
 -- What is changed or deleted is found exactly.
 RESET enable_seqscan;
 RESET enable_sort;
@@ -167,3 +188,4 @@ EXPLAIN (COSTS OFF) DELETE FROM spots WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < 1;
 
 DROP FUNCTION compare, stopped, estimate;
 DROP TABLE spots, cases, labels;
+DROP ROLE annscan_range_reader;

@@ -204,9 +204,14 @@ rowsInRange(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order)
 	bool		known;
 	int			low = 0;
 	int			n;
+	ListCell   *lc;
 
 	if (!IsA(query, Const) || order->index->hypothetical || !ActiveSnapshotSet())
 		return -1;
+	/* Behind a security barrier an estimate would tell of rows that the user must not see. */
+	foreach(lc, order->ranges)
+		if (((AnnRange *) lfirst(lc))->rinfo->security_level > 0)
+			return -1;
 	(void) holdsAt(root, order, 0, &known);
 	if (!known)
 		return -1;

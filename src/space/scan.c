@@ -172,12 +172,13 @@ ann_index_gettuple(IndexScanDesc scan, ScanDirection direction)
 }
 
 /*
- * How a scan goes on when its first rows have been returned.
+ * How a scan goes on when its first rows have been returned.  One that returns a set of rows, in no
+ * order, is not complete before it has: a setting that would cut it short counts for ordered scans alone.
  */
 AnnIterativeScan
 AnnScanIterative(const AnnIndexScan *base, AnnIterativeScan setting)
 {
-	return base->any_order && setting == ANN_ITERATIVE_STRICT ? ANN_ITERATIVE_RELAXED : setting;
+	return base->any_order ? ANN_ITERATIVE_RELAXED : setting;
 }
 
 /* ---- the row that is returned ---- */

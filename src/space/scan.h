@@ -65,7 +65,7 @@ typedef struct AnnIndexScan
 {
 	/* Set by AnnScan between index_rescan and the first tuple; amrescan clears them */
 	int			parts;			/* ANN_PART_*: the rows to return; amrescan sets all */
-	bool		any_order;		/* rows that are late may come at once */
+	bool		any_order;		/* rows that are late may come at once; iterative_scan = off does not count */
 	bool		uncounted;		/* the scan is none of the query's: statistics leave it out */
 	const AnnTidSet *members;	/* heap TIDs that count, exact or by lossy page; NULL: all */
 	AnnAttributeFilter filter;	/* NULL: none; rows without a distance come untested */
