@@ -14,7 +14,7 @@ my $node = ann_node('hnsw_filled', 'autovacuum = off', 'jit = off', 'fsync = off
 my %less = (filled => 0.015, shared => 0.025);
 
 for my $case (
-	[ 'l2', 64, 'vector(64)', 'vector_l2_ops', '<->', 40 ],
+	[ 'l2', 64, 'vector(64)', 'vector_l2_ops', '<->', 15 ],
 	[ 'cosine', 200, 'vector(200)', 'vector_cosine_ops', '<=>', 40 ],
 	[ 'l1', 80, 'halfvec(80)', 'halfvec_l1_ops', '<+>', 10 ])
 {
