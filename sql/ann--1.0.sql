@@ -881,13 +881,13 @@ CREATE ACCESS METHOD hnsw TYPE INDEX HANDLER hnswhandler;
 COMMENT ON ACCESS METHOD hnsw IS 'approximate nearest-neighbour search in a graph';
 
 CREATE FUNCTION hnsw_halfvec_support(internal) RETURNS internal
-	AS 'MODULE_PATHNAME', 'ann_hnsw_halfvec_support' LANGUAGE C;
+	AS 'MODULE_PATHNAME', 'ann_halfvec_element' LANGUAGE C;
 
 CREATE FUNCTION hnsw_sparsevec_support(internal) RETURNS internal
-	AS 'MODULE_PATHNAME', 'ann_hnsw_sparsevec_support' LANGUAGE C;
+	AS 'MODULE_PATHNAME', 'ann_sparsevec_element' LANGUAGE C;
 
 CREATE FUNCTION hnsw_bit_support(internal) RETURNS internal
-	AS 'MODULE_PATHNAME', 'ann_hnsw_bit_support' LANGUAGE C;
+	AS 'MODULE_PATHNAME', 'ann_bit_element' LANGUAGE C;
 
 CREATE OPERATOR CLASS vector_l2_ops
 	FOR TYPE vector USING hnsw AS
@@ -979,10 +979,10 @@ CREATE ACCESS METHOD ivfflat TYPE INDEX HANDLER ivfflathandler;
 COMMENT ON ACCESS METHOD ivfflat IS 'approximate nearest-neighbour search in lists';
 
 CREATE FUNCTION ivfflat_halfvec_support(internal) RETURNS internal
-	AS 'MODULE_PATHNAME', 'ann_ivfflat_halfvec_support' LANGUAGE C;
+	AS 'MODULE_PATHNAME', 'ann_halfvec_element' LANGUAGE C;
 
 CREATE FUNCTION ivfflat_bit_support(internal) RETURNS internal
-	AS 'MODULE_PATHNAME', 'ann_ivfflat_bit_support' LANGUAGE C;
+	AS 'MODULE_PATHNAME', 'ann_bit_element' LANGUAGE C;
 
 CREATE OPERATOR CLASS vector_l2_ops
 	DEFAULT FOR TYPE vector USING ivfflat AS

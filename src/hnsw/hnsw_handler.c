@@ -48,31 +48,6 @@ static const AnnHnswLayout hypothetical = {
 };
 
 /*
- * Type support functions of operator classes: each says which element type the
- * class indexes.
- */
-PG_FUNCTION_INFO_V1(ann_hnsw_halfvec_support);
-Datum
-ann_hnsw_halfvec_support(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT32(ANN_ELEMENT_HALF);
-}
-
-PG_FUNCTION_INFO_V1(ann_hnsw_sparsevec_support);
-Datum
-ann_hnsw_sparsevec_support(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT32(ANN_ELEMENT_SPARSE);
-}
-
-PG_FUNCTION_INFO_V1(ann_hnsw_bit_support);
-Datum
-ann_hnsw_bit_support(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT32(ANN_ELEMENT_BIT);
-}
-
-/*
  * A unit of work is the visit of a row: its page is read, its vector scored,
  * its neighbours estimated by their codes or, without codes, each from its own
  * row.

@@ -48,24 +48,6 @@ static const AnnIvfLayout hypothetical = {
 	.vectors_per_page = 5, .pages_per_vector = 1, .refine = ANN_REFINE_HALF
 };
 
-/*
- * Type support functions of operator classes: each says which element type the
- * class indexes.
- */
-PG_FUNCTION_INFO_V1(ann_ivfflat_halfvec_support);
-Datum
-ann_ivfflat_halfvec_support(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT32(ANN_ELEMENT_HALF);
-}
-
-PG_FUNCTION_INFO_V1(ann_ivfflat_bit_support);
-Datum
-ann_ivfflat_bit_support(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT32(ANN_ELEMENT_BIT);
-}
-
 /* A unit of work is an entry looked at: its code estimated or, without codes, its vector scored. */
 static void
 describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)

@@ -1,6 +1,6 @@
 /*
  * opclass.c
- *	  The check of operator classes.
+ *	  The type support functions of operator classes, and the check of these.
  */
 #include "postgres.h"
 
@@ -11,11 +11,34 @@
 #include "catalog/pg_opclass.h"
 #include "catalog/pg_opfamily.h"
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 
 #include "space/options.h"
+
+/* Type support functions: which element type a class indexes; vector's have none. */
+PG_FUNCTION_INFO_V1(ann_halfvec_element);
+Datum
+ann_halfvec_element(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32(ANN_ELEMENT_HALF);
+}
+
+PG_FUNCTION_INFO_V1(ann_sparsevec_element);
+Datum
+ann_sparsevec_element(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32(ANN_ELEMENT_SPARSE);
+}
+
+PG_FUNCTION_INFO_V1(ann_bit_element);
+Datum
+ann_bit_element(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32(ANN_ELEMENT_BIT);
+}
 
 /*
  * amvalidate: an operator class has ordering operators that return float8,
