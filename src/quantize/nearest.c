@@ -180,7 +180,8 @@ AnnNearestFind(const AnnNearest *nearest, const AnnNearestRows *rows, const floa
 	ann_kernels.panel_scores(&nearest->panels, rows->bytes, rows->scale, rows->spread, nrows, upper, best);
 	for (int i = 0; i < nrows; i++)
 	{
-		size_t		count = ann_kernels.places_ge_f32(upper + i * width, width, best[i], places);
+		/* Where all scores overflow to -infinity, so do those of the vectors that fill up the last panel. */
+		size_t		count = ann_kernels.places_ge_f32(upper + i * width, (size_t) nearest->count, best[i], places);
 		float		least = INFINITY;
 
 		result[i] = count > 0 ? (int) places[0] : 0;

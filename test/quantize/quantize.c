@@ -1351,6 +1351,107 @@ TestLargest(void)
 	free(entry);
 }
 
+/* Nearest of many */
+
+static void
+CheckNearest(int dim, int count, int nrows, AnnNearestOrder order, Shape shape, double scale, double row_scale,
+			 long *missed, long *rows_seen)
+{
+	float	   *table = Allocate(sizeof(float) * count * dim);
+	float	   *x = Allocate(sizeof(float) * nrows * dim);
+	float	   *mean = Allocate(sizeof(float) * dim);
+	void	   *memory = Allocate(AnnNearestSize(dim, count));
+	void	   *scratch = Allocate(AnnNearestScratchSize(count, nrows));
+	AnnNearestRows rows = {Allocate(AnnNearestRowBytes(dim) * nrows), Allocate(sizeof(float) * nrows), Allocate(sizeof(float) * nrows)};
+	const float *vectors[ANN_NEAREST_MAX_ROWS];
+	int			found[ANN_NEAREST_MAX_ROWS];
+	AnnNearest	nearest;
+
+	for (int c = 0; c < count; c++)
+		RandomVector(shape, scale, table + c * dim, dim);
+	memset(mean, 0, sizeof(float) * dim);
+	if (scale <= 1)
+		RandomVector(SHAPE_UNIFORM, 0.1, mean, dim);
+	for (int i = 0; i < nrows; i++)
+	{
+		RandomVector(shape, row_scale, x + i * dim, dim);
+		if (order == ANN_NEAREST_DIRECTION)
+			AnnNormalize(x + i * dim, x + i * dim, dim);
+		vectors[i] = x + i * dim;
+		AnnNearestSetRow(&rows, i, x + i * dim, mean, dim);
+	}
+	AnnNearestFill(memory, table, count, dim, mean, order);
+	AnnNearestOpen(&nearest, memory, table, count, dim, order);
+	AnnNearestFind(&nearest, &rows, vectors, nrows, scratch, found);
+	for (int i = 0; i < nrows; i++)
+	{
+		double		least = INFINITY;
+		double		of_found = INFINITY;
+
+		Check(found[i] >= 0 && found[i] < count, "%d dimensions, scale %g: vector %d of %d", dim, scale, found[i], count);
+		for (int c = 0; c < count; c++)
+		{
+			const float *vector = table + c * dim;
+			double		score = 0;
+
+			if (order == ANN_NEAREST_DIRECTION)
+				score = -Dot(x + i * dim, vector, dim) / Norm(vector, dim);
+			else
+				for (int j = 0; j < dim; j++)
+					score += ((double) x[i * dim + j] - vector[j]) * ((double) x[i * dim + j] - vector[j]);
+			least = fmin(least, score);
+			if (c == found[i])
+				of_found = score;
+		}
+		*missed += !(of_found <= least + 1e-5 * fabs(least));
+		(*rows_seen)++;
+	}
+	free(table);
+	free(x);
+	free(mean);
+	free(memory);
+	free(scratch);
+	free(rows.bytes);
+	free(rows.scale);
+	free(rows.spread);
+}
+
+static void
+TestNearest(void)
+{
+	static const int dims[] = {1, 3, 8, 15, 17, 64, 131};
+	static const int counts[] = {1, 2, 31, 32, 33, 70};
+	static const int nrows[] = {1, 5, 13, 48};
+	static const Shape shapes[] = {SHAPE_NORMAL, SHAPE_UNIFORM, SHAPE_HEAVY};
+	long		certain_missed = 0;
+	long		missed = 0;
+	long		certain = 0;
+	long		seen = 0;
+	long		ignored = 0;
+
+	Begin("%s: nearest of many", ann_kernels.name);
+	for (size_t d = 0; d < lengthof(dims); d++)
+		for (size_t c = 0; c < lengthof(counts); c++)
+			for (size_t r = 0; r < lengthof(nrows); r++)
+				for (size_t s = 0; s < lengthof(shapes); s++)
+					for (int order = ANN_NEAREST_DISTANCE; order <= ANN_NEAREST_DIRECTION; order++)
+						CheckNearest(dims[d], counts[c], nrows[r], (AnnNearestOrder) order, shapes[s], 1, 1,
+									 dims[d] < 16 ? &certain_missed : &missed, dims[d] < 16 ? &certain : &seen);
+	Check(certain_missed == 0, "%ld of %ld nearest vectors missed below 16 dimensions", certain_missed, certain);
+	Check(missed <= seen / 500, "%ld of %ld nearest vectors missed", missed, seen);
+	End();
+
+	Begin("%s: nearest of many, overflow", ann_kernels.name);
+	/* Squares overflow: of the vectors, of the rows, of both.  The result is one of the table. */
+	for (size_t c = 0; c < lengthof(counts); c++)
+	{
+		CheckNearest(500, counts[c], 48, ANN_NEAREST_DISTANCE, SHAPE_NORMAL, 1e18, 0, &ignored, &ignored);
+		CheckNearest(500, counts[c], 48, ANN_NEAREST_DISTANCE, SHAPE_NORMAL, 1e18, 1e17, &ignored, &ignored);
+		CheckNearest(500, counts[c], 48, ANN_NEAREST_DISTANCE, SHAPE_NORMAL, 1e18, 1e30, &ignored, &ignored);
+	}
+	End();
+}
+
 int
 main(void)
 {
@@ -1363,6 +1464,7 @@ main(void)
 		TestRotation();
 		TestEstimates();
 		TestBatch();
+		TestNearest();
 	}
 	AnnDistanceInit();
 	TestSpread();
