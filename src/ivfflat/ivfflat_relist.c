@@ -529,7 +529,9 @@ chooseLists(Relist *state, const float *centroids, double *tuples, double *rows)
 	uint32		nlists = state->from.lists;
 	AnnIvfListCensus *census = palloc(mul_size(sizeof(AnnIvfListCensus), nlists));
 	double		vectors = 0;
+	uint32		nredone = 0;
 	int			wanted;
+	int			made;
 	bool		whole;
 
 	*tuples = *rows = 0;
@@ -557,19 +559,23 @@ chooseLists(Relist *state, const float *centroids, double *tuples, double *rows)
 				addGroup(state, centroids, list);
 		}
 		for (uint32 list = 0; list < nlists; list++)
-			if (state->redo[list])
-				*rows += census[list].entries;
+		{
+			nredone += state->redo[list];
+			*rows += state->redo[list] ? census[list].entries : 0;
+		}
 		whole = *rows > WHOLE_SHARE * vectors;
 	}
 	pfree(census);
 	wanted = AnnIvfChooseLists(state->index, &state->from.layout, vectors);
-	if (whole)
+	made = *rows > 0 ? Max(1, (int) rint(wanted * *rows / vectors)) : 0;
+	/* The lists that are kept may be more than their rows would get. */
+	if (whole || (made > 0 && nlists - nredone + made > ANN_IVF_MAX_LISTS))
 	{
 		memset(state->redo, true, sizeof(bool) * nlists);
 		*rows = vectors;
 		return vectors > 0 ? wanted : 0;
 	}
-	return *rows > 0 ? Max(1, (int) rint(wanted * *rows / vectors)) : 0;
+	return made;
 }
 
 /* ---- new lists ---- */
