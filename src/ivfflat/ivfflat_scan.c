@@ -9,7 +9,6 @@
 
 #include "access/relscan.h"
 #include "access/tupdesc.h"
-#include "access/xlog.h"
 #include "catalog/pg_operator_d.h"
 #include "catalog/pg_type_d.h"
 #include "executor/tuptable.h"
@@ -1492,7 +1491,7 @@ next(IndexScanDesc scan)
 	if (!AnnScanIsPlain(&state->base))
 		state->base.nmatched = state->nscanned;
 	/* On a standby what was read may have been freed meanwhile (README, New lists, 5). */
-	if (!sorted && RecoveryInProgress())
+	if (!sorted && scan->xs_snapshot->takenDuringRecovery)
 		AnnIvfCheckInUse(scan->indexRelation, state->meta.heads);
 	return found;
 }
