@@ -248,19 +248,28 @@ ann_ivfflat_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid,
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ann ivfflat insert", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	AnnIvfCache *cache;
-	AnnIvfFormer former;
-	AnnIvfValue value;
+	AnnAttributes *attributes = AnnAttributesCreate(index);
+	AnnIvfMetaPageData now;
 
-	/* The lists stay those in use until the entry is in one (README, New lists). */
-	LockPage(index, ANN_IVF_META_BLOCK, ShareLock);
-	cache = AnnIvfCacheGet(index);
-	former.meta = &cache->meta;
-	former.space = &cache->space;
-	former.centroids = &cache->centroids;
-	AnnIvfFormValue(&former, AnnAttributesCreate(index), values, isnull, &value);
-	AnnIvfInsertEntry(index, &cache->meta, tid, &value);
-	UnlockPage(index, ANN_IVF_META_BLOCK, ShareLock);
+	/* Made before the lock, under which TOASTed values must not be read (README, Lock order). */
+	for (;;)
+	{
+		AnnIvfCache *cache = AnnIvfCacheGet(index);
+		AnnIvfFormer former = {&cache->meta, &cache->space, &cache->centroids};
+		AnnIvfValue value;
+
+		AnnIvfFormValue(&former, attributes, values, isnull, &value);
+		/* The lists stay those in use until the entry is in one (README, New lists). */
+		LockPage(index, ANN_IVF_META_BLOCK, ShareLock);
+		AnnIvfReadMeta(index, &now);
+		if (now.generation == cache->meta.generation)
+		{
+			AnnIvfInsertEntry(index, &now, tid, &value);
+			UnlockPage(index, ANN_IVF_META_BLOCK, ShareLock);
+			break;
+		}
+		UnlockPage(index, ANN_IVF_META_BLOCK, ShareLock);
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return false;
