@@ -84,9 +84,12 @@ extern void AnnEstimateRange(PlannerInfo *root, RelOptInfo *rel, const AnnOrder 
 
 /* annscan_cost.c */
 extern bool AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *search,
-						   const BitmapHeapPath *members, bool distance_read, AnnScanPlan *plan, Path *path);
+						   const BitmapHeapPath *members, const BitmapHeapPath *other, bool distance_read,
+						   AnnScanPlan *plan, Path *path);
 extern BitmapHeapPath *AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order,
 										 const BitmapHeapPath *members);
+extern IndexPath *AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *scan,
+								   IndexOptInfo *index);
 extern double AnnMaxWork(const AnnScanPlan *plan, double members);
 
 /* annscan_plan.c */

@@ -30,6 +30,10 @@
 #define INCLUDE_OPS 500.0
 #define PLAIN_SHARE 0.95
 
+/* The visible version of a row on a page of the table that nothing has been read of, and all rows of a bitmap on one. */
+#define FETCH_OPS 150.0
+#define BITMAP_PAGE_OPS 250.0
+
 /* A row that is ranked, beside its page and its distance; a member of a bitmap. */
 #define RANK_OPS 20.0
 #define MEMBER_OPS 16.0
@@ -47,7 +51,7 @@
  * may it take more than this share of what ranking costs.
  */
 #define PATIENCE 3.0
-#define MOST_SHARE 0.7
+#define MOST_SHARE 0.5
 
 /*
  * Price of a ranking that is made after such an attempt, relative to its own: what an
@@ -58,17 +62,29 @@
 /* How often the filter is expected to refuse what is near the query, so that the ranking is made after all. */
 #define FAR_FILTERS 0.05
 
+/* Cost of reading a page of the table somewhere, with so much to do there. */
+static Cost
+pageCost(PlannerInfo *root, const RelOptInfo *rel, const AnnOrder *order, double ops)
+{
+	return ops * cpu_operator_cost + AnnRandomPageCost(root, rel->reltablespace, order->index->pages);
+}
+
+/* Pages that so many rows lie on which lie anywhere in the table. */
+static double
+pagesOfRows(const RelOptInfo *rel, double rows)
+{
+	double		pages = Max(rel->pages, 1);
+
+	return pages * (1 - exp(-rows / pages));
+}
+
 /* Cost of ranking one of so many members that lie anywhere in the table. */
 static Cost
 rankCost(PlannerInfo *root, const RelOptInfo *rel, const AnnOrder *order, double members, Cost distance)
 {
-	double		pages = Max(rel->pages, 1);
-	Cost		page = ANN_PAGE_OPS * cpu_operator_cost + AnnRandomPageCost(root, rel->reltablespace, order->index->pages);
-
 	/* Members are read in the table's order, each page once. */
-	pages *= 1 - exp(-members / pages);
-	return pages / members * page + distance + cpu_tuple_cost + rel->baserestrictcost.per_tuple +
-		RANK_OPS * cpu_operator_cost;
+	return pagesOfRows(rel, members) / members * pageCost(root, rel, order, FETCH_OPS) + distance + cpu_tuple_cost +
+		rel->baserestrictcost.per_tuple + RANK_OPS * cpu_operator_cost;
 }
 
 /* Cost of ranking the rows of the table that pass: what a sequential scan and a sort do. */
@@ -97,15 +113,16 @@ maxWork(const AnnScanCosts *costs, Cost expected, Cost rank, Cost more)
 /*
  * Sets rows and costs of the path and, in the plan, what is decided by at run
  * time.  `search` is the plain index path, `members` NULL or the path of the
- * bitmap that restricts the search; distance_read says that somebody reads true
- * distances.
+ * bitmap that restricts the search; other is NULL or the bitmap scan that is a way to do
+ * without it; distance_read says that somebody reads true distances.
  *
  * The price of a search that ranking may replace is that of the cheaper one.  False if
  * the members are going to be ranked at once, which a bitmap scan and a sort do as well.
  */
 bool
 AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *search,
-			   const BitmapHeapPath *members, bool distance_read, AnnScanPlan *plan, Path *path)
+			   const BitmapHeapPath *members, const BitmapHeapPath *other, bool distance_read,
+			   AnnScanPlan *plan, Path *path)
 {
 	AnnScanCosts *costs = &plan->costs;
 	double		tuples = Max(rel->tuples, 1);
@@ -124,7 +141,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 	 * Of a row that is returned, what the index has not paid for.  Every path is charged a distance later; an
 	 * index that leaves nothing to recheck has it.
 	 */
-	fetch = ANN_PAGE_OPS * cpu_operator_cost + AnnRandomPageCost(root, rel->reltablespace, order->index->pages);
+	fetch = pageCost(root, rel, order, ANN_PAGE_OPS);
 	row = cpu_tuple_cost + ROW_OPS * cpu_operator_cost -
 		(distance_read && costs->search.rechecks > 0 ? 0 : distance.per_tuple);
 
@@ -155,7 +172,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 		}
 		else if (plan->limit > 0)
 		{
-			Cost		filter = fetch + cpu_tuple_cost + rel->baserestrictcost.per_tuple;
+			Cost		filter = pageCost(root, rel, order, FETCH_OPS) + cpu_tuple_cost + rel->baserestrictcost.per_tuple;
 			double		told = Min(seen, wanted * ANN_MAX_WIDENING);
 			Cost		expected = Max(AnnCostOfRows(&costs->search, seen), AnnCostOfSearch(&costs->search, told, 1)) +
 				seen * filter;
@@ -164,7 +181,13 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 			/* Rows without a distance that come first are returned before it is known how far the search has to go. */
 			if (list_length(AnnOrderParts(order)) == 1)
 			{
-				costs->table_work = Max(maxWork(costs, expected, rank, (filter + costs->search.row) / costs->search.per_row), 1);
+				Cost		instead = rank;
+
+				/* What is given up for a search in vain is what could have been planned. */
+				if (other != NULL)
+					instead = Min(instead, AnnCostBitmapScan(root, rel, order, other)->path.total_cost +
+								  path->rows * distance.per_tuple);
+				costs->table_work = Max(maxWork(costs, expected, instead, (filter + costs->search.row) / costs->search.per_row), 1);
 				plan->search_limit = seen;
 				expected = Min(expected + FAR_FILTERS * rank, TRIED_RANK * rank);
 			}
@@ -240,7 +263,28 @@ AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, con
 	count = Max(share * Max(rel->tuples, 1), 1);
 	path->path.startup_cost = bitmap;
 	path->path.total_cost = Min(members->path.total_cost, bitmap +
-								count * (rankCost(root, rel, order, count, 0) - RANK_OPS * cpu_operator_cost));
+								pagesOfRows(rel, count) * pageCost(root, rel, order, BITMAP_PAGE_OPS) +
+								count * (cpu_tuple_cost + rel->baserestrictcost.per_tuple));
+	return path;
+}
+
+/*
+ * A plain scan of another index that is going to be sorted by distance; `index` is its own of the
+ * relation.  Each row is a page that is touched, but none that has to be read if it is in the cache.
+ */
+IndexPath *
+AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *scan, IndexOptInfo *index)
+{
+	IndexPath  *path = makeNode(IndexPath);
+	double		count = Max(scan->indexselectivity * Max(rel->tuples, 1), 1);
+
+	*path = *scan;
+	path->path.parent = rel;
+	path->indexinfo = index;
+	path->path.total_cost = Min(scan->path.total_cost, scan->indextotalcost +
+								count * (pageCost(root, rel, order, FETCH_OPS) + cpu_tuple_cost +
+										 rel->baserestrictcost.per_tuple));
+	path->path.startup_cost = Min(scan->path.startup_cost, path->path.total_cost);
 	return path;
 }
 

@@ -169,21 +169,28 @@ projectColumns(AnnScanState *state)
 }
 
 /*
- * Reads the visible version of a row, by the TID that indexes have of it, into
- * the scan tuple; false if there is none.
+ * Reads the visible version of a row, by the TID that indexes have of it, into the heap slot
+ * alone; false if there is none.
  */
+bool
+AnnScanFetchHeap(AnnScanState *state, const ItemPointerData *tid)
+{
+	ItemPointerSetInvalid(&state->current);
+	ResetExprContext(state->heap_context);
+	state->scan->xs_heaptid = *tid;
+	state->scan->xs_heap_continue = false;	/* index_rescan may not have been called */
+	return index_fetch_heap(state->scan, state->heap_slot);
+}
+
+/* Likewise into the scan tuple. */
 bool
 AnnScanFetch(AnnScanState *state, const ItemPointerData *tid)
 {
 	if (ItemPointerIsValid(&state->current) &&
 		ItemPointerEquals(&state->current, unconstify(ItemPointerData *, tid)))
 		return true;
-	ItemPointerSetInvalid(&state->current);
 	ExecClearTuple(state->css.ss.ss_ScanTupleSlot);
-	ResetExprContext(state->heap_context);
-	state->scan->xs_heaptid = *tid;
-	state->scan->xs_heap_continue = false;	/* index_rescan may not have been called */
-	if (!index_fetch_heap(state->scan, state->heap_slot))
+	if (!AnnScanFetchHeap(state, tid))
 		return false;
 	projectColumns(state);
 	state->current = *tid;
@@ -191,7 +198,7 @@ AnnScanFetch(AnnScanState *state, const ItemPointerData *tid)
 }
 
 /*
- * Likewise by the TID of the version itself, which need not be one that an index has.
+ * The same by the TID of the version itself, which need not be one that an index has.
  */
 bool
 AnnScanFetchVersion(AnnScanState *state, const ItemPointerData *tid)
@@ -292,6 +299,13 @@ AnnScanPasses(AnnScanState *state, AnnScanRow *row)
 {
 	return AnnScanFetch(state, &row->tid) &&
 		matches(state, row, state->members != NULL && AnnTidSetNeedsRecheck(state->members, &row->tid));
+}
+
+/* Whether every visible row passes that the set of members has as one of its own. */
+bool
+AnnScanPassesAll(const AnnScanState *state)
+{
+	return state->css.ss.ps.qual == NULL && state->ranges == NULL;
 }
 
 /*

@@ -19,6 +19,9 @@
 #include "compat.h"
 #include "planner/annscan_state.h"
 
+/* A bound up to which a ranking looks at what it has before it sorts a row. */
+#define BEST_BOUND 1024
+
 /* Columns of the ranking: whether the row is late and its part, its distance, its TID. */
 static TupleDesc
 rankingDesc(void)
@@ -160,6 +163,10 @@ AnnScanRankBegin(AnnScanState *state, uint64 bound)
 	state->ranked = 0;
 	state->ranking_read = 0;
 	state->ranking_bound = bound;
+	state->ranking_nbest = 0;
+	if (state->ranking_best != NULL)
+		pfree(state->ranking_best);
+	state->ranking_best = first == 1 && bound > 0 && bound <= BEST_BOUND ? palloc(sizeof(float) * bound) : NULL;
 	state->ranking = tuplesort_begin_heap(state->ranking_slot->tts_tupleDescriptor, lengthof(columns) - first,
 										  columns + first, operators + first, collations, nulls_first,
 										  work_mem, NULL, bound > 0 ? TUPLESORT_ALLOWBOUNDED : TUPLESORT_NONE);
@@ -176,6 +183,16 @@ AnnScanRankPut(AnnScanState *state, AnnScanRow *row)
 
 	if (!row->is_null && row->lo < row->hi)
 		AnnScanComputeDistance(state, row);
+	state->ranked++;
+	if (state->ranking_best != NULL && !row->is_null && !isnan(row->lo))
+	{
+		float		distance = (float) row->lo;
+
+		/* Rounding keeps the order, or makes distances equal. */
+		if (state->ranking_nbest == (int) state->ranking_bound && distance > state->ranking_best[0])
+			return;
+		AnnKeepBest(state->ranking_best, &state->ranking_nbest, (int) state->ranking_bound, distance);
+	}
 	ExecClearTuple(input);
 	input->tts_values[0] = Int32GetDatum(partOf(state, row) + (isLate(state, row) ? list_length(state->plan.parts) + 1 : 0));
 	input->tts_values[1] = Float8GetDatum(row->lo);
@@ -185,7 +202,6 @@ AnnScanRankPut(AnnScanState *state, AnnScanRow *row)
 	input->tts_isnull[1] = row->is_null;
 	ExecStoreVirtualTuple(input);
 	tuplesort_puttupleslot(state->ranking, input);
-	state->ranked++;
 }
 
 /* Ends the adding. */
@@ -196,13 +212,16 @@ AnnScanRankPerform(AnnScanState *state)
 	tuplesort_performsort(state->ranking);
 }
 
+/* plain says that nothing is left to test of the member. */
 static void
-rankMember(AnnScanState *state, const ItemPointerData *tid)
+rankMember(AnnScanState *state, const ItemPointerData *tid, bool plain)
 {
 	AnnScanRow	row = {.tid = *tid, .lo = -get_float8_infinity(), .hi = get_float8_infinity()};
 
 	CHECK_FOR_INTERRUPTS();
-	if (!wasEmitted(state, tid) && AnnScanPasses(state, &row))
+	if (wasEmitted(state, tid))
+		return;
+	if (plain ? AnnScanFetchHeap(state, tid) : AnnScanPasses(state, &row))
 		AnnScanRankPut(state, &row);
 }
 
@@ -211,6 +230,7 @@ rankMembers(AnnScanState *state)
 {
 	AnnTidSetPage *page = palloc(sizeof(AnnTidSetPage));
 	AnnTidSetIterator iterator;
+	bool		plain = AnnScanPassesAll(state);
 
 	AnnTidSetBegin(&iterator, state->members);
 	while (AnnTidSetNext(&iterator, page))
@@ -221,7 +241,7 @@ rankMembers(AnnScanState *state)
 		for (int i = 0; i < n; i++)
 		{
 			ItemPointerSet(&tid, page->block, page->lossy ? i + 1 : page->offsets[i]);
-			rankMember(state, &tid);
+			rankMember(state, &tid, plain && !AnnTidSetNeedsRecheck(state->members, &tid));
 		}
 	}
 	pfree(page);

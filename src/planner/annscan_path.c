@@ -97,20 +97,16 @@ distanceIsRead(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, bool k
 }
 
 /*
- * The cheapest bitmap scan for the relation's own clauses, or NULL.  Made on a
- * copy of the relation whose indexes can do nothing but bitmaps: a plain index
- * path that is cheaper would otherwise displace it.
+ * A copy of the relation that has the server make either bitmaps of the indexes, or plain scans of
+ * them, for the relation's own clauses and nothing else: in the relation itself the one that seems cheaper
+ * displaces the other.
  */
-static BitmapHeapPath *
-membersPath(PlannerInfo *root, RelOptInfo *rel)
+static RelOptInfo *
+copyForPaths(const RelOptInfo *rel, bool bitmaps)
 {
-	RelOptInfo *copy;
-	BitmapHeapPath *best = NULL;
+	RelOptInfo *copy = makeNode(RelOptInfo);
 	ListCell   *lc;
 
-	if (!enable_bitmapscan || rel->baserestrictinfo == NIL)
-		return NULL;
-	copy = makeNode(RelOptInfo);
 	*copy = *rel;
 	copy->pathlist = NIL;
 	copy->partial_pathlist = NIL;
@@ -120,17 +116,37 @@ membersPath(PlannerInfo *root, RelOptInfo *rel)
 	foreach(lc, rel->indexlist)
 	{
 		IndexOptInfo *index = lfirst(lc);
-		IndexOptInfo *bitmap_only;
+		IndexOptInfo *restricted;
 
-		if (!index->amhasgetbitmap)
+		if (bitmaps ? !index->amhasgetbitmap : !index->amhasgettuple)
 			continue;
-		bitmap_only = makeNode(IndexOptInfo);
-		*bitmap_only = *index;
-		bitmap_only->rel = copy;
-		bitmap_only->amhasgettuple = false;
-		bitmap_only->amcanparallel = false;
-		copy->indexlist = lappend(copy->indexlist, bitmap_only);
+		restricted = makeNode(IndexOptInfo);
+		*restricted = *index;
+		restricted->rel = copy;
+		restricted->amcanparallel = false;
+		if (bitmaps)
+			restricted->amhasgettuple = false;
+		else
+		{
+			restricted->amhasgetbitmap = false;
+			restricted->amcanorderbyop = false;
+		}
+		copy->indexlist = lappend(copy->indexlist, restricted);
 	}
+	return copy;
+}
+
+/* The cheapest bitmap scan for the relation's own clauses, or NULL. */
+static BitmapHeapPath *
+membersPath(PlannerInfo *root, RelOptInfo *rel)
+{
+	RelOptInfo *copy;
+	BitmapHeapPath *best = NULL;
+	ListCell   *lc;
+
+	if (!enable_bitmapscan || rel->baserestrictinfo == NIL)
+		return NULL;
+	copy = copyForPaths(rel, true);
 	create_index_paths(root, copy);
 	foreach(lc, copy->pathlist)
 	{
@@ -143,9 +159,38 @@ membersPath(PlannerInfo *root, RelOptInfo *rel)
 	return best;
 }
 
+/*
+ * Offers the scans of single indexes that give the rows which a ranking would rank, to be sorted,
+ * at AnnScan's prices: the server takes each of their rows for a page read from disk.
+ */
+static void
+addIndexScans(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order)
+{
+	RelOptInfo *copy;
+	ListCell   *lc;
+
+	if (!enable_indexscan || rel->baserestrictinfo == NIL || order->pathkey == NULL)
+		return;
+	copy = copyForPaths(rel, false);
+	create_index_paths(root, copy);
+	foreach(lc, copy->pathlist)
+	{
+		IndexPath  *path = lfirst(lc);
+		ListCell   *index;
+
+		if (!IsA(path, IndexPath) || path->path.pathtype != T_IndexScan || path->indexclauses == NIL ||
+			!bms_equal(PATH_REQ_OUTER(&path->path), rel->lateral_relids))
+			continue;
+		foreach(index, rel->indexlist)
+			if (((IndexOptInfo *) lfirst(index))->indexoid == path->indexinfo->indexoid)
+				add_path(rel, (Path *) AnnCostPlainScan(root, rel, order, path, lfirst(index)));
+	}
+}
+
+/* Offers a search of all rows or, with members, of those; other is the bitmap scan that could be made instead. */
 static void
 addAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *search,
-		   BitmapHeapPath *members)
+		   BitmapHeapPath *members, const BitmapHeapPath *other)
 {
 	CustomPath *path = makeNode(CustomPath);
 	AnnScanPlan plan = {0};
@@ -171,7 +216,7 @@ addAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const Inde
 	if (root->limit_tuples > 0 && isOnlyRelation(root, rel) &&
 		list_length(root->query_pathkeys) == list_length(path->path.pathkeys))
 		plan.limit = root->limit_tuples;
-	if (!AnnCostAnnScan(root, rel, order, search, members, distance_read, &plan, &path->path))
+	if (!AnnCostAnnScan(root, rel, order, search, members, other, distance_read, &plan, &path->path))
 		add_path(rel, (Path *) AnnCostBitmapScan(root, rel, order, members));
 	path->custom_private = AnnScanPathPrivate(root, order, &plan, members != NULL);
 	add_path(rel, &path->path);
@@ -216,6 +261,7 @@ setRelPathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte
 		return;
 
 	members = membersPath(root, rel);
+	addIndexScans(root, rel, linitial(orders));
 	foreach(lc, orders)
 	{
 		AnnOrder   *order = lfirst(lc);
@@ -223,9 +269,9 @@ setRelPathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte
 											   list_make1_int(0), order->pathkey ? list_make1(order->pathkey) : NIL,
 											   ForwardScanDirection, false, rel->lateral_relids, 1.0, false);
 
-		addAnnScan(root, rel, order, search, NULL);
+		addAnnScan(root, rel, order, search, NULL, members);
 		if (members != NULL)
-			addAnnScan(root, rel, order, search, members);
+			addAnnScan(root, rel, order, search, members, NULL);
 	}
 }
 

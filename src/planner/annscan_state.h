@@ -112,6 +112,8 @@ typedef struct AnnScanState
 	uint64		ranked;			/* rows in the ranking */
 	uint64		ranking_bound;	/* how many of them it keeps; 0: all */
 	uint64		ranking_read;
+	float	   *ranking_best;	/* heap of the nearest of them, the farthest on top; NULL: not kept */
+	int			ranking_nbest;
 
 	AnnScanPhase phase;
 	const char *stopped;		/* for EXPLAIN: why the last scan ended; NULL: it did not */
@@ -120,9 +122,11 @@ typedef struct AnnScanState
 
 /* annscan_exec.c */
 extern bool AnnScanFetch(AnnScanState *state, const ItemPointerData *tid);
+extern bool AnnScanFetchHeap(AnnScanState *state, const ItemPointerData *tid);
 extern bool AnnScanFetchVersion(AnnScanState *state, const ItemPointerData *tid);
 extern bool AnnScanNextOfTable(AnnScanState *state, TableScanDesc scan, AnnScanRow *row);
 extern bool AnnScanPasses(AnnScanState *state, AnnScanRow *row);
+extern bool AnnScanPassesAll(const AnnScanState *state);
 extern void AnnScanComputeDistance(AnnScanState *state, AnnScanRow *row);
 extern void AnnScanCountSearch(AnnScanState *state);
 extern void AnnScanKeyInit(ScanKey key, Relation index, Oid opno, Datum value, bool isnull);

@@ -28,10 +28,10 @@ class Query:
 
 
 class Calibration:
-    def __init__(self, out: Path, data_folder: Path):
+    def __init__(self, out: Path, data_folder: Path, most_rows: int):
         out.parent.mkdir(parents=True, exist_ok=True)
         self.file = out.open("w")
-        self.data_folder = data_folder
+        self.data_folder, self.most_rows = data_folder, most_rows
         self.session = Session()
         self.lines: list[tuple[str, float, float]] = []
 
@@ -58,7 +58,7 @@ class Calibration:
         print(f"{'':58}{'us':>10}{'cost':>12}{'us / cost':>12}")
         self.narrow()
         for dataset, rows, inline in TABLES:
-            self.vectors(dataset, rows, inline)
+            self.vectors(dataset, min(rows, self.most_rows), inline)
         units = [us / cost for _, us, cost in self.lines]
         print(f"\na cost unit: median {statistics.median(units):.2f} us, {min(units):.2f} to {max(units):.2f}")
 
@@ -108,8 +108,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--out", type=Path, required=True, help="file for the results, JSON lines")
+    parser.add_argument("--rows", type=int, default=max(rows for _, rows, _ in TABLES), help="of a table of vectors, at the most")
     args = parser.parse_args()
-    Calibration(args.out, args.data).run()
+    Calibration(args.out, args.data, args.rows).run()
 
 
 if __name__ == "__main__":
