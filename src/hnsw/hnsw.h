@@ -27,7 +27,7 @@
 #include "types/types.h"
 
 #define ANN_HNSW_MAGIC 0x57534E48	/* "HNSW" */
-#define ANN_HNSW_VERSION 6
+#define ANN_HNSW_VERSION 7
 
 #define ANN_HNSW_DEFAULT_M 16
 #define ANN_HNSW_MIN_M 2
@@ -44,6 +44,9 @@
 
 /* Number for LockPage, not a page: held by VACUUM, and exclusively to change the centre. */
 #define ANN_HNSW_CENTER_LOCK 1
+
+/* Likewise: held by who calibrates; nobody waits for it. */
+#define ANN_HNSW_CALIBRATION_LOCK 2
 
 #define ANN_HNSW_MAX_ENTRY_PAGES 128
 
@@ -119,7 +122,7 @@ typedef struct AnnHnswMetaPageData
 	uint32		nentries;
 	uint32		entry_capacity; /* entries that the present ENTRY pages are meant for */
 	uint32		entry_version;	/* advances with every change of the entry table */
-	uint32		ef_search;		/* calibrated by the build; 0: not calibrated */
+	uint32		ef_search;		/* calibrated; 0: not yet */
 	uint64		build_id;		/* random: tells one build, or centre, from the next in the same file */
 	double		rows;			/* rows at the build plus inserts since, an estimate */
 	BlockNumber null_tids;		/* first TIDLIST page of NULL vectors, or invalid */
@@ -128,6 +131,7 @@ typedef struct AnnHnswMetaPageData
 	BlockNumber free_row_pages; /* list of ROW pages with free rows, or invalid */
 	BlockNumber node_pages;		/* list of NODE pages with free nodes, or invalid */
 	uint32		center_rows;	/* rows that the index had when the centre was computed */
+	uint32		calibrated_rows;	/* and when it was calibrated by a full sample; 0: it was not */
 	BlockNumber entry_pages[ANN_HNSW_MAX_ENTRY_PAGES];	/* ENTRY pages in order; the rest is invalid */
 } AnnHnswMetaPageData;
 
@@ -653,6 +657,15 @@ extern bool ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPoi
 
 extern bool AnnHnswCenterIsOld(const AnnHnswMetaPageData *meta);
 extern void AnnHnswRecenter(Relation index, bool half_done);
+
+/* ---- hnsw_calibrate.c: the ef of scans ---- */
+
+#define ANN_HNSW_CALIBRATION_ROWS 300
+
+extern void AnnHnswCalibrateBuild(Relation index, const AnnRowId *rows, int nrows);
+extern void AnnHnswCalibrateAgain(Relation index);
+extern bool AnnHnswWantsCalibration(const AnnHnswMetaPageData *meta);
+extern void AnnHnswCalibrateFirst(Relation index);
 
 /* ---- hnsw_orphans.c: vector items without a row ---- */
 

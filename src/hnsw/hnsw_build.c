@@ -720,13 +720,14 @@ writeEdges(AnnBuild *build)
 static void
 calibrateGraph(AnnBuild *build)
 {
-	uint32		n = ANN_BUILD_CALIBRATION_ROWS;
+	uint32		n = ANN_HNSW_CALIBRATION_ROWS;
 	AnnGraphNode *nodes = AnnBuildSampleNodes(build->graph, &n);
 	AnnRowId   *rows = palloc(sizeof(AnnRowId) * Max(n, 1));
 
 	for (uint32 i = 0; i < n; i++)
 		rows[i] = AnnGraphRow(build->graph, nodes[i]);
-	AnnBuildCalibrate(build, rows, (int) n);
+	AnnBuildReport(build, ANN_BUILD_CALIBRATE);
+	AnnHnswCalibrateBuild(build->index, rows, (int) n);
 	pfree(nodes);
 	pfree(rows);
 }

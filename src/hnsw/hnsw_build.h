@@ -14,8 +14,6 @@
 
 #define ANN_BUILD_MAX_PARTICIPANTS 64
 
-#define ANN_BUILD_CALIBRATION_ROWS 300
-
 /* What pg_stat_progress_create_index shows. */
 typedef enum AnnBuildProgress
 {
@@ -87,9 +85,6 @@ extern AnnGraphNode *AnnBuildSampleNodes(const AnnGraph *graph, uint32 *n);
 extern bool AnnBuildRowIsLive(AnnBuild *build, AnnRowId row);
 extern void AnnBuildFinish(AnnBuild *build, AnnRowId *entries, uint32 nentries);
 extern Size AnnBuildReadRow(AnnBuild *build, AnnRowId row, char *image, char *stored);
-
-/* hnsw_calibrate.c */
-extern void AnnBuildCalibrate(AnnBuild *build, const AnnRowId *rows, int nrows);
 
 /* hnsw_partition.c */
 extern void AnnBuildPartitions(AnnBuild *build);

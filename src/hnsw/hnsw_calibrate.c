@@ -1,6 +1,6 @@
 /*
  * hnsw_calibrate.c
- *	  The ef that gives a new index its recall.  README: Build.
+ *	  The ef that gives an index its recall.  README: Calibration.
  *
  * Rows of the index are searched for as if they were not in it.  A search with a
  * small beam visits the first rows that one with a large beam visits, and ends when
@@ -9,11 +9,12 @@
  */
 #include "postgres.h"
 
+#include "commands/vacuum.h"
 #include "common/pg_prng.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/memutils.h"
 
-#include "hnsw/hnsw_build.h"
 #include "hnsw/hnsw_search.h"
 
 #define NEAREST 10
@@ -25,6 +26,18 @@
 #define FIRST_EF 256
 #define TIMES_EF 2.5
 #define LAST_EF 8192
+
+/* Rows visited with one width of the beam, at most: wider ones take fewer searches. */
+#define VISITS (300 * 1024)
+
+/* Rows that an insert searches for. */
+#define INSERT_ROWS 32
+
+/* Below this number of rows the ef is not less than the default: what is found soon has grown. */
+#define FEW_ROWS 1024
+
+/* Looks at so many places of rows for each one that it wants, where many are free. */
+#define SAMPLE_TRIES 16
 
 /* A row that a search has come to. */
 typedef struct Found
@@ -57,87 +70,247 @@ collect(void *arg, AnnRowId row, const AnnHnswRowHeader *header, const char *sto
 	nearest->found[at].ef = Max(nearest->search->reach, 1);
 }
 
+/* A calibration. */
+typedef struct Calibration
+{
+	Relation	index;
+	const AnnHnswMetaPageData *meta;	/* as it was at first */
+	AnnHnswSpace space;
+	const AnnRowId *rows;		/* sample */
+	int			nrows;
+	char	   *stored;
+	MemoryContext search_context;	/* reset after each search */
+} Calibration;
+
+/* Reads a row's vector into c->stored; false if it is not live. */
+static bool
+readVector(Calibration *c, AnnRowId row)
+{
+	const AnnHnswLayout *layout = &c->space.layout;
+	AnnHnswRowHeader *header;
+	Buffer		buffer = AnnHnswLockRow(c->index, NULL, layout, row, BUFFER_LOCK_SHARE, &header);
+	const char *found = header->state != ANN_HNSW_LIVE ? NULL :
+		AnnHnswStoredVector(c->index, layout, header, c->stored);
+
+	if (found != NULL && found != c->stored)
+		memcpy(c->stored, found, layout->vector_size);
+	UnlockReleaseBuffer(buffer);
+	return found != NULL;
+}
+
 /*
- * The least ef with which the searches for these rows find the target's share of
- * their nearest rows, as a search with a beam of `ef` knows them.
+ * Searches for the vector in c->stored as if `row` were not there.  False if the
+ * index has got another centre.
+ */
+static bool
+searchFor(Calibration *c, AnnRowId row, int ef, Nearest *nearest)
+{
+	AnnHnswCache *cache = AnnHnswCacheGet(c->index);
+	AnnHnswSearch *search;
+
+	AnnHnswCacheRefresh(c->index, cache);
+	if (cache->meta.build_id != c->meta->build_id || cache->meta.recoding)
+		return false;
+	search = AnnHnswSearchAcquire();
+	search->index = c->index;
+	search->cache = cache;
+	search->space = &c->space;
+	search->query = AnnHnswQueryFromStored(&c->space, c->stored);
+	search->ef = ef;
+	search->keep_dropped = false;
+	search->keep_results = false;
+	search->hook = collect;
+	search->hook_arg = nearest;
+	search->skip = row;
+	nearest->search = search;
+	nearest->n = 0;
+	AnnHnswSearchBegin(search);
+	AnnHnswSearchBeam(search);
+	AnnHnswSearchRelease(search);
+	return true;
+}
+
+/*
+ * The least ef with which the searches for the rows find the target's share of
+ * their nearest rows, as a search with a beam of `ef` knows them; 0 if no row is live, or
+ * if the index has got another centre.
  */
 static int
-leastEf(AnnBuild *build, const AnnRowId *rows, int nrows, int ef)
+leastEf(Calibration *c, int ef)
 {
-	AnnHnswCache *cache = AnnHnswCacheGet(build->index);
 	uint32	   *count = palloc0(sizeof(uint32) * (ef + 1));
-	char	   *stored = palloc(build->meta.layout.vector_size);
-	MemoryContext old = MemoryContextSwitchTo(build->tuple_context);
+	int			nrows = Min(c->nrows, VISITS / ef);
 	uint64		total = 0;
 	uint64		sum = 0;
-	int			result = 1;
+	int			result = 0;
+	bool		valid = true;
 
-	for (int i = 0; i < nrows; i++)
+	for (int i = 0; i < nrows && valid; i++)
 	{
-		AnnHnswSearch *search = AnnHnswSearchAcquire();
-		Nearest		nearest = {.search = search};
+		MemoryContext old;
+		Nearest		nearest;
+		AnnRowId	row = c->rows[(int64) i * c->nrows / nrows];
 
-		CHECK_FOR_INTERRUPTS();
-		AnnBuildReadRow(build, rows[i], NULL, stored);
-		search->index = build->index;
-		search->cache = cache;
-		search->space = &build->space;
-		search->query = AnnHnswQueryFromStored(&build->space, stored);
-		search->ef = ef;
-		search->keep_dropped = false;
-		search->keep_results = false;
-		search->hook = collect;
-		search->hook_arg = &nearest;
-		search->skip = rows[i];
-		AnnHnswSearchBegin(search);
-		AnnHnswSearchBeam(search);
-		AnnHnswSearchRelease(search);
-		for (int j = 0; j < nearest.n; j++)
+		/* Outside of VACUUM it looks for interrupts only. */
+		AnnVacuumDelayPoint();
+		if (!readVector(c, row))
+			continue;
+		old = MemoryContextSwitchTo(c->search_context);
+		valid = searchFor(c, row, ef, &nearest);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(c->search_context);
+		for (int j = 0; j < nearest.n && valid; j++)
 			count[Min(nearest.found[j].ef, ef)]++;
-		total += nearest.n;
-		MemoryContextReset(build->tuple_context);
+		total += valid ? nearest.n : 0;
 	}
 	for (int e = 0; e <= ef && sum < TARGET * total; e++)
 	{
 		sum += count[e];
 		result = e;
 	}
-	MemoryContextSwitchTo(old);
 	pfree(count);
-	pfree(stored);
-	return Max(result, 1);
+	return valid ? result : 0;
 }
 
 /*
- * Finds the ef of an index whose rows have their edges, and writes it into the meta
- * page.  `rows` is a sample of them; those that are not live are left out.
+ * Finds the ef of an index whose rows have their edges; 0 if it cannot be told.  meta is
+ * as the meta page is, `rows` a sample; those that are not live are left out.
  */
-void
-AnnBuildCalibrate(AnnBuild *build, const AnnRowId *rows, int nrows)
+static int
+findEf(Relation index, const AnnHnswMetaPageData *meta, const AnnRowId *rows, int nrows)
 {
-	AnnRowId   *live = palloc(sizeof(AnnRowId) * Max(nrows, 1));
-	int			nlive = 0;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ann hnsw calibration", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Calibration c = {.index = index, .meta = meta, .rows = rows, .nrows = nrows};
 	int			ef = FIRST_EF;
 	int			result;
-	Buffer		buffer;
-	AnnPageEdit edit;
 
-	AnnBuildReport(build, ANN_BUILD_CALIBRATE);
-	for (int i = 0; i < nrows; i++)
-		if (AnnBuildRowIsLive(build, rows[i]))
-			live[nlive++] = rows[i];
-	if (nlive > 0)
+	AnnHnswSpaceInit(&c.space, meta, AnnHnswReadCenter(index, meta));
+	c.stored = palloc(meta->layout.vector_size);
+	c.search_context = AllocSetContextCreate(context, "ann hnsw calibration search", ALLOCSET_DEFAULT_SIZES);
+	while ((result = leastEf(&c, ef)) * TIMES_EF > ef && ef < LAST_EF)
+		ef *= 2;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return result;
+}
+
+/*
+ * Writes the ef into the meta page, unless the centre is another one than `meta` says.
+ */
+static void
+writeEf(Relation index, AnnWriteMode mode, const AnnHnswMetaPageData *meta, int ef, double rows)
+{
+	Buffer		buffer = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	if (AnnHnswMetaOnPage(AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_META))->build_id == meta->build_id)
 	{
-		AnnHnswCacheRefresh(build->index, AnnHnswCacheGet(build->index));
-		while ((result = leastEf(build, live, nlive, ef)) * TIMES_EF > ef && ef < LAST_EF)
-			ef *= 2;
+		AnnPageEdit edit = AnnPageEditBegin(index, mode);
+		AnnHnswMetaPageData *page = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, buffer, false));
 
-		buffer = ReadBuffer(build->index, ANN_HNSW_META_BLOCK);
-		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
-		edit = AnnPageEditBegin(build->index, ANN_WRITE_BUILD);
-		AnnHnswMetaOnPage(AnnPageEditAdd(&edit, buffer, false))->ef_search = result;
+		page->ef_search = ef;
+		page->calibrated_rows = (uint32) Min(rows, PG_UINT32_MAX);
 		AnnPageEditCommit(&edit);
+	}
+	UnlockReleaseBuffer(buffer);
+}
+
+/*
+ * At most n live rows, by chance, each of the index with the same probability; a row may
+ * come twice.  Returns their number: less than n where most places of rows are free.
+ */
+static int
+sampleRows(Relation index, const AnnHnswLayout *layout, AnnRowId *rows, int n)
+{
+	BlockNumber nblocks = RelationGetNumberOfBlocks(index);
+	int			found = 0;
+
+	for (int tries = 0; nblocks > ANN_HNSW_META_BLOCK + 1 && found < n && tries < n * SAMPLE_TRIES; tries++)
+	{
+		BlockNumber block = (BlockNumber) pg_prng_uint64_range(&pg_global_prng_state, ANN_HNSW_META_BLOCK + 1, nblocks - 1);
+		int			slot = (int) pg_prng_uint64_range(&pg_global_prng_state, 0, layout->rows_per_page - 1);
+		Buffer		buffer;
+		Page		page;
+
+		AnnVacuumDelayPoint();
+		buffer = ReadBuffer(index, block);
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		page = BufferGetPage(buffer);
+		if (AnnPageIsOurs(page, ANN_HNSW_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_HNSW_ROW &&
+			AnnHnswRowOnPage(layout, page, slot)->state == ANN_HNSW_LIVE)
+			rows[found++] = block * layout->rows_per_page + slot;
 		UnlockReleaseBuffer(buffer);
 	}
-	pfree(live);
+	return found;
+}
+
+/* At the end of a build.  `rows` is a sample. */
+void
+AnnHnswCalibrateBuild(Relation index, const AnnRowId *rows, int nrows)
+{
+	AnnHnswMetaPageData meta;
+	int			ef;
+
+	AnnHnswReadMeta(index, &meta);
+	ef = findEf(index, &meta, rows, nrows);
+	if (ef > 0)
+		writeEf(index, ANN_WRITE_BUILD, &meta, meta.rows < FEW_ROWS ? Max(ef, ANN_HNSW_DEFAULT_EF_SEARCH) : ef, meta.rows);
+}
+
+/*
+ * In VACUUM: calibrates an index that has twice the rows, or half of them, that it had
+ * the last time.  No lock is held but, against a second one, one that nobody waits for.
+ */
+void
+AnnHnswCalibrateAgain(Relation index)
+{
+	AnnHnswMetaPageData meta;
+	AnnRowId   *rows;
+	int			n;
+	int			ef;
+
+	if (!ConditionalLockPage(index, ANN_HNSW_CALIBRATION_LOCK, ExclusiveLock))
+		return;
+	AnnHnswReadMeta(index, &meta);
+	if (meta.rows >= 1 && !meta.recoding &&
+		(meta.rows >= 2.0 * meta.calibrated_rows || meta.rows <= 0.5 * meta.calibrated_rows))
+	{
+		rows = palloc(sizeof(AnnRowId) * ANN_HNSW_CALIBRATION_ROWS);
+		n = sampleRows(index, &meta.layout, rows, ANN_HNSW_CALIBRATION_ROWS);
+		ef = findEf(index, &meta, rows, n);
+		if (ef > 0)
+			writeEf(index, ANN_WRITE_WAL, &meta, meta.rows < FEW_ROWS ? Max(ef, ANN_HNSW_DEFAULT_EF_SEARCH) : ef, meta.rows);
+		pfree(rows);
+	}
+	UnlockPage(index, ANN_HNSW_CALIBRATION_LOCK, ExclusiveLock);
+}
+
+/* Whether an insert is to calibrate an index that was created empty. */
+bool
+AnnHnswWantsCalibration(const AnnHnswMetaPageData *meta)
+{
+	return meta->ef_search == 0 && meta->rows >= FEW_ROWS && !meta->recoding;
+}
+
+/*
+ * In an insert: a first ef from few rows, which is never less than the default, as the
+ * index is growing.  The next VACUUM finds a better one.
+ */
+void
+AnnHnswCalibrateFirst(Relation index)
+{
+	AnnHnswMetaPageData meta;
+	AnnRowId	rows[INSERT_ROWS];
+	int			n;
+
+	if (!ConditionalLockPage(index, ANN_HNSW_CALIBRATION_LOCK, ExclusiveLock))
+		return;
+	AnnHnswReadMeta(index, &meta);
+	if (AnnHnswWantsCalibration(&meta))
+	{
+		n = sampleRows(index, &meta.layout, rows, INSERT_ROWS);
+		writeEf(index, ANN_WRITE_WAL, &meta, Max(findEf(index, &meta, rows, n), ANN_HNSW_DEFAULT_EF_SEARCH), 0);
+	}
+	UnlockPage(index, ANN_HNSW_CALIBRATION_LOCK, ExclusiveLock);
 }

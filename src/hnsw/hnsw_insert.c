@@ -763,6 +763,8 @@ AnnHnswInsertValue(Relation index, AnnWriteMode mode, const Datum *values, const
 		UnlockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
 		if (AnnHnswCenterIsOld(&cache->meta))
 			AnnHnswRecenter(index, false);
+		else if (AnnHnswWantsCalibration(&cache->meta))
+			AnnHnswCalibrateFirst(index);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);

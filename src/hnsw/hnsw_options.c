@@ -55,7 +55,7 @@ AnnHnswInit(void)
 					  ANN_HNSW_DEFAULT_EF_CONSTRUCTION, ANN_HNSW_MIN_EF_CONSTRUCTION,
 					  ANN_HNSW_MAX_EF_CONSTRUCTION, AccessExclusiveLock);
 	AnnAddFormOptions(option_kind);
-	add_int_reloption(option_kind, "ef_search", "Width of the beam of a scan where hnsw.ef_search is not set; 0 is what the build found.",
+	add_int_reloption(option_kind, "ef_search", "Width of the beam of a scan where hnsw.ef_search is not set; 0 is what was measured for it.",
 					  0, 0, ANN_HNSW_MAX_EF_SEARCH, ShareUpdateExclusiveLock);
 
 	if (AnnGucIsDefined("hnsw.ef_search"))
@@ -67,7 +67,7 @@ AnnHnswInit(void)
 		return;
 	}
 	DefineCustomIntVariable("hnsw.ef_search", "Width of the beam of an hnsw index scan.",
-							"Unless set, an index's option ef_search or what its build found is used.",
+							"Unless set, an index's option ef_search or what was measured for it is used.",
 							&ef_search, ANN_HNSW_DEFAULT_EF_SEARCH, 1, ANN_HNSW_MAX_EF_SEARCH,
 							PGC_USERSET, 0, checkEfSearch, assignEfSearch, NULL);
 	DefineCustomEnumVariable("hnsw.iterative_scan", "What an hnsw index scan does when more rows are asked for than its beam found.",
@@ -85,7 +85,7 @@ AnnHnswInit(void)
 
 /*
  * The width of a scan's beam: the setting if somebody set it, else the index's
- * option, else what its build found.
+ * option, else what its calibration found.
  */
 int
 AnnHnswEffectiveEf(Relation index, const AnnHnswMetaPageData *meta)

@@ -669,7 +669,7 @@ finish(Partitioner *p, RowReader *reader)
 		if (readRow(p->build, p->sample[i], reader))
 			p->sample[nlive++] = p->sample[i];
 	p->nsample = nlive;
-	ncalibrate = Min(nlive, ANN_BUILD_CALIBRATION_ROWS);
+	ncalibrate = Min(nlive, ANN_HNSW_CALIBRATION_ROWS);
 	calibrate = palloc(sizeof(AnnRowId) * Max(ncalibrate, 1));
 
 	/* Shuffled, so that each part of it is a fair sample. */
@@ -684,7 +684,8 @@ finish(Partitioner *p, RowReader *reader)
 	memcpy(calibrate, p->sample + p->nsample - ncalibrate, sizeof(AnnRowId) * ncalibrate);
 	AnnBuildFinish(p->build, p->sample, Min(p->nsample, p->build->meta.entry_capacity));
 	linkRows(p->build);
-	AnnBuildCalibrate(p->build, calibrate, (int) ncalibrate);
+	AnnBuildReport(p->build, ANN_BUILD_CALIBRATE);
+	AnnHnswCalibrateBuild(p->build->index, calibrate, (int) ncalibrate);
 	pfree(calibrate);
 	pfree(p->sample);
 }
@@ -704,7 +705,7 @@ AnnBuildPartitions(AnnBuild *build)
 	if (build->leader)
 	{
 		shared->filled = !AnnGraphIsFull(build->graph);
-		partitioner.sample_capacity = build->meta.entry_capacity + ANN_BUILD_CALIBRATION_ROWS;
+		partitioner.sample_capacity = build->meta.entry_capacity + ANN_HNSW_CALIBRATION_ROWS;
 		partitioner.sample = palloc(mul_size(sizeof(AnnRowId), partitioner.sample_capacity));
 		if (shared->filled)
 		{

@@ -682,5 +682,6 @@ ann_hnsw_vacuumcleanup(IndexVacuumInfo *info, IndexBulkDeleteResult *stats)
 	stats->num_pages = RelationGetNumberOfBlocks(index);
 	if (AnnHnswVectorIsExternal(&AnnHnswCacheGet(index)->meta.layout))
 		IndexFreeSpaceMapVacuum(index);
+	AnnHnswCalibrateAgain(index);
 	return stats;
 }
