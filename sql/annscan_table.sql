@@ -7,7 +7,7 @@ SET max_parallel_workers_per_gather = 0;
 
 CREATE TABLE line (id int, grp int, v vector(8)) WITH (fillfactor = 70, autovacuum_enabled = off);
 INSERT INTO line SELECT i, i % 5, array_fill(i / 100.0, ARRAY[8])::vector FROM generate_series(1, 10000) i;
-INSERT INTO line SELECT i, i % 5, NULL FROM generate_series(10001, 10003) i;
+INSERT INTO line SELECT i, i % 5, NULL FROM generate_series(10001, 10001) i;
 CREATE INDEX line_hnsw ON line USING hnsw (v vector_l2_ops);
 VACUUM ANALYZE line;
 -- rows whose TID is not what the index has
@@ -39,7 +39,7 @@ $$;
 
 SELECT * FROM far('SELECT id, grp FROM line WHERE id > 9000 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 10');
 SELECT * FROM far('SELECT id, grp, v <-> array_fill(0, ARRAY[8])::vector AS d FROM line WHERE id > 9000 ORDER BY d LIMIT 10 OFFSET 5');
--- fewer rows than wanted; the last ones have no distance
+-- fewer rows than wanted; the last one has no distance
 SELECT * FROM far('SELECT id FROM line WHERE id > 9990 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 12');
 SELECT * FROM far('SELECT id FROM line WHERE id > 9995 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 7');
 -- a filter that reads the distance, and one with a sub-select

@@ -227,7 +227,7 @@ sub index_recall
 	my $tail = $where eq 'true' ? 0 : 1;
 
 	$node->safe_psql(
-		'postgres', "SET enable_indexscan = off; SET enable_bitmapscan = off;
+		'postgres', "SET enable_indexscan = off; SET enable_bitmapscan = off; SET ann.enable_annscan = off;
 		CREATE TABLE IF NOT EXISTS exact_$arg{key} AS SELECT q.id, array_agg(d ORDER BY d) AS exact $from GROUP BY q.id");
 	my $plan = plan_of($node, "SELECT q.id, d $from", $settings);
 	die "no index scan: $plan" if $plan !~ /Index Scan using.*Order By/s;
