@@ -640,8 +640,8 @@ AnnHnswSearchHasAll(const AnnHnswSearch *search)
 #define PLAIN_SLICE 8
 
 /*
- * Asks for where a row begins, if this backend remembers that.  Harmless if the buffer
- * holds something else by now.  (Always inline, here and below: to gcc a function
+ * Asks for where a row begins, if this backend remembers that; else *ahead, of zeroes, stays
+ * as it is.  Harmless if the buffer holds something else by now.  (Always inline, here and below: to gcc a function
  * of nothing but prefetches has no effect, and it drops the call.)
  */
 static pg_attribute_always_inline void
@@ -651,8 +651,6 @@ prefetchStart(AnnHnswSearch *search, AnnRowId row, AnnHnswAhead *ahead)
 	BlockNumber block = AnnHnswRowBlock(layout, row);
 	const AnnBufferHint *hint = AnnBufferHintFor(&search->cache->hints, block);
 
-	ahead->at = NULL;
-	ahead->end = NULL;
 	if (hint->block == block && hint->buffer > 0)
 	{
 		Page		page = BufferGetPage(hint->buffer);
@@ -880,7 +878,6 @@ visitPlain(AnnHnswSearch *search, AnnRowId row)
 	AnnRowId	neighbours[256];
 	int			n = 0;
 	int			nfresh = 0;
-	AnnHnswAhead ahead;
 	Buffer		buffer = AnnHnswLockRow(search->index, search->cache, layout, row, BUFFER_LOCK_SHARE, &header);
 
 	if (header->state != ANN_HNSW_FREE)
@@ -897,6 +894,8 @@ visitPlain(AnnHnswSearch *search, AnnRowId row)
 	{
 		if (i + 1 < nfresh)
 		{
+			AnnHnswAhead ahead = {0};
+
 			prefetchStart(search, neighbours[i + 1], &ahead);
 			prefetchSlice(&ahead, PLAIN_SLICE);
 		}
@@ -1017,7 +1016,7 @@ filteredBeam(AnnHnswSearch *search)
 	for (;;)
 	{
 		AnnHnswCandidate taken[TAKE_AT_ONCE];
-		AnnHnswAhead ahead[TAKE_AT_ONCE + 1];
+		AnnHnswAhead ahead[TAKE_AT_ONCE + 1] = {0};
 		int			ntaken = 0;
 
 		while (ntaken < TAKE_AT_ONCE && search->nfrontier > 0 && !beamIsFull(search, search->frontier[0].score) &&
@@ -1027,7 +1026,6 @@ filteredBeam(AnnHnswSearch *search)
 			break;
 		for (int i = 0; i < ntaken; i++)
 			prefetchStart(search, taken[i].row, &ahead[i]);
-		ahead[ntaken] = (AnnHnswAhead) {0};
 		prefetchSlice(&ahead[0], ANN_PAGE_USABLE / LINE_BYTES);
 		for (int i = 0; i < ntaken; i++)
 		{
@@ -1057,7 +1055,7 @@ AnnHnswSearchBeam(AnnHnswSearch *search)
 	for (;;)
 	{
 		AnnHnswBeamEntry taken[TAKE_AT_ONCE];
-		AnnHnswAhead ahead[TAKE_AT_ONCE + 1];
+		AnnHnswAhead ahead[TAKE_AT_ONCE + 1] = {0};
 		int			reach[TAKE_AT_ONCE];
 		int			ntaken = 0;
 
@@ -1076,7 +1074,6 @@ AnnHnswSearchBeam(AnnHnswSearch *search)
 			break;
 		for (int i = 0; i < ntaken; i++)
 			prefetchStart(search, taken[i].row, &ahead[i]);
-		ahead[ntaken] = (AnnHnswAhead) {0};
 		prefetchSlice(&ahead[0], ANN_PAGE_USABLE / LINE_BYTES);
 		for (int i = 0; i < ntaken; i++)
 		{
