@@ -7,7 +7,9 @@
 #include <math.h>
 
 #include "commands/vacuum.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "storage/buf_internals.h"
 
 #include "compat.h"
@@ -282,13 +284,44 @@ AnnHnswUnchainRows(Relation index, const AnnHnswMetaPageData *meta, const AnnHns
 	pfree(attributes);
 }
 
-static int
-compareRows(const void *a, const void *b)
+/* The rows that a walk has seen: a table with at least half of its places empty, ANN_HNSW_NO_ROW. */
+typedef struct SeenRows
 {
-	AnnRowId	x = *(const AnnRowId *) a;
-	AnnRowId	y = *(const AnnRowId *) b;
+	AnnRowId   *places;
+	uint64		capacity;		/* a power of two */
+	uint64		count;
+} SeenRows;
 
-	return (x > y) - (x < y);
+static void
+initSeen(SeenRows *seen, uint64 capacity)
+{
+	seen->places = palloc_extended(mul_size(sizeof(AnnRowId), capacity), MCXT_ALLOC_HUGE);
+	memset(seen->places, 0xFF, sizeof(AnnRowId) * capacity);
+	seen->capacity = capacity;
+	seen->count = 0;
+}
+
+/* True if the row was not seen before; it is now. */
+static bool
+addSeen(SeenRows *seen, AnnRowId row)
+{
+	uint64		i = murmurhash32(row) & (seen->capacity - 1);
+
+	for (; seen->places[i] != ANN_HNSW_NO_ROW; i = (i + 1) & (seen->capacity - 1))
+		if (seen->places[i] == row)
+			return false;
+	seen->places[i] = row;
+	if (++seen->count * 2 > seen->capacity)
+	{
+		SeenRows	old = *seen;
+
+		initSeen(seen, old.capacity * 2);
+		for (i = 0; i < old.capacity; i++)
+			if (old.places[i] != ANN_HNSW_NO_ROW)
+				addSeen(seen, old.places[i]);
+		pfree(old.places);
+	}
+	return true;
 }
 
 /*
@@ -318,8 +351,8 @@ prefetchRow(const AnnHnswCache *cache, AnnRowId row, Size bytes)
 /*
  * Calls back for the live rows of a chain, each once.  A row may have been freed and used
  * again since its id was read: if it is not of the chain any more the walk begins again,
- * and if it is, it stands at the chain's front now and all that was behind it follows.  Rows
- * that a snapshot can see stay where they are.
+ * and if it is, it stands at the chain's front now and all that was behind it follows, rows
+ * that the walk has seen among it.  Rows that a snapshot can see stay where they are.
  */
 void
 AnnHnswWalkChain(Relation index, AnnHnswCache *cache, AnnAttributes *attributes, uint32 chain,
@@ -330,14 +363,12 @@ AnnHnswWalkChain(Relation index, AnnHnswCache *cache, AnnAttributes *attributes,
 	Size		size = sizeof(AnnHnswRowHeader) + layout->vector_space + AnnHnswAttributeSpace(layout);
 	AnnHnswRowHeader *copy = palloc(size);
 	AnnHnswChain head = AnnHnswReadChain(index, meta, chain);
-	uint64		capacity = Min(Max(head.rows, 16), 65536);
-	AnnRowId   *seen = palloc_extended(mul_size(sizeof(AnnRowId), capacity), MCXT_ALLOC_HUGE);
-	uint64		nseen = 0;
-	uint64		nknown = 0;		/* of them seen in walks before, sorted */
+	SeenRows	seen;
 	int			restarts = 0;
-	uint64		length = 0;
+	uint64		length = 0;		/* rows in succession that were seen before */
 	AnnRowId	row = head.first;
 
+	initSeen(&seen, pg_nextpower2_64(2 * Min(Max(head.rows, 16), 65536)));
 	for (int i = 0; i < ANN_HNSW_CHAIN_AHEAD; i++)
 		prefetchRow(cache, head.ahead[i], size);
 	while (row != ANN_HNSW_NO_ROW)
@@ -348,31 +379,26 @@ AnnHnswWalkChain(Relation index, AnnHnswCache *cache, AnnAttributes *attributes,
 		prefetchRow(cache, AnnHnswRowLink(layout, header)->ahead, size);
 		memcpy(copy, header, size);
 		UnlockReleaseBuffer(buffer);
-		checkLength(index, layout, row, ++length);
+		CHECK_FOR_INTERRUPTS();
 		if (copy->state == ANN_HNSW_FREE ||
 			AnnHnswChainOf(meta, attributes, AnnHnswRowAttributes(layout, copy)) != chain)
 		{
 			if (++restarts > MAX_RESTARTS)
 				AnnPageCorrupted(index, AnnHnswRowBlock(layout, row), "it holds a row that is not of the chain that leads to it");
-			qsort(seen, nseen, sizeof(AnnRowId), compareRows);
-			nknown = nseen;
 			length = 0;
 			row = AnnHnswReadChain(index, meta, chain).first;
 			continue;
 		}
-		if (nknown == 0 || bsearch(&row, seen, nknown, sizeof(AnnRowId), compareRows) == NULL)
+		if (!addSeen(&seen, row))
+			checkLength(index, layout, row, ++length);
+		else
 		{
-			if (nseen == capacity)
-			{
-				capacity *= 2;
-				seen = repalloc_huge(seen, mul_size(sizeof(AnnRowId), capacity));
-			}
-			seen[nseen++] = row;
+			length = 0;
 			if (copy->state == ANN_HNSW_LIVE)
 				visit(arg, row, copy);
 		}
 		row = AnnHnswRowLink(layout, copy)->next;
 	}
-	pfree(seen);
+	pfree(seen.places);
 	pfree(copy);
 }
