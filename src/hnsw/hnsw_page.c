@@ -1192,10 +1192,15 @@ vectorPage(Relation index, AnnWriteMode mode, Size need, bool *is_new)
 		Page		page;
 		Size		room;
 
+		/* The free-space map is a hint: it may name a page of any kind, or one that a crash has taken. */
+		if (block >= RelationGetNumberOfBlocks(index))
+		{
+			block = mode == ANN_WRITE_BUILD ? InvalidBlockNumber : RecordAndGetPageWithFreeSpace(index, block, 0, need);
+			continue;
+		}
 		buffer = ReadBuffer(index, block);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 		page = BufferGetPage(buffer);
-		/* The free-space map is a hint: it may name a page of any kind. */
 		if (AnnPageIsOurs(page, ANN_HNSW_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_HNSW_VECTOR)
 		{
 			room = PageGetFreeSpace(page);
