@@ -101,6 +101,21 @@ CREATE INDEX include_unhashed_idx ON include_unhashed USING hnsw (v vector_l2_op
 INSERT INTO include_unhashed SELECT ARRAY[i, i]::real[], point(i, i) FROM generate_series(51, 60) i;
 SELECT * FROM ann_index_check('include_unhashed_idx', true);
 
+-- Types that change without a new index
+CREATE TABLE include_altered (v vector(2), code varchar(3), price numeric(5,2), letters char(3), bits varbit(8));
+INSERT INTO include_altered SELECT ARRAY[i, i]::real[], 'c' || i % 5, i, 'l' || i % 7, B'101' FROM generate_series(1, 50) i;
+CREATE INDEX include_altered_hnsw ON include_altered USING hnsw (v vector_l2_ops) INCLUDE (code, price, letters, bits);
+CREATE INDEX include_altered_ivfflat ON include_altered USING ivfflat (v vector_l2_ops) INCLUDE (code, price, letters, bits);
+ALTER TABLE include_altered ALTER code TYPE varchar(5), ALTER price TYPE numeric(9,2), ALTER bits TYPE varbit(64);
+INSERT INTO include_altered SELECT ARRAY[i, i]::real[], 'code' || i % 5, 100000 + i, 'l' || i % 7, B'1010101010101010' FROM generate_series(51, 60) i;
+ALTER TABLE include_altered ALTER code TYPE text;
+INSERT INTO include_altered VALUES ('[61,61]', 'a longer code', 1, 'l', B'1');
+SELECT * FROM ann_index_check('include_altered_hnsw', true);
+SELECT * FROM ann_index_check('include_altered_ivfflat', true);
+ALTER TABLE include_altered ALTER letters TYPE char(5);
+SELECT * FROM ann_index_check('include_altered_hnsw', true);
+SELECT * FROM ann_index_check('include_altered_ivfflat', true);
+
 -- No answers from the index alone
 SET enable_seqscan = off;
 SET ann.enable_annscan = off;
@@ -118,5 +133,5 @@ CREATE INDEX ON include_wide USING ivfflat (v vector_l2_ops) INCLUDE (n1, n2, n3
 CREATE INDEX ON include_wide USING hnsw (v vector_l2_ops) INCLUDE (box, line, path);
 CREATE INDEX ON include_wide USING ivfflat (v vector_l2_ops) INCLUDE (box, line, path);
 
-DROP TABLE include_rows, include_same, include_many, include_unlogged, include_unhashed, include_wide;
+DROP TABLE include_rows, include_same, include_many, include_unlogged, include_unhashed, include_altered, include_wide;
 DROP FUNCTION include_vector(int), include_fill(int, int), include_info(regclass), include_defects();

@@ -52,7 +52,9 @@ columnSize(Form_pg_attribute column)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("column \"%s\" of type %s cannot be included", NameStr(column->attname),
 						format_type_be(column->atttypid))));
-	largest = type_maximum_size(column->atttypid, column->atttypmod);
+	/* ALTER TABLE may lengthen others without a new index. */
+	largest = column->atttypid == BPCHAROID || column->atttypid == BITOID ?
+		type_maximum_size(column->atttypid, column->atttypmod) : -1;
 	if (largest > VARHDRSZ && largest - VARHDRSZ < ANN_ATTRIBUTE_MAX_VARIABLE)
 		return 1 + largest - VARHDRSZ;
 	return 1 + ANN_ATTRIBUTE_MAX_VARIABLE;
