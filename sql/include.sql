@@ -123,6 +123,37 @@ EXPLAIN (COSTS OFF) SELECT tenant FROM include_same ORDER BY v <-> '[1,1]' LIMIT
 RESET enable_seqscan;
 RESET ann.enable_annscan;
 
+-- Equal vectors in many tenants, built and inserted: their edges lead to one another and to other vectors
+CREATE TABLE include_equal (id int, tenant int, v vector(8));
+CREATE TABLE include_equal_late (LIKE include_equal);
+CREATE INDEX include_equal_late_idx ON include_equal_late USING hnsw (v vector_l2_ops) INCLUDE (tenant);
+INSERT INTO include_equal SELECT g * 100 + t, t, ARRAY[sin(g), cos(g * 3), sin(g * 5), cos(g * 7), sin(g * 11), cos(g * 13), sin(g * 17), g % 7 / 7.0]::real[]::vector
+	FROM generate_series(1, 120) g, generate_series(1, 40) t;
+CREATE INDEX include_equal_idx ON include_equal USING hnsw (v vector_l2_ops) INCLUDE (tenant);
+INSERT INTO include_equal_late SELECT * FROM include_equal ORDER BY id;
+SET enable_seqscan = off;
+SET enable_sort = off;
+CREATE FUNCTION include_hits(tab regclass) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+	q vector;
+	farthest float8;
+	n int;
+	hits int := 0;
+BEGIN
+	FOR g IN 1..10 LOOP
+		SELECT v INTO q FROM include_equal WHERE id = g * 1200 + 5;
+		SELECT max(d) INTO farthest FROM (SELECT v <-> q AS d FROM include_equal ORDER BY (v <-> q) + 0 * id LIMIT 120) e;
+		EXECUTE format('SELECT count(*) FROM (SELECT v <-> $1 AS d FROM %s ORDER BY v <-> $1 LIMIT 120) s WHERE d <= $2', tab) INTO n USING q, farthest;
+		hits := hits + n;
+	END LOOP;
+	RETURN hits;
+END $$;
+SELECT t, include_hits(t) >= 0.98 * 10 * 120 AS found FROM unnest('{include_equal,include_equal_late}'::regclass[]) t;
+DROP FUNCTION include_hits(regclass);
+RESET enable_seqscan;
+RESET enable_sort;
+SELECT * FROM ann_index_check('include_equal_idx', true) UNION ALL SELECT * FROM ann_index_check('include_equal_late_idx', true);
+
 -- What cannot be
 CREATE INDEX ON include_rows USING hnsw (v vector_l2_ops, tenant);
 CREATE INDEX ON include_rows USING ivfflat (v vector_l2_ops) INCLUDE ((tenant + 1));
@@ -133,5 +164,5 @@ CREATE INDEX ON include_wide USING ivfflat (v vector_l2_ops) INCLUDE (n1, n2, n3
 CREATE INDEX ON include_wide USING hnsw (v vector_l2_ops) INCLUDE (box, line, path);
 CREATE INDEX ON include_wide USING ivfflat (v vector_l2_ops) INCLUDE (box, line, path);
 
-DROP TABLE include_rows, include_same, include_many, include_unlogged, include_unhashed, include_altered, include_wide;
+DROP TABLE include_equal, include_equal_late, include_rows, include_same, include_many, include_unlogged, include_unhashed, include_altered, include_wide;
 DROP FUNCTION include_vector(int), include_fill(int, int), include_info(regclass), include_defects();

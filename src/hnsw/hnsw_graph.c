@@ -16,6 +16,7 @@
 
 #include "distance/half.h"
 #include "hnsw/hnsw_graph.h"
+#include "hnsw/hnsw_prune.h"
 
 /* Entries that start a search. */
 #define START_ENTRIES 8
@@ -1229,7 +1230,8 @@ chooseEdges(AnnGraph *graph)
 	{
 		graph->occluded[i] = nkept >= slots;
 		for (int j = 0; j < nkept && !graph->occluded[i]; j++)
-			graph->occluded[i] = alpha * probeDistance2(graph, &graph->probes[kept[j]], &graph->probes[i]) < graph->candidates[i].d2;
+			graph->occluded[i] = AnnHnswOccludes2(alpha, probeDistance2(graph, &graph->probes[kept[j]], &graph->probes[i]),
+												 graph->candidates[i].d2);
 		if (!graph->occluded[i])
 			kept[nkept++] = i;
 	}
@@ -1269,7 +1271,8 @@ tuneAlpha(AnnGraph *graph)
 			bool		occluded = false;
 
 			for (int j = 0; j < i && !occluded; j++)
-				occluded = !graph->occluded[j] && alphas[a] * graph->pairs[i * n + j] < graph->candidates[i].d2;
+				occluded = !graph->occluded[j] &&
+					AnnHnswOccludes2(alphas[a], graph->pairs[i * n + j], graph->candidates[i].d2);
 			graph->occluded[i] = occluded;
 			nkept += !occluded;
 		}
@@ -1366,7 +1369,7 @@ addBackLink(AnnGraph *graph, AnnGraphNode from, AnnGraphNode node, float d2)
 		if (!(lengths[i] & OCCLUDED))
 		{
 			loadNodeProbe(graph, &probe, links[i]);
-			occluded = alpha * probeDistance2(graph, &graph->own_probe, &probe) < d2;
+			occluded = AnnHnswOccludes2(alpha, probeDistance2(graph, &graph->own_probe, &probe), d2);
 		}
 	if (!occluded)
 		for (int i = at; i < count; i++)
@@ -1375,7 +1378,7 @@ addBackLink(AnnGraph *graph, AnnGraphNode from, AnnGraphNode node, float d2)
 				float		l = lengthOf(graph, lengths[i]);
 
 				loadNodeProbe(graph, &probe, links[i]);
-				if (alpha * probeDistance2(graph, &graph->own_probe, &probe) < l * l)
+				if (AnnHnswOccludes(alpha, probeDistance2(graph, &graph->own_probe, &probe), l))
 					lengths[i] |= OCCLUDED;
 			}
 
@@ -1383,6 +1386,16 @@ addBackLink(AnnGraph *graph, AnnGraphNode from, AnnGraphNode node, float d2)
 	{
 		for (victim = count - 1; victim >= 0 && !(lengths[victim] & OCCLUDED); victim--)
 			;
+		/* Of equal ones any may go. */
+		if (occluded && victim >= 0 && lengths[victim] == (length | OCCLUDED) && pg_prng_bool(&graph->random))
+		{
+			int			equals = 0;
+
+			for (int i = 0; i < count; i++)
+				if (lengths[i] == (length | OCCLUDED) && pg_prng_uint64_range(&graph->random, 0, equals++) == 0)
+					victim = i;
+			at = victim;
+		}
 		if ((occluded && victim < at) || (victim < 0 && at == count))
 			victim = count;		/* the new one itself */
 		else if (victim < 0)

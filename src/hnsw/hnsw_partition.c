@@ -20,6 +20,7 @@
 #include "utils/tuplesort.h"
 
 #include "hnsw/hnsw_build.h"
+#include "hnsw/hnsw_prune.h"
 #include "hnsw/hnsw_repair.h"
 
 /* Memory of the sample that pivots come from, as a share of maintenance_work_mem and at most. */
@@ -564,7 +565,7 @@ mergeEdges(AnnBuild *build, AnnHnswRowHeader *old, AnnHnswRowHeader *new, AnnHns
 			continue;
 		loadEdge(build, &edges[i]);
 		for (int j = 0; j < nkept && !occluded; j++)
-			occluded = alpha * edgeDistance2(build, kept[j], &edges[i]) < edges[i].length * edges[i].length;
+			occluded = AnnHnswOccludes(alpha, edgeDistance2(build, kept[j], &edges[i]), edges[i].length);
 		if (occluded)
 			rest[nrest++] = &edges[i];
 		else

@@ -10,6 +10,8 @@
  */
 #include "postgres.h"
 
+#include "common/pg_prng.h"
+
 #include "hnsw/hnsw_prune.h"
 
 /* Fills *placement for a new edge of this length; the row is as it is on its page. */
@@ -49,7 +51,17 @@ AnnHnswPlaceEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
 	}
 	if (victim < 0 && !placement->occluded)
 		victim = furthest;
-	if (victim < 0 || ((placement->occluded || !occluded[victim]) && lengths[victim] <= length))
+	/* Of equal ones any may go. */
+	if (victim >= 0 && placement->occluded && lengths[victim] == length && pg_prng_bool(&pg_global_prng_state))
+	{
+		int			equals = 0;
+
+		for (int i = 0; i < n; i++)
+			if (occluded[i] && lengths[i] == length &&
+				pg_prng_uint64_range(&pg_global_prng_state, 0, equals++) == 0)
+				victim = i;
+	}
+	else if (victim < 0 || ((placement->occluded || !occluded[victim]) && lengths[victim] <= length))
 		victim = -1;
 	placement->slot = victim;
 }

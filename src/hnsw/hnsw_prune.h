@@ -8,14 +8,22 @@
 #include "hnsw/hnsw.h"
 
 /*
- * Whether an edge of this length is not needed beside a nearer neighbour whose
- * squared distance from the edge's end is between2 (Subramanya et al. 2019,
- * algorithm 2, with alpha on squared distance).
+ * Whether an edge of this squared length is not needed beside a nearer neighbour
+ * whose squared distance from the edge's end is between2 (Subramanya et al. 2019,
+ * algorithm 2, with alpha on squared distance).  Of ends that cannot be told apart
+ * one is enough, however near: equal vectors would take all slots.
  */
+static inline bool
+AnnHnswOccludes2(float alpha, float between2, float length2)
+{
+	return between2 <= 0 || alpha * between2 < length2;
+}
+
+/* The same by the edge's length. */
 static inline bool
 AnnHnswOccludes(float alpha, float between2, float length)
 {
-	return alpha * between2 < length * length;
+	return AnnHnswOccludes2(alpha, between2, length * length);
 }
 
 /* What becomes of a row that gets a new edge. */

@@ -72,7 +72,7 @@ for my $table ('emptied', 'grown')
 	my ($recall, $unsorted) = index_recall($node, table => $table, queries => 'queries', key => 'grown');
 	note("$table: ef_search $before, after VACUUM $after, recall $recall");
 	cmp_ok($after, '>', $before, "$table: VACUUM finds that it takes more");
-	# .942 to .957 in three runs
+	# .938 to .957 in three runs
 	cmp_ok($recall, '>=', 0.92, "$table: recall after VACUUM, ef_search $after");
 	is($unsorted, 0, "$table: complete and in order");
 	$fill->($table, 0, 100);
