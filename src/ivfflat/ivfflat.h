@@ -128,7 +128,7 @@ typedef struct AnnIvfMetaPageData
 	double		looked;			/* heap TIDs when VACUUM last looked for lists to be made anew */
 	double		removed;		/* of those and others since then */
 	uint32		next_chain;		/* no list has had this number, or a larger one */
-	uint32		reserved;
+	BlockNumber looked_blocks;	/* blocks of the table at the time of `looked`; 0: not known */
 } AnnIvfMetaPageData;
 
 StaticAssertDecl(sizeof(AnnIvfMetaPageData) == 192, "on-disk format");
@@ -494,7 +494,7 @@ typedef enum AnnIvfVerdict
 	ANN_IVF_DRIFTED
 } AnnIvfVerdict;
 
-extern void AnnIvfRelist(IndexVacuumInfo *info, double tuples, double removed);
+extern void AnnIvfRelist(IndexVacuumInfo *info, double tuples, BlockNumber heap_blocks, double removed);
 extern AnnIvfVerdict AnnIvfJudgeList(const AnnIvfListHead *head, const AnnIvfListCensus *census, double mean);
 extern uint32 *AnnIvfChainsInUse(Relation index, const AnnIvfMetaPageData *meta);
 extern bool AnnIvfChainIsAmong(const uint32 *chains, uint32 count, uint32 chain);

@@ -764,6 +764,7 @@ writeSorted(BuildPlan *plan, const BuildShared *shared, Tuplesortstate *sort)
 {
 	reportPhase(PROGRESS_WRITE);
 	plan->meta.rows = shared->index_tuples;
+	plan->meta.looked_blocks = RelationGetNumberOfBlocks(plan->heap);
 	writeIndex(plan->index, &plan->meta, sort, plan->centroids);
 	tuplesort_end(sort);
 }

@@ -582,7 +582,7 @@ chooseLists(Relist *state, const float *centroids, double *tuples, double *rows)
 
 /* Notes how many heap TIDs the index had when its lists were looked at. */
 static void
-setLooked(Relation index, double tuples)
+setLooked(Relation index, double tuples, BlockNumber heap_blocks)
 {
 	Buffer		buffer = ReadBuffer(index, ANN_IVF_META_BLOCK);
 	AnnIvfMetaPageData *meta;
@@ -592,6 +592,7 @@ setLooked(Relation index, double tuples)
 	edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
 	meta = AnnIvfMetaOnPage(AnnPageEditAdd(&edit, buffer, false));
 	meta->looked = tuples;
+	meta->looked_blocks = heap_blocks;
 	meta->removed = 0;
 	AnnPageEditCommit(&edit);
 	UnlockReleaseBuffer(buffer);
@@ -799,6 +800,7 @@ exchangeLists(Relist *state)
 	meta->rows = to->rows;
 	meta->spread = to->spread;
 	meta->looked = to->looked;
+	meta->looked_blocks = to->looked_blocks;
 	meta->removed = 0;
 	meta->other.state = ANN_IVF_OTHER_RETIRED;
 	meta->other.lists = from->lists;
@@ -867,11 +869,11 @@ train(Relist *state, const float *centroids, int lists, double tuples, double ro
 
 /*
  * Part of amvacuumcleanup: frees lists that were replaced, and makes new ones in place of those
- * that have changed too much, in an index of about so many heap TIDs from which this VACUUM has
- * removed some.
+ * that have changed too much, in an index of about so many heap TIDs, of a table of so many blocks,
+ * from which this VACUUM has removed some.
  */
 void
-AnnIvfRelist(IndexVacuumInfo *info, double tuples, double removed)
+AnnIvfRelist(IndexVacuumInfo *info, double tuples, BlockNumber heap_blocks, double removed)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ann ivfflat new lists", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -909,10 +911,11 @@ AnnIvfRelist(IndexVacuumInfo *info, double tuples, double removed)
 	if (centroids == NULL)
 	{
 		/* What VACUUM knows may be an estimate, of the whole table where the index is partial. */
-		setLooked(info->index, tuples);
+		setLooked(info->index, Max(tuples, counted), heap_blocks);
 		goto done;
 	}
 	state->to.looked = Max(tuples, counted);
+	state->to.looked_blocks = heap_blocks;
 	state->rows = palloc0(mul_size(sizeof(double), state->group.lists));
 	state->spreads = palloc0(mul_size(sizeof(double), state->group.lists));
 	createLists(state, centroids);

@@ -331,19 +331,24 @@ ann_ivfflat_bulkdelete(IndexVacuumInfo *info, IndexBulkDeleteResult *stats, Inde
 }
 
 /*
- * Rows of the table.  VACUUM's own number is the one of old if it has looked at next to no
- * page, even if the table has grown: pages that a cancelled VACUUM has been through are passed
- * over.
+ * Rows of the table, and its blocks.  VACUUM's own number is the one of old if it has looked at next
+ * to no page, even if the table has grown: pages that a cancelled VACUUM has been through are passed
+ * over.  It is then kept for more blocks than it was of, so what the index counted counts, too.
  */
 static double
-estimateTuples(const IndexVacuumInfo *info)
+estimateTuples(const IndexVacuumInfo *info, BlockNumber *heap_blocks)
 {
 	Relation	heap = table_open(IndexGetRelation(RelationGetRelid(info->index), false), AccessShareLock);
 	double		tuples = info->num_heap_tuples;
+	AnnIvfMetaPageData meta;
 
+	*heap_blocks = RelationGetNumberOfBlocks(heap);
 	if (heap->rd_rel->reltuples > 0 && heap->rd_rel->relpages > 0)
-		tuples = Max(tuples, (double) heap->rd_rel->reltuples / heap->rd_rel->relpages * RelationGetNumberOfBlocks(heap));
+		tuples = Max(tuples, (double) heap->rd_rel->reltuples / heap->rd_rel->relpages * *heap_blocks);
 	table_close(heap, AccessShareLock);
+	AnnIvfReadMeta(info->index, &meta);
+	if (meta.looked_blocks > 0)
+		tuples = Max(tuples, meta.looked / meta.looked_blocks * *heap_blocks);
 	return Max(tuples, 0);
 }
 
@@ -354,16 +359,20 @@ estimateTuples(const IndexVacuumInfo *info)
 IndexBulkDeleteResult *
 ann_ivfflat_vacuumcleanup(IndexVacuumInfo *info, IndexBulkDeleteResult *stats)
 {
+	BlockNumber heap_blocks;
+	double		tuples;
+
 	if (info->analyze_only)
 		return stats;
+	tuples = estimateTuples(info, &heap_blocks);
 	if (stats == NULL)
 	{
 		/* Nothing was dead, so nothing is read. */
 		stats = palloc0(sizeof(IndexBulkDeleteResult));
-		stats->num_index_tuples = estimateTuples(info);
+		stats->num_index_tuples = tuples;
 		stats->estimated_count = true;
 	}
-	AnnIvfRelist(info, stats->num_index_tuples, stats->tuples_removed);
+	AnnIvfRelist(info, stats->num_index_tuples, heap_blocks, stats->tuples_removed);
 	stats->num_pages = RelationGetNumberOfBlocks(info->index);
 	return stats;
 }
