@@ -180,15 +180,17 @@ for my $round (1 .. 9)
 	complete($node, 'grown', "grown, round $round") if $round % 4 == 1;
 }
 {
-	my @queries = split /\n/, $node->safe_psql('postgres', 'SELECT l2_normalize(v) FROM pool WHERE id % 75 = 11');
-	my $at = sub {
-		my ($mean) = recall($node, table => 'grown', queries => \@queries, settings => "$index_scan SET ivfflat.probes = 2");
-		return $mean;
-	};
-	my $grown = $at->();
+	# More than the tenth of the rows that has to come before VACUUM looks at the lists
+	$node->safe_psql('postgres', "INSERT INTO grown SELECT p.id + 300000, l2_normalize(p.v) * array_fill(1.5, ARRAY[$dim])::vector FROM pool p WHERE p.id % 3 > 0");
+	my (undef, undef, $message) = $node->psql('postgres', "SET client_min_messages = debug1; VACUUM grown");
+	like($message, qr/"grown_v_idx" has \d+ lists in place of \d+/, 'lists of a grown table made anew');
 	$node->safe_psql('postgres', 'CREATE TABLE fresh AS SELECT * FROM grown; CREATE INDEX ON fresh USING ivfflat (v)');
-	my ($fresh) = recall($node, table => 'fresh', queries => \@queries, settings => "$index_scan SET ivfflat.probes = 2");
-	cmp_ok($grown, '>=', $fresh - 0.03 - 1e-9, "grown tenfold: recall $grown at 2 lists, of a fresh index $fresh");
+	my ($lists, $fresh) = map { $node->safe_psql('postgres', "SELECT value FROM ann_index_info('${_}_v_idx') WHERE name = 'lists'") } 'grown', 'fresh';
+	cmp_ok($lists, '>=', 0.8 * $fresh, "grown tenfold: $lists lists, in a fresh index $fresh");
+	# What the same number of lists finds differs by a few hundredths between clusterings; t/033 compares at equal work.
+	my @queries = split /\n/, $node->safe_psql('postgres', 'SELECT l2_normalize(v) FROM pool WHERE id % 15 = 11');
+	my ($mean) = recall($node, table => 'grown', queries => \@queries, settings => $index_scan, plan => qr/Index Scan|AnnScan/);
+	cmp_ok($mean, '>=', 0.9, "grown tenfold: recall $mean");
 }
 append_to_file("$dir/grow.sql", "\\set n random(1, 2900)\nINSERT INTO grown (v) SELECT v FROM pool WHERE id BETWEEN :n AND :n + 30;\n\\sleep 30 ms\n");
 append_to_file("$dir/relist.sql", "VACUUM (INDEX_CLEANUP ON) grown;\n\\sleep 200 ms\n");
