@@ -44,14 +44,17 @@
  * it ends much sooner, and nobody can know.  Not if that is less than so many beams.
  */
 #define TRY_SHARE 0.3
-#define LEAST_TRY 1.5
+#define LEAST_TRY 3.0
 
 /*
  * A search that has taken so many times what was expected of it is not going to end soon; nor
  * may it take more than this share of what ranking costs.
  */
-#define PATIENCE 3.0
+#define PATIENCE 2.5
 #define MOST_SHARE 0.5
+
+/* What counts of a bitmap scan that could have been planned, where the table has to be ranked instead. */
+#define OTHER_SHARE 0.8
 
 /*
  * Price of a ranking that is made after such an attempt, relative to its own: what an
@@ -60,7 +63,7 @@
 #define TRIED_RANK 0.9
 
 /* How often the filter is expected to refuse what is near the query, so that the ranking is made after all. */
-#define FAR_FILTERS 0.05
+#define FAR_FILTERS 0.01
 
 /* Cost of reading a page of the table somewhere, with so much to do there. */
 static Cost
@@ -183,10 +186,10 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 			{
 				Cost		instead = rank;
 
-				/* What is given up for a search in vain is what could have been planned. */
+				/* What a search in vain is measured by is what could have been planned; but the table is ranked then. */
 				if (other != NULL)
-					instead = Min(instead, AnnCostBitmapScan(root, rel, order, other)->path.total_cost +
-								  path->rows * distance.per_tuple);
+					instead = Min(instead, OTHER_SHARE * (AnnCostBitmapScan(root, rel, order, other)->path.total_cost +
+														  path->rows * distance.per_tuple));
 				costs->table_work = Max(maxWork(costs, expected, instead, (filter + costs->search.row) / costs->search.per_row), 1);
 				plan->search_limit = seen;
 				expected = Min(expected + FAR_FILTERS * rank, TRIED_RANK * rank);
