@@ -62,8 +62,13 @@
  */
 #define TRIED_RANK 0.9
 
-/* How often the filter is expected to refuse what is near the query, so that the ranking is made after all. */
+/*
+ * How often the filter is expected to refuse what is near the query, so that the ranking is made after all;
+ * and where the ranking is so many times what a bitmap scan could do, and the loss that great.
+ */
 #define FAR_FILTERS 0.01
+#define FEARED_FILTERS 0.05
+#define FEARED_LOSS 4.0
 
 /* Cost of reading a page of the table somewhere, with so much to do there. */
 static Cost
@@ -192,7 +197,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 														  path->rows * distance.per_tuple));
 				costs->table_work = Max(maxWork(costs, expected, instead, (filter + costs->search.row) / costs->search.per_row), 1);
 				plan->search_limit = seen;
-				expected = Min(expected + FAR_FILTERS * rank, TRIED_RANK * rank);
+				expected = Min(expected + (rank > FEARED_LOSS * instead ? FEARED_FILTERS : FAR_FILTERS) * rank, TRIED_RANK * rank);
 			}
 			path->startup_cost = expected;
 			path->total_cost = path->startup_cost + path->rows * Max(row, 0);
