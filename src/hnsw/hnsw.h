@@ -646,8 +646,13 @@ extern char *AnnHnswBuildPhaseName(int64 phase);
 
 /* ---- hnsw_insert.c ---- */
 
+/* Writes into `to` the edges of two images of a row. */
+typedef void (*AnnHnswMergeEdges) (void *arg, AnnHnswRowHeader *old, AnnHnswRowHeader *found, AnnHnswRowHeader *to);
+
 extern void AnnHnswInsertValue(Relation index, AnnWriteMode mode, const Datum *values, const bool *isnull,
 							   ItemPointer tid);
+extern void AnnHnswRefineRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row, int beam,
+							 AnnHnswMergeEdges merge, void *arg);
 extern void AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row,
 							 AnnHnswRowSet *twice);
 extern bool ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,

@@ -473,14 +473,15 @@ maybeEnter(InsertState *state, const AnnHnswCache *cache, AnnRowId row)
 }
 
 /*
- * Fills state->candidates with the best rows that a search for the point finds.
+ * Fills state->candidates with the rows that a search for the point finds, with this
+ * beam.
  */
 static void
-findCandidates(InsertState *state, AnnHnswCache *cache, AnnHnswQuery *query)
+findCandidates(InsertState *state, AnnHnswCache *cache, AnnHnswQuery *query, int beam)
 {
 	AnnHnswSearch *search;
 
-	state->capacity = AnnHnswConstructionBeam(&state->space->layout, cache->meta.ef_construction);
+	state->capacity = beam;
 	state->candidates = palloc(sizeof(Candidate) * state->capacity);
 	state->equal = ANN_HNSW_NO_ROW;
 
@@ -601,6 +602,55 @@ linkOnce(InsertState *state, int nedges, AnnRowId row, ItemPointer hint, AnnHnsw
 }
 
 /*
+ * Sets `state` up for a row of the index, and finds its candidates.  Returns false if
+ * the row does not live.
+ */
+static bool
+searchForRow(InsertState *state, AnnHnswPoint *point, Relation index, AnnWriteMode mode, AnnHnswCache *cache,
+			 const AnnHnswSpace *space, AnnRowId row, int beam, ItemPointer hint)
+{
+	const AnnHnswLayout *layout = &space->layout;
+	AnnHnswRowHeader *header;
+	char	   *stored = palloc(layout->vector_size);
+	const char *found;
+	Buffer		buffer = AnnHnswLockRow(index, cache, layout, row, BUFFER_LOCK_SHARE, &header);
+
+	memset(state, 0, sizeof(*state));
+	memset(point, 0, sizeof(*point));
+	found = header->state != ANN_HNSW_LIVE ? NULL : AnnHnswStoredVector(index, layout, header, stored);
+	if (found == NULL)
+	{
+		UnlockReleaseBuffer(buffer);
+		return false;
+	}
+	point->stored_size = AnnHnswStoredSize(space, found);
+	memmove(stored, found, point->stored_size);
+	point->stored = stored;
+	if (header->ntids > 0)
+		*hint = header->tids[0];
+	else
+		ItemPointerSetInvalid(hint);
+	if (layout->attribute_size > 0)
+		point->attributes = memcpy(palloc(layout->attribute_size), AnnHnswRowAttributes(layout, header),
+								   layout->attribute_size);
+	UnlockReleaseBuffer(buffer);
+
+	if (layout->element == ANN_ELEMENT_FLOAT4 || layout->element == ANN_ELEMENT_HALF)
+	{
+		point->dense = palloc(sizeof(float) * layout->dim);
+		AnnHnswDecode(space, stored, point->dense);
+		state->scratch = palloc(sizeof(float) * layout->dim);
+	}
+	state->index = index;
+	state->mode = mode;
+	state->space = space;
+	state->point = point;
+	state->self = row;
+	findCandidates(state, cache, AnnHnswQueryFromStored(space, stored), beam);
+	return true;
+}
+
+/*
  * Makes a row reachable: an edge to it from a row that a search for it finds, and
  * edges from it as far as it has room.  Rows in `twice` are named by more than one
  * edge: one of these may make way.  For VACUUM: nobody else frees rows.
@@ -610,43 +660,17 @@ AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const A
 				 AnnRowId row, AnnHnswRowSet *twice)
 {
 	const AnnHnswLayout *layout = &space->layout;
-	InsertState state = {0};
-	AnnHnswPoint point = {0};
+	InsertState state;
+	AnnHnswPoint point;
 	AnnHnswRowHeader *header;
 	ItemPointerData hint;
 	AnnPageEdit edit;
-	char	   *stored = palloc(layout->vector_size);
-	const char *found;
 	int			nedges;
-	Buffer		buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_SHARE, &header);
+	Buffer		buffer;
 
-	found = header->state != ANN_HNSW_LIVE ? NULL : AnnHnswStoredVector(index, layout, header, stored);
-	if (found == NULL)
-	{
-		UnlockReleaseBuffer(buffer);
+	if (!searchForRow(&state, &point, index, mode, cache, space, row,
+					  AnnHnswConstructionBeam(layout, cache->meta.ef_construction), &hint))
 		return;
-	}
-	point.stored_size = AnnHnswStoredSize(space, found);
-	memmove(stored, found, point.stored_size);
-	point.stored = stored;
-	if (header->ntids > 0)
-		hint = header->tids[0];
-	else
-		ItemPointerSetInvalid(&hint);
-	UnlockReleaseBuffer(buffer);
-
-	if (layout->element == ANN_ELEMENT_FLOAT4 || layout->element == ANN_ELEMENT_HALF)
-	{
-		point.dense = palloc(sizeof(float) * layout->dim);
-		AnnHnswDecode(space, stored, point.dense);
-		state.scratch = palloc(sizeof(float) * layout->dim);
-	}
-	state.index = index;
-	state.mode = mode;
-	state.space = space;
-	state.point = &point;
-	state.self = row;
-	findCandidates(&state, cache, AnnHnswQueryFromStored(space, stored));
 	nedges = chooseEdges(&state);
 	linkOnce(&state, nedges, row, &hint, twice);
 
@@ -671,6 +695,52 @@ AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const A
 	UnlockReleaseBuffer(buffer);
 }
 
+/*
+ * Searches a finished graph for a row of it, with this beam, and makes edges to what it
+ * finds, in both directions; `merge` puts them together with the row's own.  For the
+ * build: nobody frees rows.  (An edge that another participant gives the row meanwhile
+ * may be lost.)
+ */
+void
+AnnHnswRefineRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row, int beam,
+				 AnnHnswMergeEdges merge, void *arg)
+{
+	const AnnHnswLayout *layout = &space->layout;
+	InsertState state;
+	AnnHnswPoint point;
+	AnnHnswRowHeader *old = palloc(layout->row_size);
+	AnnHnswRowHeader *found = palloc0(layout->row_size);
+	AnnHnswRowHeader *merged = palloc0(layout->row_size);
+	AnnHnswRowHeader *header;
+	ItemPointerData hint;
+	int			nedges;
+	Buffer		buffer;
+
+	if (!searchForRow(&state, &point, index, ANN_WRITE_BUILD, cache, space, row, beam, &hint))
+		return;
+	nedges = chooseEdges(&state);
+	for (int i = 0; i < nedges; i++)
+	{
+		Candidate  *c = &state.candidates[i];
+
+		AnnHnswSetSlot(space, found, i, c->row, c->occluded ? -c->length : c->length, &c->hint,
+					   c->code != NULL ? c->code->factors : NULL, c->code != NULL ? c->code->code : NULL);
+	}
+	found->nedges = (uint8) nedges;
+
+	/* Merging may read rows, so not under the lock. */
+	buffer = AnnHnswLockRow(index, cache, layout, row, BUFFER_LOCK_SHARE, &header);
+	memcpy(old, header, layout->row_size);
+	UnlockReleaseBuffer(buffer);
+	merge(arg, old, found, merged);
+	buffer = AnnHnswLockRow(index, cache, layout, row, BUFFER_LOCK_EXCLUSIVE, &header);
+	header->nedges = merged->nedges;
+	memcpy(AnnHnswRowSlots(layout, header), AnnHnswRowSlots(layout, merged), (Size) layout->slots * layout->slot_size);
+	MarkBufferDirty(buffer);
+	UnlockReleaseBuffer(buffer);
+	linkBack(&state, cache, nedges, row, &hint);
+}
+
 static void
 insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHnswSpace *space,
 			AnnAttributes *attributes, AnnHnswPoint *point, AnnHnswQuery *query, ItemPointer tid)
@@ -689,7 +759,8 @@ insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHns
 		state.chain = AnnHnswChainOf(&cache->meta, attributes, point->attributes);
 	if (point->dense != NULL)
 		state.scratch = palloc(sizeof(float) * space->layout.dim);
-	findCandidates(&state, cache, query);
+	findCandidates(&state, cache, query,
+				   AnnHnswConstructionBeam(&space->layout, cache->meta.ef_construction));
 
 	if (state.equal != ANN_HNSW_NO_ROW &&
 		AnnHnswAddTid(index, mode, &space->layout, state.equal, point, tid))

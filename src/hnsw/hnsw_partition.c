@@ -6,7 +6,8 @@
  * Every row is in its ROW page already.  Pivots are rows of a sample; each row
  * belongs to its two nearest pivots.  One partition after the other is made a
  * graph in memory, whose edges are merged with those that its rows have from
- * their other partition.
+ * their other partition.  Then every row is searched for in the whole graph, for
+ * neighbours that were in neither.
  */
 #include "postgres.h"
 
@@ -29,13 +30,8 @@
 #define SAMPLE_MAX_BYTES (16 * 1024 * 1024)
 #define SAMPLE_MIN_ROWS 256
 
-/*
- * Partitions of a row: two, or three if there were more than this many, since small
- * ones lose more at their borders.  62k x 384 text, recall@10 at ef 60 in 64
- * partitions of two .942, in 143 of three .956; in one .968.
- */
-#define MANY_PARTITIONS 32
-#define MAX_OVERLAP 3
+/* Partitions of a row. */
+#define OVERLAP 2
 
 /* Share of the graph's capacity that a partition may fill in the sample. */
 #define FILL 0.8
@@ -45,12 +41,13 @@
 
 #define CONNECT_NODES 64
 #define MERGE_NODES 512
+#define REFINE_PAGES 64
 
 /* Pivots that a row belongs to, nearest first; -1 where there are fewer. */
 typedef struct Membership
 {
-	float		length[MAX_OVERLAP];
-	int			pivot[MAX_OVERLAP];
+	float		length[OVERLAP];
+	int			pivot[OVERLAP];
 } Membership;
 
 /* A row of the sample. */
@@ -63,7 +60,6 @@ typedef struct SampleRow
 
 typedef struct Pivots
 {
-	int			overlap;		/* that a row belongs to */
 	int			n;
 	int			capacity;
 	SampleRow **rows;
@@ -76,10 +72,12 @@ typedef struct Partitioner
 	Tuplesortstate *sort;
 	bool		has_next;		/* `next` was read from the sort, not used yet */
 	uint64		next;
-	AnnRowId   *sample;			/* reservoir: entries, and rows to calibrate with */
+	AnnRowId   *sample;			/* reservoir */
 	uint32		nsample;
 	uint32		sample_capacity;
 	uint64		rows;			/* that it is a sample of */
+	AnnRowId   *calibrate;		/* rows of it to calibrate with */
+	uint32		ncalibrate;
 } Partitioner;
 
 /* ---- rows ---- */
@@ -156,15 +154,15 @@ rowsOfBlock(AnnBuild *build, BlockNumber block, AnnRowId *ids)
 static void
 initMembership(Membership *member)
 {
-	for (int i = 0; i < MAX_OVERLAP; i++)
+	for (int i = 0; i < OVERLAP; i++)
 		member->pivot[i] = -1;
 }
 
 /* Counts a pivot among the nearest of a row, if it is one. */
 static inline void
-considerPivot(Membership *member, int overlap, int pivot, float length)
+considerPivot(Membership *member, int pivot, float length)
 {
-	int			at = overlap - 1;
+	int			at = OVERLAP - 1;
 
 	if (member->pivot[at] >= 0 && length >= member->length[at])
 		return;
@@ -178,9 +176,9 @@ considerPivot(Membership *member, int overlap, int pivot, float length)
 }
 
 static bool
-isMember(const Membership *member, int overlap, int pivot)
+isMember(const Membership *member, int pivot)
 {
-	for (int i = 0; i < overlap; i++)
+	for (int i = 0; i < OVERLAP; i++)
 		if (member->pivot[i] == pivot)
 			return true;
 	return false;
@@ -196,7 +194,7 @@ addPivot(AnnBuild *build, Pivots *pivots, SampleRow *row, SampleRow *sample, int
 	}
 	pivots->rows[pivots->n] = row;
 	for (int i = 0; i < n; i++)
-		considerPivot(&sample[i].member, pivots->overlap, pivots->n,
+		considerPivot(&sample[i].member, pivots->n,
 					  AnnHnswPairLength(&build->space, row->dense, row->stored, sample[i].dense, sample[i].stored));
 	pivots->n++;
 }
@@ -253,7 +251,6 @@ choosePivots(AnnBuild *build, SampleRow *sample, int n, double share, Pivots *pi
 	int		   *load;
 	int			limit = (int) Max(share * n, 8);
 
-	pivots->overlap = share * MANY_PARTITIONS < 2 ? 3 : 2;
 	pivots->n = 0;
 	pivots->capacity = 64;
 	pivots->rows = palloc(sizeof(SampleRow *) * pivots->capacity);
@@ -266,17 +263,17 @@ choosePivots(AnnBuild *build, SampleRow *sample, int n, double share, Pivots *pi
 		CHECK_FOR_INTERRUPTS();
 		memset(load, 0, sizeof(int) * (n + 1));
 		for (int i = 0; i < n && pivots->n > 0; i++)
-			for (int j = 0; j < pivots->overlap; j++)
+			for (int j = 0; j < OVERLAP; j++)
 				if (sample[i].member.pivot[j] >= 0)
 					load[sample[i].member.pivot[j]]++;
 		for (int i = 0; i < pivots->n; i++)
 			if (fullest < 0 || load[i] > load[fullest])
 				fullest = i;
-		if (pivots->n >= pivots->overlap && load[fullest] <= limit)
+		if (pivots->n >= OVERLAP && load[fullest] <= limit)
 			break;
 		nth = (int) pg_prng_uint64_range(&pg_global_prng_state, 0, pivots->n == 0 ? n - 1 : load[fullest] - 1);
 		for (int i = 0; i < n; i++)
-			if ((pivots->n == 0 || isMember(&sample[i].member, pivots->overlap, fullest)) && nth-- == 0)
+			if ((pivots->n == 0 || isMember(&sample[i].member, fullest)) && nth-- == 0)
 			{
 				addPivot(build, pivots, &sample[i], sample, n);
 				break;
@@ -311,10 +308,10 @@ assignRows(Partitioner *p, const Pivots *pivots)
 			readRow(build, ids[i], &reader);
 			initMembership(&member);
 			for (int j = 0; j < pivots->n; j++)
-				considerPivot(&member, pivots->overlap, j,
+				considerPivot(&member, j,
 							  AnnHnswPairLength(&build->space, reader.dense, reader.stored,
 														 pivots->rows[j]->dense, pivots->rows[j]->stored));
-			for (int j = 0; j < pivots->overlap; j++)
+			for (int j = 0; j < OVERLAP; j++)
 				if (member.pivot[j] >= 0)
 					tuplesort_putdatum(p->sort, Int64GetDatum((int64) member.pivot[j] << 32 | ids[i]), false);
 
@@ -538,8 +535,9 @@ collectEdges(const AnnHnswLayout *layout, AnnHnswRowHeader *row, Edge *edges, in
  * relative neighbourhood rule keeps, then the nearest of the rest.
  */
 static void
-mergeEdges(AnnBuild *build, AnnHnswRowHeader *old, AnnHnswRowHeader *new, AnnHnswRowHeader *to)
+mergeEdges(void *arg, AnnHnswRowHeader *old, AnnHnswRowHeader *new, AnnHnswRowHeader *to)
 {
+	AnnBuild   *build = (AnnBuild *) arg;
 	const AnnHnswLayout *layout = &build->meta.layout;
 	Edge	   *edges = palloc(sizeof(Edge) * 2 * layout->slots);
 	Edge	  **kept = palloc(sizeof(Edge *) * 2 * layout->slots);
@@ -657,21 +655,53 @@ linkRows(AnnBuild *build)
 	AnnHnswRowSetFree(&none);
 }
 
-/* When all rows have their edges. */
+/*
+ * Gives each row the neighbours that were in neither of its partitions, as a search of the
+ * whole graph finds them: each participant takes pages until none are left.
+ */
 static void
-finish(Partitioner *p, RowReader *reader)
+refineRows(AnnBuild *build)
+{
+	const AnnHnswLayout *layout = &build->meta.layout;
+	AnnRowId   *ids = palloc(sizeof(AnnRowId) * layout->rows_per_page);
+	AnnHnswCache *cache = AnnHnswCacheGet(build->index);
+	MemoryContext old = MemoryContextSwitchTo(build->tuple_context);
+	BlockNumber nblocks = RelationGetNumberOfBlocks(build->index);
+	uint32		start;
+	uint32		end;
+
+	AnnBuildReport(build, ANN_BUILD_LINK);
+	AnnHnswCacheRefresh(build->index, cache);
+	build->space.alpha = AnnGraphAlpha(build->graph);
+	while (AnnBuildTakeNodes(build, nblocks, REFINE_PAGES, &start, &end))
+		for (BlockNumber block = start; block < end; block++)
+		{
+			int			n = rowsOfBlock(build, block, ids);
+
+			for (int i = 0; i < n; i++)
+			{
+				CHECK_FOR_INTERRUPTS();
+				AnnHnswRefineRow(build->index, cache, &build->space, ids[i], layout->slots, mergeEdges, build);
+				MemoryContextReset(build->tuple_context);
+			}
+		}
+	MemoryContextSwitchTo(old);
+	pfree(ids);
+}
+
+/* When all rows have the edges of their partitions: entries, meta page, rows to calibrate with. */
+static void
+writeSample(Partitioner *p, RowReader *reader)
 {
 	uint32		nlive = 0;
-	uint32		ncalibrate;
-	AnnRowId   *calibrate;
 
 	/* Rows that became TIDs of equal ones are not rows any more. */
 	for (uint32 i = 0; i < p->nsample; i++)
 		if (readRow(p->build, p->sample[i], reader))
 			p->sample[nlive++] = p->sample[i];
 	p->nsample = nlive;
-	ncalibrate = Min(nlive, ANN_HNSW_CALIBRATION_ROWS);
-	calibrate = palloc(sizeof(AnnRowId) * Max(ncalibrate, 1));
+	p->ncalibrate = Min(nlive, ANN_HNSW_CALIBRATION_ROWS);
+	p->calibrate = palloc(sizeof(AnnRowId) * Max(p->ncalibrate, 1));
 
 	/* Shuffled, so that each part of it is a fair sample. */
 	for (uint32 i = p->nsample; i > 1; i--)
@@ -682,12 +712,8 @@ finish(Partitioner *p, RowReader *reader)
 		p->sample[i - 1] = p->sample[j];
 		p->sample[j] = row;
 	}
-	memcpy(calibrate, p->sample + p->nsample - ncalibrate, sizeof(AnnRowId) * ncalibrate);
+	memcpy(p->calibrate, p->sample + p->nsample - p->ncalibrate, sizeof(AnnRowId) * p->ncalibrate);
 	AnnBuildFinish(p->build, p->sample, Min(p->nsample, p->build->meta.entry_capacity));
-	linkRows(p->build);
-	AnnBuildReport(p->build, ANN_BUILD_CALIBRATE);
-	AnnHnswCalibrateBuild(p->build->index, calibrate, (int) ncalibrate);
-	pfree(calibrate);
 	pfree(p->sample);
 }
 
@@ -766,7 +792,19 @@ AnnBuildPartitions(AnnBuild *build)
 	{
 		if (partitioner.sort != NULL)
 			tuplesort_end(partitioner.sort);
-		finish(&partitioner, &reader);
+		writeSample(&partitioner, &reader);
+		pg_atomic_write_u32(&shared->next, 0);
+	}
+	AnnBuildWait(build);
+	if (!shared->filled)
+		refineRows(build);
+	AnnBuildWait(build);
+	if (build->leader)
+	{
+		linkRows(build);
+		AnnBuildReport(build, ANN_BUILD_CALIBRATE);
+		AnnHnswCalibrateBuild(build->index, partitioner.calibrate, (int) partitioner.ncalibrate);
+		pfree(partitioner.calibrate);
 	}
 	freeReader(&reader);
 	AnnBuildWait(build);
