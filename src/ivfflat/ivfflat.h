@@ -26,7 +26,7 @@
 #include "types/types.h"
 
 #define ANN_IVF_MAGIC 0x46465649	/* "IVFF" */
-#define ANN_IVF_VERSION 3
+#define ANN_IVF_VERSION 4
 
 #define ANN_IVF_MAX_LISTS 32768
 #define ANN_IVF_MAX_BIT_DIM 64000
@@ -116,7 +116,7 @@ typedef struct AnnIvfMetaPageData
 	AnnCodeParams code;			/* of entries; all zero without codes */
 	AnnCodeParams centroid_code;	/* of centroids; all zero without codes */
 	uint32		lists;			/* lists of vectors; two more follow them (README, Pages) */
-	uint32		probes;			/* calibrated by the build; 0: not calibrated */
+	uint32		probes;			/* calibrated; 0: not calibrated */
 	BlockNumber centroids;		/* blob float4[lists][dim], or invalid: a single list, centre zero */
 	BlockNumber centroid_codes; /* blob: float4[dim] mean, then an AnnIvfCentroidCode for each list */
 	BlockNumber heads;			/* first HEADS page */
@@ -129,9 +129,11 @@ typedef struct AnnIvfMetaPageData
 	double		removed;		/* of those and others since then */
 	uint32		next_chain;		/* no list has had this number, or a larger one */
 	BlockNumber looked_blocks;	/* blocks of the table at the time of `looked`; 0: not known */
+	float		reach;			/* calibrated, for filters (README, Filtered); 0: not known */
+	float		reach_slope;	/* what it grows by with the logarithm of the share of rows that count */
 } AnnIvfMetaPageData;
 
-StaticAssertDecl(sizeof(AnnIvfMetaPageData) == 192, "on-disk format");
+StaticAssertDecl(sizeof(AnnIvfMetaPageData) == 200, "on-disk format");
 
 /*
  * A list is known by its place in the list table, which changes when others are made anew;
@@ -425,6 +427,7 @@ typedef struct AnnIvfFormer
 } AnnIvfFormer;
 
 extern float *AnnIvfDense(const AnnSpace *space, const AnnPoint *point);
+extern void AnnIvfDecode(const AnnSpace *space, const char *stored, float *dense);
 extern void AnnIvfFormInList(const AnnIvfFormer *former, uint32 list, float *dense, const char *stored,
 							 AnnIvfValue *result);
 extern void AnnIvfFormPlaced(const AnnIvfFormer *former, float *dense, const char *stored, AnnIvfValue *result);
@@ -455,6 +458,7 @@ typedef struct AnnIvfSample
 
 extern int	AnnIvfChooseLists(Relation index, const AnnIvfLayout *layout, double rows);
 extern void AnnIvfSampleInit(AnnIvfSample *sample, const AnnIvfLayout *layout, double rows, int lists);
+extern float *AnnIvfSampleQueries(const AnnIvfSample *sample, int *count);
 extern bool AnnIvfSampleTake(AnnIvfSample *sample, const float *dense, int place);
 extern char *AnnIvfTrain(const AnnIvfSample *sample, AnnIvfMetaPageData *meta, int lists, double rows);
 extern Size AnnIvfCentroidsSize(const AnnIvfMetaPageData *meta);
@@ -477,6 +481,7 @@ extern void AnnIvfInsertEntry(Relation index, const AnnIvfMetaPageData *meta, It
 /* ---- ivfflat_scan.c ---- */
 
 extern IndexScanDesc ann_ivfflat_beginscan(Relation index, int nkeys, int norderbys);
+extern void AnnIvfCalibrate(Relation index, const float *queries, int count, AnnWriteMode mode);
 
 /* ---- ivfflat_vacuum.c ---- */
 

@@ -48,6 +48,7 @@ typedef enum ProgressPhase
 	PROGRESS_CLUSTER,
 	PROGRESS_ASSIGN,
 	PROGRESS_WRITE,
+	PROGRESS_CALIBRATE,
 	PROGRESS_LOG
 } ProgressPhase;
 
@@ -100,6 +101,18 @@ typedef struct BuildState
 	MemoryContext tuple_context;	/* of the rows that wait */
 } BuildState;
 
+typedef struct BuildPlan
+{
+	Relation	heap;
+	Relation	index;
+	IndexInfo  *info;
+	AnnIvfMetaPageData meta;
+	char	   *centroids;		/* vectors, mean and codes, assigners' table; NULL: the single one that is zero */
+	Size		centroids_size;
+	float	   *queries;		/* of the sample, for the calibration */
+	int			nqueries;
+} BuildPlan;
+
 /* A sample that is being read from the table. */
 typedef struct Sampling
 {
@@ -137,6 +150,8 @@ AnnIvfBuildPhaseName(int64 phase)
 			return "assigning rows to lists";
 		case PROGRESS_WRITE:
 			return "writing lists";
+		case PROGRESS_CALIBRATE:
+			return "calibrating";
 		case PROGRESS_LOG:
 			return "logging pages";
 		default:
@@ -252,11 +267,15 @@ readSample(AnnIvfSample *sample, Relation heap, Relation index, IndexInfo *info,
 
 /*
  * Trains the lists of a new index on a sample of the table; fills in what the meta page
- * says of them.  Returns centroids with mean and codes (AnnIvfTrain).
+ * says of them, and the rows to be looked for in the end.  Returns centroids with mean and codes (AnnIvfTrain).
  */
 static char *
-train(Relation heap, Relation index, IndexInfo *info, AnnIvfMetaPageData *meta)
+train(BuildPlan *plan)
 {
+	Relation	heap = plan->heap;
+	Relation	index = plan->index;
+	IndexInfo  *info = plan->info;
+	AnnIvfMetaPageData *meta = &plan->meta;
 	MemoryContext result = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat training", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -275,6 +294,7 @@ train(Relation heap, Relation index, IndexInfo *info, AnnIvfMetaPageData *meta)
 	reportPhase(PROGRESS_CLUSTER);
 	MemoryContextSwitchTo(result);
 	centroids = AnnIvfTrain(&sample, meta, lists, rows);
+	plan->queries = AnnIvfSampleQueries(&sample, &plan->nqueries);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	if (lists < option && (int) meta->lists == lists)
@@ -712,16 +732,6 @@ writeIndex(Relation index, AnnIvfMetaPageData *meta, Tuplesortstate *sort, char 
 
 /* ---- the whole ---- */
 
-typedef struct BuildPlan
-{
-	Relation	heap;
-	Relation	index;
-	IndexInfo  *info;
-	AnnIvfMetaPageData meta;
-	char	   *centroids;		/* vectors, mean and codes, assigners' table; NULL: the single one that is zero */
-	Size		centroids_size;
-} BuildPlan;
-
 /* What the centroids, and their copy for parallel workers, leave of maintenance_work_mem, in kB. */
 static int
 sortMemory(const BuildPlan *plan, bool parallel)
@@ -941,7 +951,7 @@ ann_ivfflat_build(Relation heap, Relation index, IndexInfo *info)
 	if (RelationGetNumberOfBlocks(index) != 0)
 		elog(ERROR, "index \"%s\" already contains data", RelationGetRelationName(index));
 	initMeta(index, &plan.meta);
-	plan.centroids = train(heap, index, info, &plan.meta);
+	plan.centroids = train(&plan);
 	if (plan.centroids != NULL)
 	{
 		AnnIvfCentroids centroids;
@@ -957,6 +967,8 @@ ann_ivfflat_build(Relation heap, Relation index, IndexInfo *info)
 	if (nworkers == 0 || !buildInParallel(&plan, nworkers, &shared))
 		buildSerially(&plan, &shared);
 
+	reportPhase(PROGRESS_CALIBRATE);
+	AnnIvfCalibrate(index, plan.queries, plan.nqueries, ANN_WRITE_BUILD);
 	if (RelationNeedsWAL(index))
 	{
 		reportPhase(PROGRESS_LOG);

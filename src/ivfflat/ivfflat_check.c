@@ -509,6 +509,8 @@ AnnIvfDescribeIndex(AnnInfo *info)
 		info->line(info, "centroids", "zero (index was created empty)");
 	if (meta.probes > 0)
 		info->line(info, "probes, calibrated", "%u", meta.probes);
+	if (meta.reach > 0)
+		info->line(info, "reach for filters, calibrated", "%.3f, %.3f", meta.reach, meta.reach_slope);
 	if (option > 0)
 		info->line(info, "probes, index option", "%d", option);
 	info->line(info, "probes in effect", "%d", AnnIvfProbes(index, &meta));

@@ -73,6 +73,8 @@ typedef struct Relist
 	AnnIvfCentroids centroids;	/* theirs */
 	double	   *rows;			/* of each of them */
 	double	   *spreads;
+	float	   *queries;		/* where all lists are made anew: rows for the calibration */
+	int			nqueries;
 	AnnSpace	space;
 	char	   *page;			/* copy of a list page */
 	char	   *vector;
@@ -368,18 +370,7 @@ readVector(Relist *state, int entry)
 static float *
 decode(Relist *state, const char *stored)
 {
-	if (AnnSpaceIsDense(&state->space))
-		AnnSpaceDecode(&state->space, stored, state->dense);
-	else
-	{
-		AnnPoint	point = {0};
-		float	   *dense;
-
-		point.stored = unconstify(char *, stored);
-		dense = AnnIvfDense(&state->space, &point);
-		memcpy(state->dense, dense, sizeof(float) * state->space.refine.dim);
-		pfree(dense);
-	}
+	AnnIvfDecode(&state->space, stored, state->dense);
 	return state->dense;
 }
 
@@ -794,6 +785,8 @@ exchangeLists(Relist *state)
 	meta->centroid_code = to->centroid_code;
 	meta->lists = to->lists;
 	meta->probes = to->probes;
+	meta->reach = to->reach;
+	meta->reach_slope = to->reach_slope;
 	meta->centroids = to->centroids;
 	meta->centroid_codes = to->centroid_codes;
 	meta->heads = to->heads;
@@ -845,12 +838,16 @@ train(Relist *state, const float *centroids, int lists, double tuples, double ro
 	walkLists(state, false, sampleEntry, &walk);
 	state->group = state->from;
 	made = AnnIvfTrain(&walk.sample, &state->group, lists, rows);
+	if (whole)
+		state->queries = AnnIvfSampleQueries(&walk.sample, &state->nqueries);
 	pfree(walk.sample.points);
 	if (made == NULL)
 		return NULL;
 	if (whole)
 	{
 		state->to = state->group;
+		/* Until they are calibrated. */
+		state->to.probes = (uint32) ceil((double) state->from.probes * state->to.lists / state->from.lists);
 		state->to.rows = tuples;
 		all = made;
 	}
@@ -931,6 +928,8 @@ AnnIvfRelist(IndexVacuumInfo *info, double tuples, BlockNumber heap_blocks, doub
 	completeHeads(state);
 	exchangeLists(state);
 	UnlockPage(info->index, ANN_IVF_META_BLOCK, ExclusiveLock);
+	if (state->queries != NULL)
+		AnnIvfCalibrate(info->index, state->queries, state->nqueries, ANN_WRITE_WAL);
 	ereport(DEBUG1,
 			(errmsg("index \"%s\" has %u lists in place of %u, %u of them kept", RelationGetRelationName(info->index),
 					state->to.lists, state->from.lists, state->nkept)));

@@ -11,6 +11,7 @@
 #include "access/tupdesc.h"
 #include "catalog/pg_operator_d.h"
 #include "catalog/pg_type_d.h"
+#include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/float.h"
@@ -112,7 +113,45 @@ typedef struct Reach
 	double		share;			/* largest share of entries that count, of a list */
 	double		scale;			/* of depths: what makes of them multiples of a standard deviation; 0: not known */
 	double		tolerated;		/* share of its rows for which a list is not read */
+	bool		calibrated;		/* the setting goes as far as what the index's reach was found with */
 } Reach;
+
+/*
+ * Calibration.  Rows that count: all, one in SPARSE by a hash of the heap TID, and those that are
+ * not in the nearest lists, as by a filter that keeps a query's own place out.
+ */
+#define NPOPULATIONS 3
+#define POPULATION_ALL 0
+#define POPULATION_SPARSE 1
+#define POPULATION_FAR 2
+#define SPARSE 8
+
+/* One neighbour of a query, and what finds it: how many lists, which reach. */
+typedef struct Neighbour
+{
+	float		score;
+	int			rank;
+	float		reach;
+} Neighbour;
+
+typedef struct Population
+{
+	float		estimates[CALIBRATED_ROWS];	/* a heap, as a filtered scan has it */
+	int			nestimates;
+	Neighbour	nearest[CALIBRATED_ROWS];	/* ascending */
+	int			nnearest;
+	float		reach;			/* the largest angle so far at which a list was read */
+} Population;
+
+typedef struct Calibration
+{
+	Population	populations[NPOPULATIONS];
+	int			rank;			/* of the list at hand, from 1 */
+	int			nfar;			/* lists that the far rows are not in */
+	float		self;			/* squared distance within which a row is the query itself */
+	bool		self_seen;
+	float	   *dense;			/* scratch, float[dim] */
+} Calibration;
 
 typedef struct IvfScan
 {
@@ -139,6 +178,7 @@ typedef struct IvfScan
 	AnnIvfListScore next_list;	/* taken from the ranking and not read yet */
 	bool		has_next_list;
 	Reach	   *reach;			/* while it is being found out how far to read */
+	Calibration *calibration;	/* instead of a query's scan */
 	Arrays	   *arrays;
 
 	/* Pending entries that exceed work_mem, in order once all lists of a batch are read */
@@ -526,6 +566,34 @@ startPlain(IvfScan *state, uint32 list)
 	state->plain_page = state->plain_prev = InvalidBlockNumber;
 }
 
+/* Begins with the lists that are nearest to state->dense. */
+static void
+startLists(IvfScan *state)
+{
+	const AnnIvfLayout *layout = &state->meta.layout;
+	int			dim = (int) layout->dim;
+
+	state->centroid = palloc(mul_size(sizeof(float), dim));
+	state->page = palloc(BLCKSZ);
+	if (layout->vectors_per_page == 0)
+		state->vector = palloc(mul_size(ANN_PAGE_USABLE, layout->pages_per_vector));
+	if (AnnIvfHasCodes(layout))
+	{
+		state->residual = palloc(mul_size(sizeof(float), dim));
+		state->code = palloc(AnnQueryCodeSize(&state->meta.code));
+		state->lowers = palloc(mul_size(sizeof(float) * 2, layout->entries));
+		state->counts = palloc(mul_size(sizeof(bool), layout->entries));
+	}
+	state->arrays = acquireArrays();
+	AnnIvfRank(&state->ranking, &state->cache->centroids, state->dense);
+	/* From here on the cache may become that of newer lists. */
+	state->centroids = state->cache->centroids;
+	state->centroids.codes = NULL;
+	state->centroids.vectors = NULL;
+	state->ranking.centroids = &state->centroids;
+	state->phase = SCAN_LISTS;
+}
+
 static void
 startScan(IndexScanDesc scan)
 {
@@ -575,36 +643,73 @@ startScan(IndexScanDesc scan)
 			memcpy(state->dense, AnnIvfDense(space, &point), sizeof(float) * dim);
 		}
 	}
-	state->centroid = palloc(mul_size(sizeof(float), dim));
-	state->page = palloc(BLCKSZ);
-	if (layout->vectors_per_page == 0)
-		state->vector = palloc(mul_size(ANN_PAGE_USABLE, layout->pages_per_vector));
-	if (AnnIvfHasCodes(layout))
-	{
-		state->residual = palloc(mul_size(sizeof(float), dim));
-		state->code = palloc(AnnQueryCodeSize(&state->meta.code));
-		state->lowers = palloc(mul_size(sizeof(float) * 2, layout->entries));
-		state->counts = palloc(mul_size(sizeof(bool), layout->entries));
-	}
-	state->arrays = acquireArrays();
-	AnnIvfRank(&state->ranking, &state->cache->centroids, state->dense);
-	/* From here on the cache may become that of newer lists. */
-	state->centroids = state->cache->centroids;
-	state->centroids.codes = NULL;
-	state->centroids.vectors = NULL;
-	state->ranking.centroids = &state->centroids;
-	state->phase = SCAN_LISTS;
+	startLists(state);
 }
 
 /* ---- vectors ---- */
+
+/* Whether a row of the list at hand counts among a population of the calibration. */
+static inline bool
+isOfPopulation(const Calibration *calibration, int population, BlockNumber heap_block, uint16 heap_offset)
+{
+	if (population == POPULATION_SPARSE)
+		return hash_combine(murmurhash32(heap_block), murmurhash32(heap_offset)) % SPARSE == 0;
+	return population == POPULATION_ALL || calibration->rank > calibration->nfar;
+}
+
+/* Notes a row among the neighbours of the query that is looked for. */
+static void
+noteNeighbour(IvfScan *state, const char *stored, const ItemPointerData *tid)
+{
+	Calibration *calibration = state->calibration;
+	int			dim = (int) state->meta.layout.dim;
+	float		score;
+
+	AnnIvfDecode(&state->cache->space, stored, calibration->dense);
+	score = ann_kernels.l2sq_f32(state->dense, calibration->dense, dim);
+	if (!calibration->self_seen && score <= calibration->self)
+	{
+		calibration->self_seen = true;
+		return;
+	}
+	if (state->meta.layout.metric == ANN_METRIC_IP)
+		score = -ann_kernels.ip_f32(state->dense, calibration->dense, dim);
+	for (int p = 0; p < NPOPULATIONS; p++)
+	{
+		Population *population = &calibration->populations[p];
+		Neighbour  *nearest = population->nearest;
+		int			at;
+
+		if (!isOfPopulation(calibration, p, ItemPointerGetBlockNumberNoCheck(tid),
+							ItemPointerGetOffsetNumberNoCheck(tid)))
+			continue;
+		if (population->nnearest == CALIBRATED_ROWS && !(score < nearest[CALIBRATED_ROWS - 1].score))
+			continue;
+		at = population->nnearest < CALIBRATED_ROWS ? population->nnearest++ : CALIBRATED_ROWS - 1;
+		for (; at > 0 && nearest[at - 1].score > score; at--)
+			nearest[at] = nearest[at - 1];
+		nearest[at].score = score;
+		nearest[at].rank = calibration->rank;
+		nearest[at].reach = population->reach;
+	}
+}
 
 /* Bounds of the distance of a stored vector, and the result that comes of it. */
 static void
 scoreVector(IvfScan *state, const char *stored, const ItemPointerData *tid)
 {
 	Found		result;
+	float		score;
 
-	result.interval = AnnSpaceInterval(state->query, stored, AnnSpaceScore(state->query, stored));
+	if (state->calibration != NULL)
+	{
+		noteNeighbour(state, stored, tid);
+		return;
+	}
+	score = AnnSpaceScore(state->query, stored);
+	if (state->reach != NULL)
+		AnnKeepBest(state->reach->wanted, &state->reach->nwanted, state->reach->wanted_count, score);
+	result.interval = AnnSpaceInterval(state->query, stored, score);
 	result.tid = *tid;
 	state->base.nscored++;
 	pushResult(state->arrays, &result);
@@ -731,6 +836,29 @@ learnReach(IvfScan *state, Page page, const AnnIvfShape *shape, const float *est
 	}
 }
 
+/* What a scan that looked for each population would know of its nearest rows. */
+static void
+learnEstimates(IvfScan *state, Page page, const AnnIvfShape *shape, const float *estimates)
+{
+	Calibration *calibration = state->calibration;
+
+	for (int i = 0; i < AnnIvfListPageOf(page)->count; i++)
+	{
+		const ItemPointerData *tid = &AnnIvfEntryOf(page, shape, i)->tid;
+
+		if (!ItemPointerIsValid(tid))
+			continue;
+		for (int p = 0; p < NPOPULATIONS; p++)
+		{
+			Population *population = &calibration->populations[p];
+
+			if (isOfPopulation(calibration, p, ItemPointerGetBlockNumberNoCheck(tid),
+							   ItemPointerGetOffsetNumberNoCheck(tid)))
+				AnnKeepBest(population->estimates, &population->nestimates, CALIBRATED_ROWS, estimates[i]);
+		}
+	}
+}
+
 /* Estimates of the entries of a page that count, at least; marks which do. */
 static int
 estimateCounting(IvfScan *state, Page page, const AnnIvfShape *shape, AnnCodeArray *array, bool *counts,
@@ -800,6 +928,8 @@ addCoded(IvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape)
 		ncounting = estimateCounting(state, page, shape, &array, state->counts, estimates, errors);
 	if (state->reach != NULL)
 		learnReach(state, page, shape, estimates);
+	if (state->calibration != NULL)
+		learnEstimates(state, page, shape, estimates);
 	state->nscanned += ncounting;
 	if (ncounting == 0)
 		return;
@@ -1079,6 +1209,21 @@ depth(const IvfScan *state, float centroid, float score)
 	return (centroid + radius2 - score) / sqrt(Max(centroid, FLT_MIN));
 }
 
+/*
+ * The same for a list of its own radius, as a cosine.  Not for inner product.
+ */
+static float
+angle(const IvfScan *state, const AnnIvfListScore *list, float score)
+{
+	AnnIvfListHead head = readHead(state, state->centroids.index, list->list);
+	double		radius2 = head.spread > 0 ? head.spread : state->meta.spread;
+	double		centroid2 = list->score;
+
+	if (state->meta.layout.metric == ANN_METRIC_COSINE)
+		score *= 2;
+	return (float) ((centroid2 + radius2 - score) / (2 * sqrt(Max(centroid2 * radius2, FLT_MIN))));
+}
+
 /* Share of a list's rows that lie so deep: cosines are about normally distributed. */
 static double
 shareAt(double scale, double depth)
@@ -1134,6 +1279,13 @@ isOutOfReach(const IvfScan *state)
 
 	if (reach->nwanted < reach->wanted_count)
 		return false;
+	if (reach->calibrated && reach->share > 0)
+	{
+		double		share = reach->share * CALIBRATED_ROWS / Max(reach->wanted_count, CALIBRATED_ROWS);
+
+		if (angle(state, &state->next_list, reach->wanted[0]) <= state->meta.reach + state->meta.reach_slope * log(share))
+			return false;
+	}
 	/* Without codes nothing is known of rows that do not count: as many as the first lists had will do. */
 	if (reach->scale <= 0)
 		return state->nscanned >= reach->ncompared;
@@ -1183,6 +1335,7 @@ readFirstLists(IvfScan *state, Relation index)
 	reach->learning = true;
 	reach->wanted_count = (int) Min(base->limit > 0 ? ceil(base->limit) : CALIBRATED_ROWS, MAX_WANTED);
 	reach->wanted = palloc(sizeof(float) * reach->wanted_count);
+	reach->calibrated = state->meta.reach > 0 && state->probes >= (int) state->meta.probes;
 	reach->centroids = palloc(mul_size(sizeof(float), state->probes));
 	reach->lengths = palloc(mul_size(sizeof(uint64), state->probes));
 	for (int i = 0; i < state->probes && fits && peekList(state); i++)
@@ -1508,4 +1661,178 @@ IndexScanDesc
 ann_ivfflat_beginscan(Relation index, int nkeys, int norderbys)
 {
 	return AnnScanBegin(index, nkeys, norderbys, &methods);
+}
+
+/* ---- calibration ---- */
+
+/* Recall that is aimed at, with a margin for neighbours in lists that are not read. */
+#define TARGET (0.95 + 0.01)
+
+/* The same where a filter keeps rows as they come, and one that keeps what is near out. */
+#define REACH_TARGET (0.96 + 0.01)
+#define FAR_TARGET 0.95
+
+/* Share of the lists that are read for a query, and at least; share of those that far rows are not in. */
+#define READ_SHARE 0.25
+#define READ_LEAST 32
+#define FAR_SHARE 0.02
+
+/* What a scan ends at must not fall faster with the share of rows that count. */
+#define MAX_SLOPE 0.04
+
+/* Squared length, in shares of the query's, of the rounding of a stored vector. */
+#define ROUNDING2 1e-4f
+
+static int
+compareFloats(const void *a, const void *b)
+{
+	float		x = *(const float *) a;
+	float		y = *(const float *) b;
+
+	return (x > y) - (x < y);
+}
+
+/* The one of n values (sorted here) that this share of them does not exceed. */
+static float
+quantile(float *values, int n, double share)
+{
+	qsort(values, n, sizeof(float), compareFloats);
+	return values[Min(n - 1, (int) (n * share))];
+}
+
+/* Whether an entry may be a neighbour, for one of the populations. */
+static bool
+mayBeNeighbour(const Calibration *calibration, const Pending *pending)
+{
+	for (int p = 0; p < NPOPULATIONS; p++)
+	{
+		const Population *population = &calibration->populations[p];
+
+		if (isOfPopulation(calibration, p, pending->heap_block, pending->heap_offset) &&
+			(population->nnearest < CALIBRATED_ROWS || pending->lower <= population->nearest[CALIBRATED_ROWS - 1].score))
+			return true;
+	}
+	return false;
+}
+
+/* Reads the lists near state->dense, and notes its neighbours in them. */
+static void
+findNeighbours(IvfScan *state, Relation index)
+{
+	Calibration *calibration = state->calibration;
+	Arrays	   *arrays = state->arrays;
+	float		cosine = state->meta.layout.metric == ANN_METRIC_COSINE ? 0.5f : 1;
+
+	while (peekList(state))
+	{
+		calibration->rank++;
+		for (int p = 0; p < NPOPULATIONS && state->meta.layout.metric != ANN_METRIC_IP; p++)
+		{
+			Population *population = &calibration->populations[p];
+
+			if (population->nestimates == CALIBRATED_ROWS)
+				population->reach = Max(population->reach, angle(state, &state->next_list, population->estimates[0]));
+			else if (state->code == NULL && population->nnearest == CALIBRATED_ROWS)
+				population->reach = Max(population->reach,
+										angle(state, &state->next_list,
+											  population->nearest[CALIBRATED_ROWS - 1].score * cosine));
+		}
+		readNextList(state, index);
+		mixPending(arrays);
+		while (arrays->npending > 0)
+		{
+			Pending		pending = popPending(arrays);
+
+			if (cosine < 1)
+				pending.lower *= 2;
+			if (mayBeNeighbour(calibration, &pending))
+				readVector(state, index, &pending);
+		}
+	}
+}
+
+/*
+ * Finds the probes of an index, and how far a filtered scan is to read, by looking for rows
+ * of it (vectors of the index space), and writes them into the meta page.
+ */
+void
+AnnIvfCalibrate(Relation index, const float *queries, int count, AnnWriteMode mode)
+{
+	IndexScanDesc scan = ann_ivfflat_beginscan(index, 0, 1);
+	IvfScan    *state = (IvfScan *) scan->opaque;
+	float	   *ranks = palloc(sizeof(float) * CALIBRATED_ROWS * Max(count, 1));
+	float	   *reaches[NPOPULATIONS];
+	int			nranks = 0;
+	int			nreaches[NPOPULATIONS] = {0};
+	AnnIvfMetaPageData *meta;
+	Buffer		buffer;
+	AnnPageEdit edit;
+	uint32		probes = 0;
+	float		reach = 0;
+	float		slope = 0;
+
+	for (int p = 0; p < NPOPULATIONS; p++)
+		reaches[p] = palloc(sizeof(float) * CALIBRATED_ROWS * Max(count, 1));
+	for (int n = 0; n < count; n++)
+	{
+		MemoryContext old;
+		int			dim;
+
+		CHECK_FOR_INTERRUPTS();
+		ann_index_rescan(scan, NULL, 0, NULL, 0);
+		old = MemoryContextSwitchTo(state->base.context);
+		state->cache = AnnIvfCacheGet(index);
+		state->meta = state->cache->meta;
+		dim = (int) state->meta.layout.dim;
+		state->max_probes = (int) Min(Max(ceil(state->meta.lists * READ_SHARE), READ_LEAST), state->meta.lists);
+		state->dense = unconstify(float *, queries + (Size) n * dim);
+		state->calibration = palloc0(sizeof(Calibration));
+		state->calibration->dense = palloc(mul_size(sizeof(float), dim));
+		state->calibration->self = ROUNDING2 * ann_kernels.ip_f32(state->dense, state->dense, dim);
+		state->calibration->nfar = (int) ceil(state->meta.lists * FAR_SHARE);
+		for (int p = 0; p < NPOPULATIONS; p++)
+			state->calibration->populations[p].reach = -1;
+		startLists(state);
+		state->centroids.index = index;
+		findNeighbours(state, index);
+		for (int p = 0; p < NPOPULATIONS; p++)
+		{
+			const Population *population = &state->calibration->populations[p];
+
+			for (int i = 0; i < population->nnearest; i++)
+			{
+				if (p == POPULATION_ALL)
+					ranks[nranks++] = (float) population->nearest[i].rank;
+				reaches[p][nreaches[p]++] = population->nearest[i].reach;
+			}
+		}
+		MemoryContextSwitchTo(old);
+	}
+	if (nranks > 0)
+		probes = (uint32) quantile(ranks, nranks, TARGET);
+	if (nranks > 0 && state->meta.layout.metric != ANN_METRIC_IP)
+	{
+		float		all = quantile(reaches[POPULATION_ALL], nranks, REACH_TARGET);
+
+		reach = all;
+		if (nreaches[POPULATION_FAR] > 0)
+			reach = Max(reach, quantile(reaches[POPULATION_FAR], nreaches[POPULATION_FAR], FAR_TARGET));
+		if (nreaches[POPULATION_SPARSE] > 0)
+			slope = (all - quantile(reaches[POPULATION_SPARSE], nreaches[POPULATION_SPARSE], REACH_TARGET)) / logf(SPARSE);
+		slope = Min(Max(slope, 0), MAX_SLOPE);
+	}
+	ann_index_endscan(scan);
+
+	if (probes > 0)
+	{
+		buffer = ReadBuffer(index, ANN_IVF_META_BLOCK);
+		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+		edit = AnnPageEditBegin(index, mode);
+		meta = AnnIvfMetaOnPage(AnnPageEditAdd(&edit, buffer, false));
+		meta->probes = probes;
+		meta->reach = reach;
+		meta->reach_slope = slope;
+		AnnPageEditCommit(&edit);
+		UnlockReleaseBuffer(buffer);
+	}
 }

@@ -1,6 +1,6 @@
 /*
  * ivfflat_train.c
- *	  From a sample to centroids: clusters, their codes, the calibration of probes.
+ *	  From a sample to centroids: clusters, their codes.
  *	  README: Build.
  */
 #include "postgres.h"
@@ -26,10 +26,8 @@
 #define LISTS_PER_ROOT 2.0
 #define MIN_ROWS_PER_LIST 40
 
-/* Calibration of probes: rows of the sample that are looked for, neighbours of each, share to be found. */
-#define CALIBRATION_QUERIES 128
-#define CALIBRATION_NEIGHBOURS 10
-#define CALIBRATION_SHARE 0.96
+/* Rows of the sample that are looked for when probes are calibrated. */
+#define CALIBRATION_QUERIES 150
 
 /* Vectors with larger coordinates are left out of a sample. */
 #define MAX_COORDINATE 1e18f
@@ -174,101 +172,26 @@ meanSpread(const AnnIvfSample *sample, const float *centroids, const int *assign
 	return sum / Max(sample->count, 1);
 }
 
-/* Order of the sample's row i for query q: smaller is nearer. */
-static float
-sampleScore(const AnnIvfSample *sample, int q, int i)
-{
-	const float *a = sample->points + (Size) q * sample->dim;
-	const float *b = sample->points + (Size) i * sample->dim;
-
-	if (sample->norms != NULL)
-		return -sample->norms[i] * ann_kernels.ip_f32(a, b, sample->dim);
-	return ann_kernels.l2sq_f32(a, b, sample->dim);
-}
-
-static int
-compareInts(const void *a, const void *b)
-{
-	int			x = *(const int *) a;
-	int			y = *(const int *) b;
-
-	return (x > y) - (x < y);
-}
-
 /*
- * Lists that a scan has to read to find CALIBRATION_SHARE of a row's nearest
- * neighbours: rows of the sample are looked for among the rest of it.  The sample is
- * thinner than the table, so fewer neighbours are looked at in proportion.
+ * Copies rows of the sample that AnnIvfCalibrate is to look for, float[*count][dim], palloc'd.
  */
-static uint32
-calibrateProbes(const AnnIvfSample *sample, const float *centroids, int lists, const int *assignment, double rows)
+float *
+AnnIvfSampleQueries(const AnnIvfSample *sample, int *count)
 {
-	int			nqueries = Min(CALIBRATION_QUERIES, sample->count);
-	int			k = (int) rint(CALIBRATION_NEIGHBOURS * sample->count / Max(rows, 1));
-	int			nranks = 0;
-	int		   *ranks;
-	float	   *best;
-	int		   *nearest;
+	Size		dim = sample->dim;
+	float	   *queries;
 
-	k = Min(Max(k, 1), CALIBRATION_NEIGHBOURS);
-	if (lists < 2 || sample->count < 2 * k + 2)
-		return (uint32) lists;
-	ranks = palloc(sizeof(int) * nqueries * k);
-	best = palloc(sizeof(float) * nqueries * k);
-	nearest = palloc(sizeof(int) * nqueries * k);
-	for (int i = 0; i < nqueries * k; i++)
+	*count = Min(CALIBRATION_QUERIES, sample->count);
+	queries = palloc_extended(mul_size(mul_size(sizeof(float), dim), Max(*count, 1)), MCXT_ALLOC_HUGE);
+	for (int n = 0; n < *count; n++)
 	{
-		best[i] = INFINITY;
-		nearest[i] = -1;
+		Size		row = (Size) n * sample->count / *count;
+		float		norm = sample->norms != NULL ? sample->norms[row] : 1;
+
+		for (Size j = 0; j < dim; j++)
+			queries[n * dim + j] = norm * sample->points[row * dim + j];
 	}
-	for (int i = 0; i < sample->count; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		for (int n = 0; n < nqueries; n++)
-		{
-			int			q = (int) ((int64) n * sample->count / nqueries);
-			float		score;
-			int			at = k;
-
-			if (q == i)
-				continue;
-			score = sampleScore(sample, q, i);
-			while (at > 0 && score < best[n * k + at - 1])
-				at--;
-			if (at == k)
-				continue;
-			memmove(&best[n * k + at + 1], &best[n * k + at], sizeof(float) * (k - at - 1));
-			memmove(&nearest[n * k + at + 1], &nearest[n * k + at], sizeof(int) * (k - at - 1));
-			best[n * k + at] = score;
-			nearest[n * k + at] = i;
-		}
-	}
-	for (int n = 0; n < nqueries; n++)
-	{
-		const float *query = sample->points + (int64) n * sample->count / nqueries * sample->dim;
-		float	   *scores = palloc(mul_size(sizeof(float), lists));
-
-		for (int c = 0; c < lists; c++)
-		{
-			const float *centroid = centroids + (Size) c * sample->dim;
-
-			scores[c] = sample->norms != NULL ? -ann_kernels.ip_f32(query, centroid, sample->dim) :
-				ann_kernels.l2sq_f32(query, centroid, sample->dim);
-		}
-		for (int j = 0; j < k; j++)
-		{
-			int			rank = 1;
-
-			if (nearest[n * k + j] < 0)
-				continue;
-			for (int c = 0; c < lists; c++)
-				rank += scores[c] < scores[assignment[nearest[n * k + j]]];
-			ranks[nranks++] = rank;
-		}
-		pfree(scores);
-	}
-	qsort(ranks, nranks, sizeof(int), compareInts);
-	return (uint32) (nranks > 0 ? ranks[Min(nranks - 1, (int) (nranks * CALIBRATION_SHARE))] : 1);
+	return queries;
 }
 
 /*
@@ -310,8 +233,8 @@ AnnIvfCentroidCodesSize(const AnnIvfMetaPageData *meta)
 }
 
 /*
- * Clusters a sample of an index of so many rows; fills in the meta page's lists, probes, rows,
- * spread, codes of centroids and scale of codes.  Returns the centroids, float[lists][dim],
+ * Clusters a sample of an index of so many rows; fills in the meta page's lists, rows, spread,
+ * codes of centroids and scale of codes.  Returns the centroids, float[lists][dim],
  * with their mean and codes behind them (AnnIvfOpenCentroids), palloc'd; or NULL for the
  * single one that is zero.
  */
@@ -327,6 +250,7 @@ AnnIvfTrain(const AnnIvfSample *sample, AnnIvfMetaPageData *meta, int lists, dou
 	meta->lists = 1;
 	meta->rows = rows;
 	meta->probes = 0;
+	meta->reach = meta->reach_slope = 0;
 	meta->spread = 0;
 	memset(&meta->centroid_code, 0, sizeof(meta->centroid_code));
 	if (sample->count == 0)
@@ -342,7 +266,6 @@ AnnIvfTrain(const AnnIvfSample *sample, AnnIvfMetaPageData *meta, int lists, dou
 	if (sample->norms != NULL)
 		scaleCentroids(sample, centroids, meta->lists, assignment);
 	meta->spread = meanSpread(sample, centroids, assignment);
-	meta->probes = calibrateProbes(sample, centroids, meta->lists, assignment, rows);
 	if (AnnIvfHasCodes(&meta->layout) && meta->spread > 0)
 		AnnCodeParamsSetScale(&meta->code, (float) sqrt(meta->spread));
 	pfree(assignment);

@@ -28,6 +28,26 @@ AnnIvfDense(const AnnSpace *space, const AnnPoint *point)
 }
 
 /*
+ * A vector as stored, as float[dim] in that space.
+ */
+void
+AnnIvfDecode(const AnnSpace *space, const char *stored, float *dense)
+{
+	AnnPoint	point = {0};
+	float	   *copy;
+
+	if (AnnSpaceIsDense(space))
+	{
+		AnnSpaceDecode(space, stored, dense);
+		return;
+	}
+	point.stored = unconstify(char *, stored);
+	copy = AnnIvfDense(space, &point);
+	memcpy(dense, copy, sizeof(float) * space->refine.dim);
+	pfree(copy);
+}
+
+/*
  * What a list stores for a vector of the index space, which is overwritten.
  * palloc's in CurrentMemoryContext; `stored` becomes part of the result.
  */
