@@ -1679,6 +1679,7 @@ ann_ivfflat_beginscan(Relation index, int nkeys, int norderbys)
 
 /* What a scan ends at must not fall faster with the share of rows that count. */
 #define MAX_SLOPE 0.04
+#define CLUSTERED_SLOPE 0.08
 
 /* Squared length, in shares of the query's, of the rounding of a stored vector. */
 #define ROUNDING2 1e-4f
@@ -1819,7 +1820,8 @@ AnnIvfCalibrate(Relation index, const float *queries, int count, AnnWriteMode mo
 			reach = Max(reach, quantile(reaches[POPULATION_FAR], nreaches[POPULATION_FAR], FAR_TARGET));
 		if (nreaches[POPULATION_SPARSE] > 0)
 			slope = (all - quantile(reaches[POPULATION_SPARSE], nreaches[POPULATION_SPARSE], REACH_TARGET)) / logf(SPARSE);
-		slope = Min(Max(slope, 0), MAX_SLOPE);
+		/* Among tight clusters the first lists have them all, and tell nothing of the others. */
+		slope = slope > CLUSTERED_SLOPE ? 0 : Min(Max(slope, 0), MAX_SLOPE);
 	}
 	ann_index_endscan(scan);
 

@@ -24,16 +24,16 @@ $node->safe_psql(
 	ANALYZE t;
 });
 
-# Measured: hnsw .97 to 1, and .96 without a filter; ivfflat .88 to 1, and .99: sixty tight
-# clusters are hard for its estimate of how many lists a filter needs.
-my %slack = (hnsw => 0.02, ivfflat => 0.15);
+# Measured: hnsw .97 to 1, and .96 without a filter; ivfflat .99 to 1, and .99, but .88 where one
+# row in twenty counts: of sixty tight clusters, each has few of those, and its lists say little.
+sub slack { my ($method, $where) = @_; return $method eq 'ivfflat' && $where =~ /^name/ ? 0.12 : 0.02; }
 for my $method (qw(hnsw ivfflat))
 {
 	for my $order ('few, many, near, name', 'near, name, few, many', 'name, many, near, few')
 	{
 		$node->safe_psql('postgres', "CREATE INDEX t_idx ON t USING $method (v vector_l2_ops) INCLUDE ($order)");
 		my ($unfiltered) = recall($node, table => 't', queries => $queries, settings => $settings);
-		note("$method, unfiltered: $unfiltered");
+		cmp_ok($unfiltered, '>=', 0.94, "$method, with nothing set, unfiltered: recall");
 		for my $where (
 			'few = 17', 'few IN (1, 2, 3, 4, 5, 6, 7, 8)', 'many = 3', 'many IN (1, 2, 5)', 'many < 7', 'near = 11',
 			'near <> 11', 'near BETWEEN 20 AND 40', "name = 'name 4'", "name = repeat('long name ', 5) || '5'",
@@ -47,7 +47,7 @@ for my $method (qw(hnsw ivfflat))
 				settings => $settings,
 				plan => qr/Custom Scan \(AnnScan\).*Index Filter/s);
 			note("$method ($order), $where: recall $mean, worst $worst");
-			cmp_ok($mean, '>=', $unfiltered - $slack{$method}, "$method ($order), $where: recall");
+			cmp_ok($mean, '>=', $unfiltered - slack($method, $where), "$method ($order), $where: recall");
 			is( $node->safe_psql(
 					'postgres', "$settings; SELECT count(*) = least(15, (SELECT count(*) FROM t WHERE ($where) AND id + 0 = id))
 					FROM (SELECT id FROM t WHERE $where ORDER BY v <-> '$queries->[0]' LIMIT 15) s"),
