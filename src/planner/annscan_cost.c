@@ -68,7 +68,7 @@
  */
 #define FAR_FILTERS 0.01
 #define FEARED_FILTERS 0.05
-#define FEARED_LOSS 4.0
+#define FEARED_LOSS 6.0
 
 /* Cost of reading a page of the table somewhere, with so much to do there. */
 static Cost
