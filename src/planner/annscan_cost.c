@@ -181,9 +181,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 		else if (plan->limit > 0)
 		{
 			Cost		filter = pageCost(root, rel, order, FETCH_OPS) + cpu_tuple_cost + rel->baserestrictcost.per_tuple;
-			double		told = Min(seen, wanted * ANN_MAX_WIDENING);
-			Cost		expected = Max(AnnCostOfRows(&costs->search, seen), AnnCostOfSearch(&costs->search, told, 1)) +
-				seen * filter;
+			Cost		expected = AnnCostOfRows(&costs->search, seen) + seen * filter;
 			Cost		rank = rankTableCost(rel, path->rows, distance.per_tuple);
 
 			/* Rows without a distance that come first are returned before it is known how far the search has to go. */

@@ -323,9 +323,10 @@ searchLimit(const AnnScanState *state)
 	{
 		if (state->ranges != NULL)
 			return plan->search_limit;
-		/* What is found for a filter that the index does not know can be wider, if the table is there to fall back on. */
-		if (plan->costs.table_work > 0)
-			return limit;
+		/*
+		 * A filter that the index does not know may let the first rows pass: told of as many as it is
+		 * expected to refuse, the search would find them all before it returns one.
+		 */
 		return state->css.ss.ps.qual == NULL ? plan->limit : 0;
 	}
 	if (state->members != NULL)
