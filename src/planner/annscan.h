@@ -42,6 +42,7 @@ typedef struct AnnScanCosts
 {
 	AnnSearchCost search;
 	Cost		rank;			/* of ranking one member */
+	double		table_rows;		/* rows read from the table for a filter that cost what ranking all of it does */
 	double		table_work;		/* units of work after which what passes of the whole table is ranked; 0: never */
 } AnnScanCosts;
 

@@ -194,6 +194,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 					instead = Min(instead, OTHER_SHARE * (AnnCostBitmapScan(root, rel, order, other)->path.total_cost +
 														  path->rows * distance.per_tuple));
 				costs->table_work = Max(maxWork(costs, expected, instead, (filter + costs->search.row) / costs->search.per_row), 1);
+				costs->table_rows = rank / filter;
 				plan->search_limit = seen;
 				expected = Min(expected + (rank > FEARED_LOSS * instead ? FEARED_FILTERS : FAR_FILTERS) * rank, TRIED_RANK * rank);
 			}

@@ -4,6 +4,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/genam.h"
 #include "access/relscan.h"
 #include "access/tableam.h"
@@ -18,6 +20,14 @@
 
 #include "compat.h"
 #include "planner/annscan_state.h"
+
+/*
+ * A filter surprises if the rows that it takes to find those wanted exceed what is
+ * expected by so many standard deviations (of a negative binomial distribution), and
+ * some rows more.
+ */
+#define SURPRISE_DEVIATIONS 4
+#define SURPRISE_ROWS 16
 
 static Node *createState(CustomScan *scan);
 static void beginScan(CustomScanState *css, EState *estate, int eflags);
@@ -375,6 +385,7 @@ searchPart(AnnScanState *state)
 	/* Rows without a distance need no sorting. */
 	state->gather = 0;
 	state->gathered = 0;
+	state->looked_at = 0;
 	if ((state->members != NULL || state->include != NULL || state->base->max_work > 0) && (state->base->parts & ANN_PART_NUMBERS))
 		state->gather = (uint64) Max(state->plan.limit, 0);
 	AnnScanOrderReset(state);
@@ -435,6 +446,20 @@ AnnScanCountSearch(AnnScanState *state)
 }
 
 /*
+ * Whether a filter that the index does not know has refused so many more rows than
+ * expected that it must be those near the query that it refuses, or so many that ranking
+ * the table would not have cost more.
+ */
+static bool
+refusesNear(AnnScanState *state)
+{
+	const AnnScanPlan *plan = &state->plan;
+	double		most = plan->search_limit * (1 + SURPRISE_DEVIATIONS / sqrt(Max(plan->limit, 1))) + SURPRISE_ROWS;
+
+	return plan->costs.table_work > 0 && ++state->looked_at > Min(most, plan->costs.table_rows);
+}
+
+/*
  * Collects as many rows that pass as the query takes before the first is
  * returned, so that rows found late still come in order.  False if the search
  * gave up before, and the members had better be ranked.
@@ -447,6 +472,13 @@ gather(AnnScanState *state)
 	while (state->gathered < state->gather && AnnScanReadIndex(state, &row))
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (refusesNear(state))
+		{
+			/* Rows far from the query are found by a search of nearly everything only. */
+			state->index_done = true;
+			state->base->stop = ANN_STOP_WORK;
+			break;
+		}
 		if (!AnnScanPasses(state, &row))
 			continue;
 		row.passed = true;

@@ -100,6 +100,7 @@ typedef struct AnnScanState
 	MemoryContext member_memory;
 	uint64		gathered;		/* rows that passed before the first was returned */
 	uint64		gather;			/* how many are to be: 0 for none */
+	uint64		looked_at;		/* rows of the index, for that */
 	ItemPointerData *emitted;	/* in member_memory's child */
 	uint64		nemitted;
 	uint64		emitted_capacity;

@@ -76,11 +76,11 @@ sub stop_insert
 my $waited = 0;
 $node->safe_psql('postgres', 'DELETE FROM t WHERE id <= 6');
 my ($client, $pid) = inserter();
-for (1 .. 30)
+for (1 .. 60)
 {
 	stop_insert($pid);
 	my $vacuum = background('vacuum', 'VACUUM t');
-	for (1 .. 10)
+	for (1 .. 30)
 	{
 		$waited = try_query("SELECT count(*) FROM pg_locks WHERE locktype = 'page' AND page = 0 AND mode = 'ExclusiveLock' AND NOT granted");
 		last if $waited || !defined $waited;
