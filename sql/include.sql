@@ -148,7 +148,7 @@ BEGIN
 	END LOOP;
 	RETURN hits;
 END $$;
-SELECT t, include_hits(t) >= 0.98 * 10 * 120 AS found FROM unnest('{include_equal,include_equal_late}'::regclass[]) t;
+SELECT t, include_hits(t) >= 0.9 * 10 * 120 AS found FROM unnest('{include_equal,include_equal_late}'::regclass[]) t;
 DROP FUNCTION include_hits(regclass);
 RESET enable_seqscan;
 RESET enable_sort;
