@@ -74,13 +74,15 @@ sub stop_insert
 
 # VACUUM waits.
 my $waited = 0;
-$node->safe_psql('postgres', 'DELETE FROM t WHERE id <= 6');
-my ($client, $pid) = inserter();
-for (1 .. 60)
+my ($client, $pid);
+for (1 .. 20)
 {
+	# Dead before the insert begins: its snapshot keeps what is deleted later.
+	$node->safe_psql('postgres', 'DELETE FROM t WHERE ctid IN (SELECT ctid FROM t LIMIT 3)');
+	($client, $pid) = inserter();
 	stop_insert($pid);
 	my $vacuum = background('vacuum', 'VACUUM t');
-	for (1 .. 30)
+	for (1 .. 20)
 	{
 		$waited = try_query("SELECT count(*) FROM pg_locks WHERE locktype = 'page' AND page = 0 AND mode = 'ExclusiveLock' AND NOT granted");
 		last if $waited || !defined $waited;
@@ -88,12 +90,11 @@ for (1 .. 60)
 	}
 	kill('CONT', $pid);
 	$vacuum->finish;
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 60000)");
+	$client->finish;
 	last if $waited;
 	# Something else that the insert held was in its way.
-	$node->safe_psql('postgres', 'DELETE FROM t WHERE ctid IN (SELECT ctid FROM t LIMIT 1)');
 }
-$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 60000)");
-$client->finish;
 ok($waited, 'VACUUM waits for an insert under way');
 index_ok($node, 't_idx');
 $node->safe_psql('postgres', 'VACUUM t');
