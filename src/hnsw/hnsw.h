@@ -543,8 +543,7 @@ typedef struct AnnHnswQuery
 extern void AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index);
 extern void AnnHnswSpaceInit(AnnHnswSpace *space, const AnnHnswMetaPageData *meta, const float *center);
 extern void AnnHnswFormPoint(const AnnHnswSpace *space, Datum value, AnnHnswPoint *point);
-extern void AnnHnswFormAttributes(const AnnAttributes *attributes, const Datum *values, const bool *isnull,
-								  AnnHnswPoint *point);
+extern void AnnHnswSetAttributes(const AnnAttributes *attributes, char *area, AnnHnswPoint *point);
 extern AnnHnswQuery *AnnHnswQueryCreate(const AnnHnswSpace *space, Datum value);
 extern AnnHnswQuery *AnnHnswQueryFromStored(const AnnHnswSpace *space, const char *stored);
 extern float AnnHnswScore(const AnnHnswQuery *query, const char *stored);

@@ -452,7 +452,7 @@ addValue(AnnBuild *build, const Datum *values, const bool *isnull, ItemPointer t
 		addTidWithoutRow(build, true, tid);
 		return;
 	}
-	AnnHnswFormAttributes(build->attributes, values, isnull, &point);
+	AnnHnswSetAttributes(build->attributes, AnnAttributesForm(build->attributes, values, isnull), &point);
 	AnnGraphPrepare(build->graph, point.dense, point.stored, point.stored_size);
 
 	lock = AnnGraphValueLock(build->graph, point.hash);
@@ -639,8 +639,8 @@ finishMeta(AnnBuild *build, uint32 nentries)
 }
 
 /* Whether a row was not merged into an equal one. */
-bool
-AnnBuildRowIsLive(AnnBuild *build, AnnRowId row)
+static bool
+isLive(AnnBuild *build, AnnRowId row)
 {
 	AnnHnswRowHeader *header;
 	Buffer		buffer = AnnHnswLockRow(build->index, NULL, &build->meta.layout, row, BUFFER_LOCK_SHARE, &header);
@@ -660,7 +660,7 @@ AnnBuildFinish(AnnBuild *build, AnnRowId *entries, uint32 nentries)
 	uint32		n = 0;
 
 	for (uint32 i = 0; i < nentries; i++)
-		if (AnnBuildRowIsLive(build, entries[i]))
+		if (isLive(build, entries[i]))
 			entries[n++] = entries[i];
 	writeEntries(build, entries, n);
 	finishMeta(build, n);

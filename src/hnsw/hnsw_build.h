@@ -82,7 +82,6 @@ extern void AnnBuildWait(AnnBuild *build);
 extern bool AnnBuildTakeNodes(AnnBuild *build, uint32 count, uint32 batch, uint32 *start, uint32 *end);
 extern bool AnnBuildAddToEqual(AnnBuild *build, const AnnHnswPoint *point, const ItemPointerData *tids, int ntids);
 extern AnnGraphNode *AnnBuildSampleNodes(const AnnGraph *graph, uint32 *n);
-extern bool AnnBuildRowIsLive(AnnBuild *build, AnnRowId row);
 extern void AnnBuildFinish(AnnBuild *build, AnnRowId *entries, uint32 nentries);
 extern Size AnnBuildReadRow(AnnBuild *build, AnnRowId row, char *image, char *stored);
 

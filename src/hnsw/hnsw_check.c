@@ -754,8 +754,9 @@ AnnHnswCheckValue(Relation index, const Datum *values, const bool *isnull)
 	result.place = point.unplaced ? ANN_CHECK_ZERO : ANN_CHECK_ROW;
 	if (!point.unplaced)
 	{
-		AnnHnswFormAttributes(AnnAttributesCreate(index), values, isnull, &point);
-		result.hash = point.hash;
+		const AnnAttributes *attributes = AnnAttributesCreate(index);
+
+		result.hash = AnnAttributesHash(attributes, point.hash, AnnAttributesForm(attributes, values, isnull));
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
@@ -764,9 +765,6 @@ AnnHnswCheckValue(Relation index, const Datum *values, const bool *isnull)
 
 /* ---- ann_index_info ---- */
 
-static const char *const metric_names[] = {"L2", "inner product", "cosine", "L1", "Hamming", "Jaccard"};
-static const char *const element_names[] = {"vector", "halfvec", "sparsevec", "bit"};
-static const char *const refine_names[] = {"full", "half", "sq8"};
 static const char *const kind_names[] = {"", "meta", "centre", "entries", "rows", "TID nodes", "TID lists", "vectors", "chains"};
 
 /* What a look at every page counts. */
@@ -839,8 +837,8 @@ AnnHnswDescribeIndex(AnnInfo *info)
 	Census		census = {0};
 
 	AnnHnswReadMeta(index, &meta);
-	if (layout->metric >= lengthof(metric_names) || layout->element >= lengthof(element_names) ||
-		layout->refine >= lengthof(refine_names))
+	if (layout->metric >= ANN_METRICS || layout->element >= ANN_ELEMENTS ||
+		layout->refine >= ANN_REFINES)
 		AnnPageCorrupted(index, ANN_HNSW_META_BLOCK, "it names an unknown type or metric");
 	for (BlockNumber block = 0; block < nblocks; block++)
 	{
@@ -856,8 +854,8 @@ AnnHnswDescribeIndex(AnnInfo *info)
 	}
 
 	info->line(info, "access method", "hnsw");
-	info->line(info, "type", "%s(%u)", element_names[layout->element], layout->dim);
-	info->line(info, "metric", "%s", metric_names[layout->metric]);
+	info->line(info, "type", "%s(%u)", ann_element_names[layout->element], layout->dim);
+	info->line(info, "metric", "%s", ann_metric_names[layout->metric]);
 	info->line(info, "m", "%u", meta.m);
 	info->line(info, "ef_construction", "%u", meta.ef_construction);
 	if (AnnHnswHasCodes(layout))
@@ -869,7 +867,7 @@ AnnHnswDescribeIndex(AnnInfo *info)
 	}
 	else
 		info->line(info, "quantizer", "none");
-	info->line(info, "refine_type", "%s%s", refine_names[layout->refine],
+	info->line(info, "refine_type", "%s%s", ann_refine_names[layout->refine],
 			   AnnHnswVectorIsExternal(layout) ? ", on pages of its own" : "");
 	if (meta.ef_search > 0)
 		info->line(info, "ef_search, calibrated", "%u", meta.ef_search);

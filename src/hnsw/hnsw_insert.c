@@ -806,6 +806,8 @@ AnnHnswInsertValue(Relation index, AnnWriteMode mode, const Datum *values, const
 	AnnHnswCache *cache;
 	AnnHnswSpace space;
 	AnnHnswPoint point;
+	AnnAttributes *attributes;
+	char	   *area;
 	Datum		value;
 
 	if (isnull[0])
@@ -815,18 +817,20 @@ AnnHnswInsertValue(Relation index, AnnWriteMode mode, const Datum *values, const
 	}
 	context = AllocSetContextCreate(CurrentMemoryContext, "ann hnsw insert", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
+	/* TOAST and catalogs are read before the page lock: their own locks may not be taken under it. */
+	value = PointerGetDatum(PG_DETOAST_DATUM(values[0]));
+	attributes = AnnAttributesCreate(index);
+	area = AnnAttributesForm(attributes, values, isnull);
 	cache = beginInsert(index, mode);
 	AnnHnswSpaceInit(&space, &cache->meta, cache->center);
-	value = PointerGetDatum(PG_DETOAST_DATUM(values[0]));
 	AnnHnswFormPoint(&space, value, &point);
 	if (point.unplaced)
 		AnnHnswAddToTidList(index, mode, true, tid);
 	else
 	{
 		AnnHnswQuery *query = AnnHnswQueryCreate(&space, value);
-		AnnAttributes *attributes = AnnAttributesCreate(index);
 
-		AnnHnswFormAttributes(attributes, values, isnull, &point);
+		AnnHnswSetAttributes(attributes, area, &point);
 		insertPoint(index, mode, cache, &space, attributes, &point, query, tid);
 	}
 	if (mode == ANN_WRITE_WAL)

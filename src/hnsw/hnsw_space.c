@@ -259,13 +259,14 @@ AnnHnswFormPoint(const AnnHnswSpace *space, Datum value, AnnHnswPoint *point)
 }
 
 /*
- * Adds the attribute area of a tuple's columns to a point; it is part of its hash.
+ * Adds the attribute area of a tuple's columns (AnnAttributesForm) to a point, which keeps it;
+ * it is part of its hash.
  */
 void
-AnnHnswFormAttributes(const AnnAttributes *attributes, const Datum *values, const bool *isnull, AnnHnswPoint *point)
+AnnHnswSetAttributes(const AnnAttributes *attributes, char *area, AnnHnswPoint *point)
 {
-	point->attributes = AnnAttributesForm(attributes, values, isnull);
-	point->hash = AnnAttributesHash(attributes, point->hash, point->attributes);
+	point->attributes = area;
+	point->hash = AnnAttributesHash(attributes, point->hash, area);
 }
 
 static AnnHnswQuery *

@@ -384,9 +384,6 @@ AnnIvfCheckValue(Relation index, const Datum *values, const bool *isnull)
 
 /* ---- ann_index_info ---- */
 
-static const char *const metric_names[] = {"L2", "inner product", "cosine", "L1", "Hamming", "Jaccard"};
-static const char *const element_names[] = {"vector", "halfvec", "sparsevec", "bit"};
-static const char *const refine_names[] = {"full", "half", "sq8"};
 static const char *const kind_names[] = {"unused", "META", "BLOB", "HEADS", "CODES", "VECTORS", "TIDS", "FREE"};
 
 typedef struct ChainPlace
@@ -456,8 +453,8 @@ AnnIvfDescribeIndex(AnnInfo *info)
 	uint32		verdicts[ANN_IVF_DRIFTED + 1] = {0};
 
 	AnnIvfReadMeta(index, &meta);
-	if (layout->metric >= lengthof(metric_names) || layout->element >= lengthof(element_names) ||
-		layout->refine >= lengthof(refine_names))
+	if (layout->metric >= ANN_METRICS || layout->element >= ANN_ELEMENTS ||
+		layout->refine >= ANN_REFINES)
 		AnnPageCorrupted(index, ANN_IVF_META_BLOCK, "it names an unknown type or metric");
 	heads = AnnIvfReadHeads(index, &meta);
 	census.lists = palloc0(mul_size(sizeof(AnnIvfListCensus), AnnIvfTotalLists(&meta)));
@@ -495,14 +492,14 @@ AnnIvfDescribeIndex(AnnInfo *info)
 		verdicts[AnnIvfJudgeList(&heads[i], &census.lists[i], vectors / meta.lists)]++;
 
 	info->line(info, "access method", "ivfflat");
-	info->line(info, "type", "%s(%u)", element_names[layout->element], layout->dim);
-	info->line(info, "metric", "%s", metric_names[layout->metric]);
+	info->line(info, "type", "%s(%u)", ann_element_names[layout->element], layout->dim);
+	info->line(info, "metric", "%s", ann_metric_names[layout->metric]);
 	if (AnnIvfHasCodes(layout))
 		info->line(info, "quantizer", "rabitq, %d bit%s for each of %d of %u coordinates", meta.code.planes,
 				   meta.code.planes == 1 ? "" : "s", meta.code.kept, layout->dim);
 	else
 		info->line(info, "quantizer", "none");
-	info->line(info, "refine_type", "%s", refine_names[layout->refine]);
+	info->line(info, "refine_type", "%s", ann_refine_names[layout->refine]);
 	AnnAttributesDescribe(info, AnnAttributesCreate(index));
 	info->line(info, "lists", "%u", meta.lists);
 	if (!BlockNumberIsValid(meta.centroids))

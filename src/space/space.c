@@ -16,6 +16,10 @@
 #include "types/sparsevec.h"
 #include "types/types.h"
 
+const char *const ann_metric_names[ANN_METRICS] = {"L2", "inner product", "cosine", "L1", "Hamming", "Jaccard"};
+const char *const ann_element_names[ANN_ELEMENTS] = {"vector", "halfvec", "sparsevec", "bit"};
+const char *const ann_refine_names[ANN_REFINES] = {"full", "half", "sq8"};
+
 PGDLLEXPORT Datum ann_vector_l2_squared_distance(PG_FUNCTION_ARGS);
 PGDLLEXPORT Datum ann_halfvec_l2_squared_distance(PG_FUNCTION_ARGS);
 PGDLLEXPORT Datum ann_sparsevec_l2_squared_distance(PG_FUNCTION_ARGS);

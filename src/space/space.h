@@ -75,6 +75,14 @@ AnnSpaceIsDense(const AnnSpace *space)
 	return AnnElementIsDense(space->refine.element);
 }
 
+/* Names of an AnnMetric, an AnnElement, an AnnRefineForm; how many there are. */
+#define ANN_METRICS 6
+#define ANN_ELEMENTS 4
+#define ANN_REFINES 3
+extern const char *const ann_metric_names[ANN_METRICS];
+extern const char *const ann_element_names[ANN_ELEMENTS];
+extern const char *const ann_refine_names[ANN_REFINES];
+
 extern AnnMetric AnnIndexMetric(Relation index, int distance_proc);
 extern AnnElement AnnIndexElement(Relation index, int type_proc);
 
