@@ -42,7 +42,7 @@ typedef struct AnnScanCosts
 {
 	AnnSearchCost search;
 	Cost		rank;			/* of ranking one member */
-	double		table_rows;		/* rows read from the table for a filter that cost what ranking all of it does */
+	double		table_rows;		/* rows read from the table for its filter after which that is done as well */
 	double		table_work;		/* units of work after which what passes of the whole table is ranked; 0: never */
 } AnnScanCosts;
 
@@ -94,7 +94,6 @@ extern IndexPath *AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, const Ann
 extern double AnnMaxWork(const AnnScanPlan *plan, double members);
 
 /* annscan_plan.c */
-extern List *AnnScanPlanToList(const AnnScanPlan *plan);
 extern AnnScanPlan AnnScanPlanFromList(List *list);
 extern Plan *AnnPlanAnnScan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist, List *clauses,
 							List *custom_plans);

@@ -70,6 +70,14 @@
 #define FEARED_FILTERS 0.05
 #define FEARED_LOSS 6.0
 
+/*
+ * A filter surprises if the rows that it takes to find those wanted exceed what is
+ * expected by so many standard deviations (of a negative binomial distribution), and
+ * some rows more.
+ */
+#define SURPRISE_DEVIATIONS 4
+#define SURPRISE_ROWS 16
+
 /* Cost of reading a page of the table somewhere, with so much to do there. */
 static Cost
 pageCost(PlannerInfo *root, const RelOptInfo *rel, const AnnOrder *order, double ops)
@@ -116,6 +124,17 @@ maxWork(const AnnScanCosts *costs, Cost expected, Cost rank, Cost more)
 	if (budget <= LEAST_TRY * AnnCostOfSearch(&costs->search, 0, 1))
 		return 0;
 	return (budget - costs->search.start) / (costs->search.work * (1 + costs->search.spread / 2) + more);
+}
+
+/*
+ * After how many rows a filter of which so many are expected to be seen for those wanted
+ * must be one that refuses the rows near the query.  Those far from it are found by a search of
+ * nearly everything only.
+ */
+static double
+surprisingRows(double seen, double wanted)
+{
+	return seen * (1 + SURPRISE_DEVIATIONS / sqrt(Max(wanted, 1))) + SURPRISE_ROWS;
 }
 
 /*
@@ -194,7 +213,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 					instead = Min(instead, OTHER_SHARE * (AnnCostBitmapScan(root, rel, order, other)->path.total_cost +
 														  path->rows * distance.per_tuple));
 				costs->table_work = Max(maxWork(costs, expected, instead, (filter + costs->search.row) / costs->search.per_row), 1);
-				costs->table_rows = rank / filter;
+				costs->table_rows = Min(surprisingRows(seen, plan->limit), rank / filter);
 				plan->search_limit = seen;
 				expected = Min(expected + (rank > FEARED_LOSS * instead ? FEARED_FILTERS : FAR_FILTERS) * rank, TRIED_RANK * rank);
 			}

@@ -4,8 +4,6 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "access/genam.h"
 #include "access/relscan.h"
 #include "access/tableam.h"
@@ -20,14 +18,6 @@
 
 #include "compat.h"
 #include "planner/annscan_state.h"
-
-/*
- * A filter surprises if the rows that it takes to find those wanted exceed what is
- * expected by so many standard deviations (of a negative binomial distribution), and
- * some rows more.
- */
-#define SURPRISE_DEVIATIONS 4
-#define SURPRISE_ROWS 16
 
 static Node *createState(CustomScan *scan);
 static void beginScan(CustomScanState *css, EState *estate, int eflags);
@@ -446,20 +436,6 @@ AnnScanCountSearch(AnnScanState *state)
 }
 
 /*
- * Whether a filter that the index does not know has refused so many more rows than
- * expected that it must be those near the query that it refuses, or so many that ranking
- * the table would not have cost more.
- */
-static bool
-refusesNear(AnnScanState *state)
-{
-	const AnnScanPlan *plan = &state->plan;
-	double		most = plan->search_limit * (1 + SURPRISE_DEVIATIONS / sqrt(Max(plan->limit, 1))) + SURPRISE_ROWS;
-
-	return plan->costs.table_work > 0 && ++state->looked_at > Min(most, plan->costs.table_rows);
-}
-
-/*
  * Collects as many rows that pass as the query takes before the first is
  * returned, so that rows found late still come in order.  False if the search
  * gave up before, and the members had better be ranked.
@@ -472,9 +448,8 @@ gather(AnnScanState *state)
 	while (state->gathered < state->gather && AnnScanReadIndex(state, &row))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (refusesNear(state))
+		if (state->plan.costs.table_rows > 0 && ++state->looked_at > state->plan.costs.table_rows)
 		{
-			/* Rows far from the query are found by a search of nearly everything only. */
 			state->index_done = true;
 			state->base->stop = ANN_STOP_WORK;
 			break;

@@ -22,8 +22,8 @@ makeDouble(double value)
 }
 
 /* The plan's own data as a list that the server can copy and print. */
-List *
-AnnScanPlanToList(const AnnScanPlan *plan)
+static List *
+planToList(const AnnScanPlan *plan)
 {
 	const double limits[] = {plan->limit, plan->search_limit};
 	List	   *list = NIL;
@@ -72,7 +72,7 @@ AnnScanPathPrivate(PlannerInfo *root, const AnnOrder *order, AnnScanPlan *plan, 
 		ranges = lappend(ranges, ((AnnRange *) lfirst(lc))->rinfo->clause);
 	plan->parts = AnnOrderParts(order);
 	plan->include = included == NIL ? NIL : AnnIncludePlan(root, order->index, included, &operands);
-	return lappend(list_make5(order->distance, order->query, AnnScanPlanToList(plan), included, operands), ranges);
+	return lappend(list_make5(order->distance, order->query, planToList(plan), included, operands), ranges);
 }
 
 /* Adds the relation's columns in an expression to a list; those of others, by LATERAL, come as parameters. */
