@@ -27,7 +27,9 @@ OBJS = \
 	src/hnsw/hnsw_chain.o \
 	src/hnsw/hnsw_center.o \
 	src/hnsw/hnsw_check.o \
+	src/hnsw/hnsw_connect.o \
 	src/hnsw/hnsw_graph.o \
+	src/hnsw/hnsw_graph_finish.o \
 	src/hnsw/hnsw_handler.o \
 	src/hnsw/hnsw_insert.o \
 	src/hnsw/hnsw_options.o \
@@ -137,7 +139,7 @@ src/quantize/%.o: CFLAGS += $(QUANTIZE_FLAGS) $(KERNEL_FLAGS)
 src/distance/avx2.o: CFLAGS += $(KERNEL_FLAGS_avx2)
 src/distance/avx512.o: CFLAGS += $(KERNEL_FLAGS_avx512)
 # Loops over elements: at -O2 gcc 12 vectorizes only those of known length.
-src/types/vector.o src/types/halfvec.o src/types/agg.o src/hnsw/hnsw_graph.o src/ivfflat/ivfflat_centroid.o src/ivfflat/ivfflat_kmeans.o \
+src/types/vector.o src/types/halfvec.o src/types/agg.o src/hnsw/hnsw_connect.o src/hnsw/hnsw_graph.o src/ivfflat/ivfflat_centroid.o src/ivfflat/ivfflat_kmeans.o \
 	src/ivfflat/ivfflat_scan.o src/ivfflat/ivfflat_train.o src/ivfflat/ivfflat_value.o: CFLAGS += -O3
 
 -include $(OBJS:.o=.d)

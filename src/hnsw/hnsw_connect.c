@@ -1,0 +1,573 @@
+/*
+ * hnsw_connect.c
+ *	  Edges of a new node of the graph in memory: search, choice, links in both
+ *	  directions.  README: Build.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "hnsw/hnsw_graph_private.h"
+#include "hnsw/hnsw_prune.h"
+
+/* Best nodes of the beam whose links are asked for ahead. */
+#define PREFETCH_LINKS 6
+
+/* Nodes between two samples of what each alpha would keep. */
+#define ALPHA_SAMPLE_EVERY 64
+#define ALPHA_MIN_NODES 256
+#define ALPHA_MEMORY 64			/* samples that the running mean remembers */
+
+#define EXPANDED ((AnnGraphNode) 0x80000000)
+
+static const float alphas[ANN_GRAPH_ALPHAS] = {1.0f, 1.1f, 1.2f, 1.3f, 1.44f, 1.6f, 1.8f, 2.0f};
+
+/* ---- distances ---- */
+
+/* Of two residuals as bytes. */
+static inline float
+int8Distance2(const AnnGraph *graph, const char *a, const char *b)
+{
+	const AnnGraphInt8 *x = (const AnnGraphInt8 *) a;
+	const AnnGraphInt8 *y = (const AnnGraphInt8 *) b;
+	float		ip = (float) ann_kernels.ip_i8(x->x, y->x, graph->shape.layout.dim);
+
+	return x->norm * x->norm + y->norm * y->norm - 2 * x->scale * y->scale * ip;
+}
+
+/* Squared length between two vectors without codes. */
+static float
+vectorDistance2(const AnnGraph *graph, const char *a, const char *b)
+{
+	float		length;
+
+	if (graph->shape.layout.element <= ANN_ELEMENT_HALF)
+		length = AnnHnswPairLength(graph->space, (const float *) a, NULL, (const float *) b, NULL);
+	else
+		length = AnnHnswPairLength(graph->space, NULL, a, NULL, b);
+	return length * length;
+}
+
+/* ---- search ---- */
+
+/*
+ * Marks a node as seen; appends it to graph->touched if it was not before.  There
+ * is room.
+ */
+static inline void
+markSeen(AnnGraph *graph, AnnGraphNode node)
+{
+	uint64	   *word = &graph->seen[node / 64];
+	uint64		bit = UINT64CONST(1) << (node % 64);
+
+	graph->touched[graph->ntouched] = node;
+	graph->ntouched += (*word & bit) == 0;
+	*word |= bit;
+}
+
+static void
+makeRoomForTouched(AnnGraph *graph, int more)
+{
+	while (graph->ntouched + more > graph->touched_capacity)
+	{
+		graph->touched_capacity *= 2;
+		graph->touched = repalloc_huge(graph->touched, mul_size(sizeof(AnnGraphNode), graph->touched_capacity));
+	}
+}
+
+/* Estimates from codes that lie `stride` bytes apart, each behind its factors. */
+static void
+estimate(const AnnGraph *graph, const char *points, Size stride, int n, float *d2)
+{
+	AnnCodeArray array = {0};
+
+	array.codes = points + CODE_OFFSET;
+	array.code_stride = stride;
+	array.factors = points;
+	array.factor_stride = stride;
+	array.form = ANN_FACTORS_HALF2;
+	array.count = n;
+	AnnEstimateBatch(graph->query, &array, d2, NULL);
+}
+
+/* Distances of the prepared row from nodes. */
+static void
+distancesTo(AnnGraph *graph, const AnnGraphNode *nodes, int n, float *d2)
+{
+	switch (formOf(graph))
+	{
+		case ANN_GRAPH_CODE:
+			{
+				Size		stride = graph->gather_stride;
+				char	   *to = graph->gathered;
+
+				/* What is copied beyond a point is another one, or links. */
+				for (int i = 0; i < n; i++, to += stride)
+				{
+					const char *from = pointOf(graph, nodes[i]);
+
+					for (Size at = 0; at < stride; at += GATHER_STEP)
+						memcpy(to + at, from + at, GATHER_STEP);
+				}
+				estimate(graph, graph->gathered, stride, n, d2);
+				break;
+			}
+		case ANN_GRAPH_INT8:
+			for (int i = 0; i < n; i++)
+				d2[i] = int8Distance2(graph, graph->point, pointOf(graph, nodes[i]));
+			break;
+		case ANN_GRAPH_VECTOR:
+			for (int i = 0; i < n; i++)
+				d2[i] = vectorDistance2(graph, isSparse(graph) ? graph->stored : graph->point,
+										vectorOf(graph, nodes[i]));
+			break;
+	}
+}
+
+static inline bool
+beamTakes(const AnnGraph *graph, float d2)
+{
+	return graph->nbeam < graph->shape.ef || d2 < graph->beam_d2[graph->nbeam - 1];
+}
+
+/* Puts a node into the beam; returns its place. */
+static inline int
+addToBeam(AnnGraph *graph, AnnGraphNode node, float d2)
+{
+	AnnGraphNode *beam = graph->beam;
+	float	   *beam_d2 = graph->beam_d2;
+	int			n = graph->nbeam;
+	int			at = 0;
+
+	if (n == graph->shape.ef)
+	{
+		n--;
+		if ((beam[n] & EXPANDED) && graph->ndropped < graph->shape.ef)
+		{
+			graph->dropped[graph->ndropped].d2 = beam_d2[n];
+			graph->dropped[graph->ndropped++].node = beam[n] & ~EXPANDED;
+		}
+	}
+	/* A vector loop is done sooner than a search whose steps wait for each other. */
+	for (int i = 0; i < n; i++)
+		at += beam_d2[i] <= d2;
+	memmove(beam_d2 + at + 1, beam_d2 + at, sizeof(float) * (n - at));
+	memmove(beam + at + 1, beam + at, sizeof(AnnGraphNode) * (n - at));
+	beam_d2[at] = d2;
+	beam[at] = node;
+	graph->nbeam = n + 1;
+	return at;
+}
+
+/* Offers nodes to the beam; returns the first place that changed, or `next` if that is before. */
+static int
+offerToBeam(AnnGraph *graph, const AnnGraphNode *nodes, const float *d2, int n, int next)
+{
+	bool		full = graph->nbeam >= graph->shape.ef;
+	float		limit = full ? graph->beam_d2[graph->nbeam - 1] : 0;
+	int		   *near = graph->near;
+	int			nnear = 0;
+
+	/* Most are too far.  Which ones cannot be predicted: so without branches. */
+	for (int i = 0; i < n; i++)
+	{
+		near[nnear] = i;
+		nnear += !full | (d2[i] < limit);
+	}
+	for (int i = 0; i < nnear; i++)
+		if (beamTakes(graph, d2[near[i]]))
+		{
+			int			at = addToBeam(graph, nodes[near[i]], d2[near[i]]);
+
+			next = Min(next, at);
+		}
+	return next;
+}
+
+static void
+startSearch(AnnGraph *graph)
+{
+	AnnGraphShared *shared = graph->shared;
+	int			n = (int) *(volatile uint32 *) &shared->nentries;
+	AnnGraphNear best[START_ENTRIES];
+	int			nbest = 0;
+	int			first;
+
+	pg_read_barrier();
+	if (formOf(graph) == ANN_GRAPH_CODE)
+		estimate(graph, graph->entry_points, entryPointSize(&graph->shape), n, graph->estimates);
+	else
+		distancesTo(graph, graph->entries, n, graph->estimates);
+	for (int i = 0; i < n; i++)
+	{
+		int			at;
+
+		if (nbest == START_ENTRIES && graph->estimates[i] >= best[nbest - 1].d2)
+			continue;
+		at = nbest < START_ENTRIES ? nbest++ : nbest - 1;
+		for (; at > 0 && best[at - 1].d2 > graph->estimates[i]; at--)
+			best[at] = best[at - 1];
+		best[at].d2 = graph->estimates[i];
+		best[at].node = graph->entries[i];
+	}
+
+	/* An entry may have been replaced while it was read: ask its node. */
+	first = graph->ntouched;
+	makeRoomForTouched(graph, nbest + 1);
+	for (int i = 0; i < nbest; i++)
+		markSeen(graph, best[i].node);
+	n = graph->ntouched - first;
+	distancesTo(graph, graph->touched + first, n, graph->estimates);
+	offerToBeam(graph, graph->touched + first, graph->estimates, n, 0);
+}
+
+static int
+compareNear(const void *a, const void *b)
+{
+	const AnnGraphNear *x = (const AnnGraphNear *) a;
+	const AnnGraphNear *y = (const AnnGraphNear *) b;
+
+	return x->d2 < y->d2 ? -1 : x->d2 > y->d2 ? 1 : 0;
+}
+
+static inline void
+prefetchLinks(AnnGraph *graph, AnnGraphNode node)
+{
+	const char *links = (const char *) linksOf(graph, node);
+	Size		size = sizeof(AnnGraphNode) * (Size) graph->shape.slots;
+
+	for (Size i = 0; i < size; i += 64)
+		__builtin_prefetch(links + i);
+	__builtin_prefetch(links + size - 1);
+}
+
+/*
+ * Best-first search for the prepared row.  Fills graph->candidates, ascending,
+ * with what was expanded: the beam and what was dropped on the way.
+ */
+static void
+searchNearest(AnnGraph *graph, AnnGraphNode self)
+{
+	int			next = 0;
+	int			n = 0;
+
+	clearSeen(graph);
+	markSeen(graph, self);
+	graph->nbeam = 0;
+	graph->ndropped = 0;
+	startSearch(graph);
+	for (;;)
+	{
+		int			first = graph->ntouched;
+		int			nfresh;
+		int			expanded = 0;
+
+		/* Several at once, so that memory has something to do while it is waited for. */
+		makeRoomForTouched(graph, EXPAND_AT_ONCE * graph->shape.slots + 1);
+		for (int i = next; i < graph->nbeam && expanded < EXPAND_AT_ONCE; i++)
+		{
+			AnnGraphNode *links;
+
+			if (graph->beam[i] & EXPANDED)
+				continue;
+			links = linksOf(graph, graph->beam[i]);
+			graph->beam[i] |= EXPANDED;
+			expanded++;
+			for (int j = 0; j < graph->shape.slots; j++)
+			{
+				AnnGraphNode node = *(volatile AnnGraphNode *) &links[j];
+
+				if (node == ANN_GRAPH_NO_NODE)
+					break;
+				markSeen(graph, node);
+			}
+		}
+		if (expanded == 0)
+			break;
+		pg_read_barrier();
+		nfresh = graph->ntouched - first;
+		for (int i = 0; i < nfresh; i++)
+			prefetchPoint(graph, graph->touched[first + i]);
+		distancesTo(graph, graph->touched + first, nfresh, graph->estimates);
+		next = offerToBeam(graph, graph->touched + first, graph->estimates, nfresh, next);
+		while (next < graph->nbeam && (graph->beam[next] & EXPANDED))
+			next++;
+		for (int i = next; i < graph->nbeam && i < next + PREFETCH_LINKS; i++)
+			if (!(graph->beam[i] & EXPANDED))
+				prefetchLinks(graph, graph->beam[i]);
+	}
+
+	for (int i = 0; i < graph->nbeam; i++)
+	{
+		graph->candidates[n].d2 = graph->beam_d2[i];
+		graph->candidates[n++].node = graph->beam[i] & ~EXPANDED;
+	}
+	qsort(graph->dropped, graph->ndropped, sizeof(AnnGraphNear), compareNear);
+	for (int i = 0; i < graph->ndropped; i++)
+		graph->candidates[n++] = graph->dropped[i];
+	graph->ncandidates = n;
+}
+
+/* ---- choice of edges ---- */
+
+static inline void
+loadProbe(AnnGraph *graph, Probe *probe, const char *point)
+{
+	probe->data = point;
+	probe->norm = 0;
+	if (formOf(graph) == ANN_GRAPH_CODE)
+	{
+		AnnHalf		norm;
+
+		memcpy(&norm, point, sizeof(norm));
+		probe->norm = AnnHalfToFloat(norm) * graph->norm_scale;
+		probe->data += CODE_OFFSET;
+	}
+}
+
+static inline void
+loadNodeProbe(AnnGraph *graph, Probe *probe, AnnGraphNode node)
+{
+	loadProbe(graph, probe, formOf(graph) == ANN_GRAPH_VECTOR ? vectorOf(graph, node) : pointOf(graph, node));
+}
+
+/* Squared distance of two nodes. */
+static inline float
+probeDistance2(const AnnGraph *graph, const Probe *a, const Probe *b)
+{
+	switch (formOf(graph))
+	{
+		case ANN_GRAPH_CODE:
+			{
+				/* As AnnCodeDistance2, with the cosine of the angle (README of quantize) from a table. */
+				uint64		differ = ann_kernels.hamming((const uint8_t *) a->data, (const uint8_t *) b->data,
+														 graph->shape.code.nbits / 8);
+				float		difference = a->norm - b->norm;
+
+				return difference * difference + 2 * a->norm * b->norm * graph->versine[differ];
+			}
+		case ANN_GRAPH_INT8:
+			return int8Distance2(graph, a->data, b->data);
+		default:
+			return vectorDistance2(graph, a->data, b->data);
+	}
+}
+
+/*
+ * The relative neighbourhood rule over the candidates, ascending: one is
+ * occluded if a kept one is nearer to it than its length allows.  Fills
+ * graph->chosen, ascending, with what is kept and, while there are slots, the
+ * nearest occluded ones; graph->occluded tells which.
+ */
+static int
+chooseEdges(AnnGraph *graph)
+{
+	int			n = graph->ncandidates;
+	float		alpha = graph->shared->alpha;
+	int			slots = graph->shape.slots;
+	int			nkept = 0;
+	int			kept[256];
+	int			nchosen = 0;
+
+	for (int i = 0; i < n; i++)
+		loadNodeProbe(graph, &graph->probes[i], graph->candidates[i].node);
+	for (int i = 0; i < n; i++)
+	{
+		graph->occluded[i] = nkept >= slots;
+		for (int j = 0; j < nkept && !graph->occluded[i]; j++)
+			graph->occluded[i] = AnnHnswOccludes2(alpha, probeDistance2(graph, &graph->probes[kept[j]], &graph->probes[i]),
+												 graph->candidates[i].d2);
+		if (!graph->occluded[i])
+			kept[nkept++] = i;
+	}
+	slots -= nkept;
+	for (int i = 0; i < n; i++)
+		if (!graph->occluded[i] || slots-- > 0)
+			graph->chosen[nchosen++] = i;
+	return nchosen;
+}
+
+/*
+ * Samples how many candidates each alpha would keep, and moves alpha towards the
+ * one that fills the wanted share of the slots.
+ */
+static void
+tuneAlpha(AnnGraph *graph)
+{
+	int			n = Min(graph->ncandidates, ALPHA_CANDIDATES);
+	AnnGraphShared *shared = graph->shared;
+	float		wanted = ANN_HNSW_ALPHA_KEEPS * graph->shape.slots;
+	float		rate;
+	int			a;
+
+	for (int i = 1; i < n; i++)
+		for (int j = 0; j < i; j++)
+			graph->pairs[i * n + j] = probeDistance2(graph, &graph->probes[i], &graph->probes[j]);
+
+	LWLockAcquire(&shared->alpha_lock, LW_EXCLUSIVE);
+	rate = 1.0f / Min(shared->alpha_samples + 1, ALPHA_MEMORY);
+	shared->alpha_samples++;
+	for (a = 0; a < ANN_GRAPH_ALPHAS; a++)
+	{
+		int			nkept = 0;
+
+		for (int i = 0; i < n; i++)
+		{
+			bool		occluded = false;
+
+			for (int j = 0; j < i && !occluded; j++)
+				occluded = !graph->occluded[j] &&
+					AnnHnswOccludes2(alphas[a], graph->pairs[i * n + j], graph->candidates[i].d2);
+			graph->occluded[i] = occluded;
+			nkept += !occluded;
+		}
+		shared->kept[a] += (nkept - shared->kept[a]) * rate;
+	}
+	for (a = 0; a < ANN_GRAPH_ALPHAS - 1 && shared->kept[a] < wanted; a++)
+		;
+	if (a == 0 || shared->kept[a] < wanted)
+		shared->alpha = alphas[a];
+	else
+		shared->alpha = alphas[a - 1] + (alphas[a] - alphas[a - 1]) *
+			(wanted - shared->kept[a - 1]) / Max(shared->kept[a] - shared->kept[a - 1], 1e-6f);
+	LWLockRelease(&shared->alpha_lock);
+}
+
+/* ---- edges ---- */
+
+static inline AnnHalf
+packLength(const AnnGraph *graph, float d2, bool occluded)
+{
+	AnnHalf		half = AnnFloatToHalf(sqrtf(Max(d2, 0.0f)) / graph->length_scale);
+
+	/* A length out of range is the longest. */
+	if (half >= 0x7C00)
+		half = 0x7BFF;
+	return half | (occluded ? OCCLUDED : 0);
+}
+
+/*
+ * Adds an edge from `from` to the prepared row, which is graph->own_probe.  The
+ * rule of hnsw_prune.c, with the occlusions of older edges remembered:
+ * of the edges and the new one the furthest occluded is dropped when there is no
+ * slot; if none is, the furthest.
+ */
+static void
+addBackLink(AnnGraph *graph, AnnGraphNode from, AnnGraphNode node, float d2)
+{
+	float		alpha = graph->shared->alpha;
+	AnnGraphNode *links = linksOf(graph, from);
+	AnnHalf    *lengths = lengthsOf(graph, links);
+	AnnHalf		length = packLength(graph, d2, false);
+	LWLock	   *lock = &graph->shared->node_locks[from % ANN_GRAPH_NODE_LOCKS];
+	Probe		probe;
+	int			count;
+	int			at;
+	int			victim;
+	bool		occluded = false;
+
+	if (graph->parallel)
+		LWLockAcquire(lock, LW_EXCLUSIVE);
+	count = countLinks(graph, links);
+	for (at = count; at > 0 && (lengths[at - 1] & ~OCCLUDED) > length; at--)
+		;
+
+	for (int i = 0; i < at && !occluded; i++)
+		if (!(lengths[i] & OCCLUDED))
+		{
+			loadNodeProbe(graph, &probe, links[i]);
+			occluded = AnnHnswOccludes2(alpha, probeDistance2(graph, &graph->own_probe, &probe), d2);
+		}
+	if (!occluded)
+		for (int i = at; i < count; i++)
+			if (!(lengths[i] & OCCLUDED))
+			{
+				float		l = lengthOf(graph, lengths[i]);
+
+				loadNodeProbe(graph, &probe, links[i]);
+				if (AnnHnswOccludes(alpha, probeDistance2(graph, &graph->own_probe, &probe), l))
+					lengths[i] |= OCCLUDED;
+			}
+
+	if (count == graph->shape.slots)
+	{
+		for (victim = count - 1; victim >= 0 && !(lengths[victim] & OCCLUDED); victim--)
+			;
+		/* Of equal ones any may go. */
+		if (occluded && victim >= 0 && lengths[victim] == (length | OCCLUDED) && pg_prng_bool(&graph->random))
+		{
+			int			equals = 0;
+
+			for (int i = 0; i < count; i++)
+				if (lengths[i] == (length | OCCLUDED) && pg_prng_uint64_range(&graph->random, 0, equals++) == 0)
+					victim = i;
+			at = victim;
+		}
+		if ((occluded && victim < at) || (victim < 0 && at == count))
+			victim = count;		/* the new one itself */
+		else if (victim < 0)
+			victim = count - 1;
+		if (victim < count)
+		{
+			removeLink(graph, links, count, victim);
+			count--;
+			if (victim < at)
+				at--;
+		}
+	}
+	if (count < graph->shape.slots)
+		insertLink(graph, links, count, at, node, length | (occluded ? OCCLUDED : 0));
+	if (graph->parallel)
+		LWLockRelease(lock);
+}
+
+/* Makes the prepared row, which is `node`, one of the entries if the sample wants it. */
+static void
+offerEntry(AnnGraph *graph, AnnGraphNode node)
+{
+	AnnGraphShared *shared = graph->shared;
+	uint32		at;
+
+	if (node >= shared->max_entries &&
+		pg_prng_uint64_range(&graph->random, 0, node) >= shared->max_entries)
+		return;
+	LWLockAcquire(&shared->entry_lock, LW_EXCLUSIVE);
+	at = shared->nentries < shared->max_entries ? shared->nentries :
+		(uint32) pg_prng_uint64_range(&graph->random, 0, shared->max_entries - 1);
+	memcpy(graph->entry_points + at * entryPointSize(&graph->shape), graph->point, entryPointSize(&graph->shape));
+	graph->entries[at] = node;
+	pg_write_barrier();
+	if (at == shared->nentries)
+		shared->nentries++;
+	LWLockRelease(&shared->entry_lock);
+}
+
+/*
+ * Finds the neighbours of the prepared row, which is `node`, and makes the edges
+ * in both directions.
+ */
+void
+AnnGraphConnect(AnnGraph *graph, AnnGraphNode node)
+{
+	AnnGraphNode *links = linksOf(graph, node);
+	AnnHalf    *lengths = lengthsOf(graph, links);
+	int			nchosen;
+
+	searchNearest(graph, node);
+	nchosen = chooseEdges(graph);
+	for (int i = 0; i < nchosen; i++)
+	{
+		int			c = graph->chosen[i];
+
+		links[i] = graph->candidates[c].node;
+		lengths[i] = packLength(graph, graph->candidates[c].d2, graph->occluded[c]);
+	}
+	if (node >= ALPHA_MIN_NODES && graph->connected++ % ALPHA_SAMPLE_EVERY == 0)
+		tuneAlpha(graph);
+	pg_write_barrier();
+
+	loadProbe(graph, &graph->own_probe, isSparse(graph) ? graph->stored : graph->point);
+	for (int i = 0; i < nchosen; i++)
+		addBackLink(graph, graph->candidates[graph->chosen[i]].node, node, graph->candidates[graph->chosen[i]].d2);
+	offerEntry(graph, node);
+}

@@ -1,0 +1,219 @@
+/*
+ * hnsw_graph_finish.c
+ *	  When every row is in the graph in memory: links of rows that cannot be
+ *	  reached, edges into the index.  README: Build.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "hnsw/hnsw_graph_private.h"
+
+/* ---- reach ---- */
+
+static inline bool
+getBit(const uint8 *bits, AnnGraphNode node)
+{
+	return (bits[node / 8] >> (node % 8)) & 1;
+}
+
+static inline void
+setBit(uint8 *bits, AnnGraphNode node)
+{
+	bits[node / 8] |= (uint8) (1 << (node % 8));
+}
+
+/*
+ * Marks what can be reached from marked nodes.  Sweeps in place of a queue, which
+ * could take as much memory as the graph; each goes on where the last one left
+ * new marks.
+ */
+static void
+spread(AnnGraph *graph, uint8 *reached, uint8 *expanded, uint32 n)
+{
+	bool		again;
+
+	do
+	{
+		again = false;
+		for (AnnGraphNode node = 0; node < n; node++)
+		{
+			AnnGraphNode *links;
+
+			if (node % 8 == 0 && reached[node / 8] == expanded[node / 8])
+			{
+				node += 7;
+				continue;
+			}
+			if (!getBit(reached, node) || getBit(expanded, node))
+				continue;
+			setBit(expanded, node);
+			links = linksOf(graph, node);
+			for (int i = 0; i < graph->shape.slots && links[i] != ANN_GRAPH_NO_NODE; i++)
+				if (!getBit(reached, links[i]))
+				{
+					setBit(reached, links[i]);
+					again = again || links[i] < node;
+				}
+		}
+		CHECK_FOR_INTERRUPTS();
+	} while (again);
+}
+
+/*
+ * Gives `node` an edge from one of its neighbours: one with a free slot, or in
+ * place of the furthest edge, occluded if possible, whose target keeps other
+ * edges to it.  True if it has one now.
+ */
+static bool
+linkFromNeighbour(AnnGraph *graph, AnnGraphNode node, const uint8 *reached, uint8 *indegree)
+{
+	AnnGraphNode *links = linksOf(graph, node);
+	AnnHalf    *lengths = lengthsOf(graph, links);
+	int			n = countLinks(graph, links);
+
+	for (int pass = 0; pass < 2; pass++)
+		for (int i = 0; i < n; i++)
+		{
+			AnnGraphNode *from = linksOf(graph, links[i]);
+			AnnHalf    *from_lengths = lengthsOf(graph, from);
+			AnnHalf		length = lengths[i] & ~OCCLUDED;
+			int			count = countLinks(graph, from);
+			int			at;
+
+			if (!getBit(reached, links[i]))
+				continue;
+			/* Linked itself since the last look, it may have the edge all along. */
+			for (at = 0; at < count; at++)
+				if (from[at] == node)
+					return true;
+			if (count == graph->shape.slots)
+			{
+				int			victim = count - 1;
+
+				while (victim >= 0 && (indegree[from[victim]] < 3 || (pass == 0 && !(from_lengths[victim] & OCCLUDED))))
+					victim--;
+				if (victim < 0)
+					continue;
+				indegree[from[victim]]--;
+				removeLink(graph, from, count--, victim);
+			}
+			for (at = count; at > 0 && (from_lengths[at - 1] & ~OCCLUDED) > length; at--)
+				;
+			insertLink(graph, from, count, at, node, length);
+			indegree[node]++;
+			return true;
+		}
+	return false;
+}
+
+/*
+ * Links nodes that cannot be reached from the entries.  Returns how many there
+ * were.  Nobody else works on the graph.  Needs a byte and a quarter for each
+ * node.
+ */
+uint32
+AnnGraphLinkUnreachable(AnnGraph *graph, const AnnGraphNode *entries, uint32 nentries)
+{
+	uint32		n = AnnGraphCount(graph);
+	Size		bytes = n / 8 + 1;
+	uint8	   *reached = MemoryContextAllocExtended(CurrentMemoryContext, bytes, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	uint8	   *expanded = MemoryContextAllocExtended(CurrentMemoryContext, bytes, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	uint8	   *indegree = MemoryContextAllocExtended(CurrentMemoryContext, (Size) n + 1, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	uint32		unreachable = 0;
+	bool		first = true;
+
+	for (AnnGraphNode node = 0; node < n; node++)
+	{
+		AnnGraphNode *links = linksOf(graph, node);
+
+		for (int i = 0; i < graph->shape.slots && links[i] != ANN_GRAPH_NO_NODE; i++)
+			if (indegree[links[i]] < 255)
+				indegree[links[i]]++;
+	}
+
+	/* A link may cut off what was reached through the one it replaces: look again. */
+	for (int round = 0; round < 3; round++)
+	{
+		bool		linked = false;
+
+		memset(reached, 0, bytes);
+		memset(expanded, 0, bytes);
+		for (uint32 i = 0; i < nentries; i++)
+			setBit(reached, entries[i]);
+		spread(graph, reached, expanded, n);
+		for (AnnGraphNode node = 0; node < n; node++)
+		{
+			if (getBit(reached, node))
+				continue;
+			unreachable += first;
+			if (linkFromNeighbour(graph, node, reached, indegree))
+			{
+				setBit(reached, node);
+				linked = true;
+			}
+		}
+		first = false;
+		if (!linked)
+			break;
+	}
+	pfree(reached);
+	pfree(expanded);
+	pfree(indegree);
+	return unreachable;
+}
+
+/* ---- into the index ---- */
+
+/*
+ * Writes a node's edges into its row of the index.
+ */
+void
+AnnGraphWriteSlots(AnnGraph *graph, AnnGraphNode node, AnnHnswRowHeader *row)
+{
+	const AnnGraphShape *shape = &graph->shape;
+	const AnnHnswLayout *layout = &shape->layout;
+	AnnGraphNode *links = linksOf(graph, node);
+	AnnHalf    *lengths = lengthsOf(graph, links);
+	int			n = countLinks(graph, links);
+	float		length[256];
+	AnnHalf		halves[256];
+
+	for (int i = 0; i < n; i++)
+	{
+		prefetchPoint(graph, links[i]);
+		__builtin_prefetch(tailOf(graph, linksOf(graph, links[i])));
+		length[i] = copysignf(lengthOf(graph, lengths[i]), lengths[i] & OCCLUDED ? -1 : 1);
+	}
+	ann_kernels.f32_to_f16(length, halves, n);
+
+	row->nedges = (uint8) n;
+	for (int i = 0; i < n; i++)
+	{
+		const char *point = pointOf(graph, links[i]);
+		AnnGraphNode *to = linksOf(graph, links[i]);
+
+		if (AnnHnswHasCodes(layout))
+		{
+			AnnHnswSlot *slot = AnnHnswCodedSlot(layout, row, i);
+
+			AnnHnswSlotSetRow(slot, tailOf(graph, to)->row);
+			slot->length = halves[i];
+			memcpy(&slot->add, point + shape->index_factors, sizeof(AnnHalf));
+			memcpy(&slot->mul, point + shape->index_factors + sizeof(AnnHalf), sizeof(AnnHalf));
+			if (layout->hint_size > 0)
+				memcpy(slot + 1, (char *) to + shape->links_hint, sizeof(uint16));
+			memcpy(AnnHnswSlotCode(layout, slot), point + shape->index_code, layout->code_size);
+		}
+		else
+		{
+			AnnHnswPlainSlot *slot = AnnHnswGetPlainSlot(layout, row, i);
+
+			slot->row = tailOf(graph, to)->row;
+			slot->length = length[i];
+		}
+	}
+}
