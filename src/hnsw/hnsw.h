@@ -508,7 +508,6 @@ AnnHnswRowSetRemove(AnnHnswRowSet *set, AnnRowId row)
 }
 
 extern void AnnHnswRowSetInit(AnnHnswRowSet *set, uint64 nrows);
-extern void AnnHnswRowSetClear(AnnHnswRowSet *set);
 extern void AnnHnswRowSetFree(AnnHnswRowSet *set);
 extern bool AnnHnswRowSetNext(const AnnHnswRowSet *set, AnnRowId *row);
 
@@ -578,7 +577,6 @@ extern AnnHnswCache *AnnHnswCacheGet(Relation index);
 extern void AnnHnswCacheRefresh(Relation index, AnnHnswCache *cache);
 
 extern void AnnHnswReadMeta(Relation index, AnnHnswMetaPageData *meta);
-extern void AnnHnswCheckMeta(Relation index, const AnnHnswMetaPageData *meta);
 extern AnnHnswMetaPageData *AnnHnswMetaOnPage(Page page);
 extern void AnnHnswCreateMeta(Relation index, ForkNumber fork, AnnHnswMetaPageData *meta);
 extern float *AnnHnswReadCenter(Relation index, const AnnHnswMetaPageData *meta);
@@ -648,8 +646,6 @@ extern char *AnnHnswBuildPhaseName(int64 phase);
 /* Writes into `to` the edges of two images of a row. */
 typedef void (*AnnHnswMergeEdges) (void *arg, AnnHnswRowHeader *old, AnnHnswRowHeader *found, AnnHnswRowHeader *to);
 
-extern void AnnHnswInsertValue(Relation index, AnnWriteMode mode, const Datum *values, const bool *isnull,
-							   ItemPointer tid);
 extern void AnnHnswRefineRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row, int beam,
 							 AnnHnswMergeEdges merge, void *arg);
 extern void AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row,

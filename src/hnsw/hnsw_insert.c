@@ -742,7 +742,7 @@ AnnHnswRefineRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 }
 
 static void
-insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHnswSpace *space,
+insertPoint(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 			AnnAttributes *attributes, AnnHnswPoint *point, AnnHnswQuery *query, ItemPointer tid)
 {
 	InsertState state = {0};
@@ -750,7 +750,7 @@ insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHns
 	int			nedges;
 
 	state.index = index;
-	state.mode = mode;
+	state.mode = ANN_WRITE_WAL;
 	state.space = space;
 	state.point = point;
 	state.self = ANN_HNSW_NO_ROW;
@@ -763,7 +763,7 @@ insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHns
 				   AnnHnswConstructionBeam(&space->layout, cache->meta.ef_construction));
 
 	if (state.equal != ANN_HNSW_NO_ROW &&
-		AnnHnswAddTid(index, mode, &space->layout, state.equal, point, tid))
+		AnnHnswAddTid(index, ANN_WRITE_WAL, &space->layout, state.equal, point, tid))
 		return;
 
 	nedges = chooseEdges(&state);
@@ -777,17 +777,16 @@ insertPoint(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHns
  * cache up to date.
  */
 static AnnHnswCache *
-beginInsert(Relation index, AnnWriteMode mode)
+beginInsert(Relation index)
 {
 	for (;;)
 	{
 		AnnHnswCache *cache = AnnHnswCacheGet(index);
 
 		/* VACUUM waits for inserts in flight between its steps 1 and 3 (README). */
-		if (mode == ANN_WRITE_WAL)
-			LockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
+		LockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
 		AnnHnswCacheRefresh(index, cache);
-		if (!cache->meta.recoding || mode != ANN_WRITE_WAL)
+		if (!cache->meta.recoding)
 			return cache;
 		UnlockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
 		AnnHnswRecenter(index, true);
@@ -795,11 +794,11 @@ beginInsert(Relation index, AnnWriteMode mode)
 }
 
 /*
- * Adds one tuple's columns to the index.  In ANN_WRITE_BUILD mode nothing is logged and
- * no lock against VACUUM is taken: the relation is the caller's own.
+ * aminsert.
  */
-void
-AnnHnswInsertValue(Relation index, AnnWriteMode mode, const Datum *values, const bool *isnull, ItemPointer tid)
+bool
+ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
+				IndexUniqueCheck check_unique, bool index_unchanged, IndexInfo *info)
 {
 	MemoryContext context;
 	MemoryContext old;
@@ -812,8 +811,8 @@ AnnHnswInsertValue(Relation index, AnnWriteMode mode, const Datum *values, const
 
 	if (isnull[0])
 	{
-		AnnHnswAddToTidList(index, mode, false, tid);
-		return;
+		AnnHnswAddToTidList(index, ANN_WRITE_WAL, false, tid);
+		return false;
 	}
 	context = AllocSetContextCreate(CurrentMemoryContext, "ann hnsw insert", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
@@ -821,34 +820,24 @@ AnnHnswInsertValue(Relation index, AnnWriteMode mode, const Datum *values, const
 	value = PointerGetDatum(PG_DETOAST_DATUM(values[0]));
 	attributes = AnnAttributesCreate(index);
 	area = AnnAttributesForm(attributes, values, isnull);
-	cache = beginInsert(index, mode);
+	cache = beginInsert(index);
 	AnnHnswSpaceInit(&space, &cache->meta, cache->center);
 	AnnHnswFormPoint(&space, value, &point);
 	if (point.unplaced)
-		AnnHnswAddToTidList(index, mode, true, tid);
+		AnnHnswAddToTidList(index, ANN_WRITE_WAL, true, tid);
 	else
 	{
 		AnnHnswQuery *query = AnnHnswQueryCreate(&space, value);
 
 		AnnHnswSetAttributes(attributes, area, &point);
-		insertPoint(index, mode, cache, &space, attributes, &point, query, tid);
+		insertPoint(index, cache, &space, attributes, &point, query, tid);
 	}
-	if (mode == ANN_WRITE_WAL)
-	{
-		UnlockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
-		if (AnnHnswCenterIsOld(&cache->meta))
-			AnnHnswRecenter(index, false);
-		else if (AnnHnswWantsCalibration(&cache->meta))
-			AnnHnswCalibrateFirst(index);
-	}
+	UnlockPage(index, ANN_HNSW_META_BLOCK, ShareLock);
+	if (AnnHnswCenterIsOld(&cache->meta))
+		AnnHnswRecenter(index, false);
+	else if (AnnHnswWantsCalibration(&cache->meta))
+		AnnHnswCalibrateFirst(index);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
-}
-
-bool
-ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
-				IndexUniqueCheck check_unique, bool index_unchanged, IndexInfo *info)
-{
-	AnnHnswInsertValue(index, ANN_WRITE_WAL, values, isnull, tid);
 	return false;
 }

@@ -45,8 +45,8 @@ AnnHnswMetaOnPage(Page page)
  * Raises ERRCODE_INDEX_CORRUPTED unless *meta is of this version and sane
  * enough for the arithmetic that rests on it.
  */
-void
-AnnHnswCheckMeta(Relation index, const AnnHnswMetaPageData *meta)
+static void
+checkMeta(Relation index, const AnnHnswMetaPageData *meta)
 {
 	const AnnHnswLayout *layout = &meta->layout;
 
@@ -86,7 +86,7 @@ AnnHnswReadMeta(Relation index, AnnHnswMetaPageData *meta)
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	memcpy(meta, AnnHnswMetaOnPage(AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_META)), sizeof(*meta));
 	UnlockReleaseBuffer(buffer);
-	AnnHnswCheckMeta(index, meta);
+	checkMeta(index, meta);
 }
 
 /*

@@ -90,8 +90,8 @@ AnnHnswRowSetInit(AnnHnswRowSet *set, uint64 nrows)
 											MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 }
 
-void
-AnnHnswRowSetClear(AnnHnswRowSet *set)
+static void
+rowSetClear(AnnHnswRowSet *set)
 {
 	memset(set->words, 0, sizeof(uint64) * (set->nrows / 64 + 1));
 }
@@ -732,7 +732,7 @@ linkUnreachable(AnnHnswRepair *repair)
 		if (AnnHnswRowSetHas(&repair->live, row))
 			AnnHnswRowSetAdd(&reached, row);
 	}
-	AnnHnswRowSetClear(&repair->linked);
+	rowSetClear(&repair->linked);
 	AnnHnswSpread(repair->index, repair->strategy, &repair->space->layout, &repair->live, &reached, &repair->linked);
 	for (AnnRowId row = 0; AnnHnswRowSetNext(&repair->live, &row); row++)
 	{

@@ -55,17 +55,6 @@ AnnPageEditCommit(AnnPageEdit *edit)
 }
 
 /*
- * Drops a change of which nothing was written yet.  (In build mode pages are
- * written in place, so there is nothing that could be taken back.)
- */
-void
-AnnPageEditAbort(AnnPageEdit *edit)
-{
-	if (edit->xlog != NULL)
-		GenericXLogAbort(edit->xlog);
-}
-
-/*
  * Changes a few bytes of one page, which the caller holds exclusively and
  * still holds afterwards: what an edit of one page does, without the edit's
  * copy and comparison of the whole page.  Patches do not overlap.

@@ -67,7 +67,6 @@ typedef struct AnnPageEdit
 extern AnnPageEdit AnnPageEditBegin(Relation index, AnnWriteMode mode);
 extern Page AnnPageEditAdd(AnnPageEdit *edit, Buffer buffer, bool whole);
 extern void AnnPageEditCommit(AnnPageEdit *edit);
-extern void AnnPageEditAbort(AnnPageEdit *edit);
 
 /* Bytes of a page to be replaced: `target` points into the page. */
 typedef struct AnnPagePatch

@@ -307,8 +307,6 @@ AnnRefineIsExact(const AnnRefineSpec *spec)
 	return spec->form == ANN_REFINE_FULL && !spec->rotated;
 }
 
-extern bool AnnRefineSpecValid(const AnnRefineSpec *spec);
-
 /*
  * Bytes of a stored vector; needs no alignment.
  *

@@ -13,17 +13,6 @@
 #define MIN_COSINE_NORM 0x1p-40
 #define MAX_COSINE_NORM 0x1p60
 
-bool
-AnnRefineSpecValid(const AnnRefineSpec *spec)
-{
-	return spec->dim >= 1 && spec->dim <= 16000 &&
-		spec->metric <= ANN_METRIC_L1 &&
-		spec->form <= ANN_REFINE_SQ8 &&
-		spec->element <= ANN_ELEMENT_HALF &&
-		spec->rotated <= 1 &&
-		!(spec->rotated && spec->metric == ANN_METRIC_L1);
-}
-
 static size_t
 ElementSize(const AnnRefineSpec *spec)
 {

@@ -8,7 +8,6 @@
 #include "types/shared.h"
 
 extern int	AnnDatumDim32(Datum sparse);
-extern int	AnnSparseLowerBound(const AnnSparseVector *v, int from, int32 index);
 extern float AnnSparseL2Squared(const AnnSparseVector *a, const AnnSparseVector *b);
 extern float AnnSparseInnerProduct(const AnnSparseVector *a, const AnnSparseVector *b);
 extern float AnnSparseL1(const AnnSparseVector *a, const AnnSparseVector *b);

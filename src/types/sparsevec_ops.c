@@ -36,8 +36,8 @@ AnnDatumDim32(Datum sparse)
  * The first position >= from whose index is >= index, nnz if there is none.
  * Fast when it is near from: steps double before the interval is halved.
  */
-int
-AnnSparseLowerBound(const AnnSparseVector *v, int from, int32 index)
+static int
+lowerBound(const AnnSparseVector *v, int from, int32 index)
 {
 	int			low = from;
 	int			high = from;
@@ -141,7 +141,7 @@ AnnSparseInnerProduct(const AnnSparseVector *a, const AnnSparseVector *b)
 	{
 		for (; i < a->nnz; i++)
 		{
-			j = AnnSparseLowerBound(b, j, a->indices[i]);
+			j = lowerBound(b, j, a->indices[i]);
 			if (j == b->nnz)
 				break;
 			if (b->indices[j] == a->indices[i])
@@ -317,8 +317,8 @@ ann_sparsevec_subvector(PG_FUNCTION_ARGS)
 	end = Min(end, (int64) v->dim + 1);
 	if (start >= end)
 		AnnCheckDim(0, ANN_SPARSE_MAX_DIM, "sparsevec");
-	first = AnnSparseLowerBound(v, 0, (int32) start - 1);
-	last = AnnSparseLowerBound(v, first, (int32) end - 1);
+	first = lowerBound(v, 0, (int32) start - 1);
+	last = lowerBound(v, first, (int32) end - 1);
 
 	result = AnnNewSparseVector((int) (end - start), last - first);
 	for (int i = first; i < last; i++)

@@ -1163,7 +1163,6 @@ TestIntervals(void)
 					for (int i = 0; i < 6000; i++)
 					{
 						spec.dim = i % 100 == 0 ? 300 + RandomInt(INTERVAL_DIM - 300 + 1) : 1 + RandomInt(i % 10 == 0 ? 300 : 40);
-						Check(AnnRefineSpecValid(&spec), "not valid");
 						CheckInterval(&spec, RandomInt(SHAPES), RandomInt(RELATIONS), scales[RandomInt(lengthof(scales))],
 									  scales[RandomInt(lengthof(scales))], &vacuous);
 					}
@@ -1286,10 +1285,6 @@ TestRefineForms(void)
 	Check(AnnRefineSize(&(AnnRefineSpec) {100, ANN_METRIC_L2, ANN_REFINE_FULL, ANN_ELEMENT_HALF, 1}) == 404, "full halfvec, rotated");
 	Check(AnnRefineSize(&(AnnRefineSpec) {100, ANN_METRIC_L2, ANN_REFINE_HALF, ANN_ELEMENT_FLOAT4, 1}) == 204, "half");
 	Check(AnnRefineSize(&(AnnRefineSpec) {101, ANN_METRIC_L2, ANN_REFINE_SQ8, ANN_ELEMENT_FLOAT4, 1}) == 113, "sq8");
-	Check(!AnnRefineSpecValid(&(AnnRefineSpec) {100, ANN_METRIC_L1, ANN_REFINE_HALF, ANN_ELEMENT_FLOAT4, 1}), "L1 rotated");
-	Check(!AnnRefineSpecValid(&(AnnRefineSpec) {0, ANN_METRIC_L2, ANN_REFINE_HALF, ANN_ELEMENT_FLOAT4, 1}), "dim 0");
-	Check(!AnnRefineSpecValid(&(AnnRefineSpec) {16001, ANN_METRIC_L2, ANN_REFINE_HALF, ANN_ELEMENT_FLOAT4, 1}), "dim 16001");
-	Check(!AnnRefineSpecValid(&(AnnRefineSpec) {10, ANN_METRIC_HAMMING, ANN_REFINE_HALF, ANN_ELEMENT_FLOAT4, 0}), "Hamming");
 	End();
 }
 
