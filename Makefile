@@ -44,13 +44,17 @@ OBJS = \
 	src/hnsw/hnsw_vacuum.o \
 	src/ivfflat/ivfflat_build.o \
 	src/ivfflat/ivfflat_cache.o \
+	src/ivfflat/ivfflat_calibrate.o \
 	src/ivfflat/ivfflat_centroid.o \
 	src/ivfflat/ivfflat_check.o \
 	src/ivfflat/ivfflat_handler.o \
 	src/ivfflat/ivfflat_insert.o \
 	src/ivfflat/ivfflat_kmeans.o \
+	src/ivfflat/ivfflat_lists.o \
 	src/ivfflat/ivfflat_options.o \
 	src/ivfflat/ivfflat_page.o \
+	src/ivfflat/ivfflat_pending.o \
+	src/ivfflat/ivfflat_reach.o \
 	src/ivfflat/ivfflat_relist.o \
 	src/ivfflat/ivfflat_scan.o \
 	src/ivfflat/ivfflat_train.o \
@@ -140,7 +144,7 @@ src/distance/avx2.o: CFLAGS += $(KERNEL_FLAGS_avx2)
 src/distance/avx512.o: CFLAGS += $(KERNEL_FLAGS_avx512)
 # Loops over elements: at -O2 gcc 12 vectorizes only those of known length.
 src/types/vector.o src/types/halfvec.o src/types/agg.o src/hnsw/hnsw_connect.o src/hnsw/hnsw_graph.o src/ivfflat/ivfflat_centroid.o src/ivfflat/ivfflat_kmeans.o \
-	src/ivfflat/ivfflat_scan.o src/ivfflat/ivfflat_train.o src/ivfflat/ivfflat_value.o: CFLAGS += -O3
+	src/ivfflat/ivfflat_lists.o src/ivfflat/ivfflat_pending.o src/ivfflat/ivfflat_train.o src/ivfflat/ivfflat_value.o: CFLAGS += -O3
 
 -include $(OBJS:.o=.d)
 

@@ -481,6 +481,9 @@ extern void AnnIvfInsertEntry(Relation index, const AnnIvfMetaPageData *meta, It
 /* ---- ivfflat_scan.c ---- */
 
 extern IndexScanDesc ann_ivfflat_beginscan(Relation index, int nkeys, int norderbys);
+
+/* ---- ivfflat_calibrate.c ---- */
+
 extern void AnnIvfCalibrate(Relation index, const float *queries, int count, AnnWriteMode mode);
 
 /* ---- ivfflat_vacuum.c ---- */

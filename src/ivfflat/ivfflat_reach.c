@@ -1,0 +1,213 @@
+/*
+ * ivfflat_reach.c
+ *	  How far lists are read for a filter, and for many rows: README, section Filtered.
+ */
+#include "postgres.h"
+
+#include <float.h>
+#include <math.h>
+
+#include "ivfflat/ivfflat_scan.h"
+
+/* Entries of a page whose radius is looked at. */
+#define RADIUS_ENTRIES 2
+
+/* Rows that are waited for by their estimates, at the most. */
+#define MAX_WANTED 100000
+
+/* What a page says of how far to read. */
+void
+AnnIvfLearnReach(AnnIvfScan *state, Page page, const AnnIvfShape *shape, const float *estimates)
+{
+	AnnIvfReach *reach = state->reach;
+	const AnnIvfListPage *header = AnnIvfListPageOf(page);
+	bool		plain = AnnScanIsPlain(&state->base);
+	int			nradius = 0;
+
+	for (int i = 0; i < header->count; i++)
+	{
+		const AnnIvfEntry *entry = AnnIvfEntryOf(page, shape, i);
+
+		if (!ItemPointerIsValid(&entry->tid))
+			continue;
+		if (plain || state->counts[i])
+			AnnKeepBest(reach->wanted, &reach->nwanted, reach->wanted_count, estimates[i]);
+		if (!reach->learning)
+			continue;
+		AnnKeepBest(reach->nearest, &reach->nnearest, ANN_IVF_CALIBRATED_ROWS, estimates[i]);
+		if (nradius++ < RADIUS_ENTRIES)
+		{
+			float		radius;
+
+			ann_kernels.f16_to_f32(&entry->factors[0], &radius, 1);
+			reach->radius2 += (double) radius * radius;
+			reach->nradius++;
+		}
+	}
+}
+
+/*
+ * How deep rows of this score must lie in a list of this centroid, on the side of the query:
+ * the cosine of the angle between the query and such a row, seen from the
+ * centroid, but for a factor that is the same for all lists.
+ */
+static double
+depth(const AnnIvfScan *state, float centroid, float score)
+{
+	const AnnIvfReach *reach = state->reach;
+	double		radius2 = reach->nradius > 0 ? reach->radius2 / reach->nradius : 0;
+
+	if (state->meta.layout.metric == ANN_METRIC_IP)
+		return (double) centroid - score;
+	if (state->meta.layout.metric == ANN_METRIC_COSINE)
+		score *= 2;
+	return (centroid + radius2 - score) / sqrt(Max(centroid, FLT_MIN));
+}
+
+/*
+ * The same for a list of its own radius, as a cosine.  Not for inner product.
+ */
+float
+AnnIvfAngle(const AnnIvfScan *state, const AnnIvfListScore *list, float score)
+{
+	AnnIvfListHead head = AnnIvfHeadForScan(state, state->centroids.index, list->list);
+	double		radius2 = head.spread > 0 ? head.spread : state->meta.spread;
+	double		centroid2 = list->score;
+
+	if (state->meta.layout.metric == ANN_METRIC_COSINE)
+		score *= 2;
+	return (float) ((centroid2 + radius2 - score) / (2 * sqrt(Max(centroid2 * radius2, FLT_MIN))));
+}
+
+/* Share of a list's rows that lie so deep: cosines are about normally distributed. */
+static double
+shareAt(double scale, double depth)
+{
+	return erfc(scale * depth / sqrt(2.0)) / 2;
+}
+
+/*
+ * What the first lists say: the scale with which as many rows are expected among the nearest
+ * as there are, and the share of a list at which the setting ends, in the same terms.
+ */
+static void
+finishLearning(AnnIvfScan *state)
+{
+	AnnIvfReach *reach = state->reach;
+	double		low = 0;
+	double		high = 1;
+	float		nearest = reach->nearest[0];
+
+	reach->learning = false;
+	if (state->code == NULL || reach->nnearest < ANN_IVF_CALIBRATED_ROWS || reach->nlists == 0)
+		return;
+	for (int step = 0; step < 60; step++)
+	{
+		double		scale = step < 20 ? high : (low + high) / 2;
+		double		expected = 0;
+
+		for (int i = 0; i < reach->nlists; i++)
+			expected += (double) reach->lengths[i] * shareAt(scale, depth(state, reach->centroids[i], nearest));
+		if (expected > ANN_IVF_CALIBRATED_ROWS)
+		{
+			low = scale;
+			if (step < 20)
+				high *= 2;
+		}
+		else
+		{
+			high = scale;
+			step = Max(step, 19);
+		}
+	}
+	reach->scale = high;
+	/* Of more rows that are wanted more may be missed. */
+	reach->tolerated = shareAt(high, depth(state, reach->centroids[reach->nlists - 1], nearest)) *
+		Max(1, sqrt((double) reach->wanted_count / ANN_IVF_CALIBRATED_ROWS));
+}
+
+/* Whether the next list is further than the first lists were, for the rows that are wanted. */
+static bool
+isOutOfReach(const AnnIvfScan *state)
+{
+	const AnnIvfReach *reach = state->reach;
+
+	if (reach->nwanted < reach->wanted_count)
+		return false;
+	if (reach->calibrated && reach->share > 0)
+	{
+		double		share = reach->share * ANN_IVF_CALIBRATED_ROWS / Max(reach->wanted_count, ANN_IVF_CALIBRATED_ROWS);
+
+		if (AnnIvfAngle(state, &state->next_list, reach->wanted[0]) <= state->meta.reach + state->meta.reach_slope * log(share))
+			return false;
+	}
+	/* Without codes nothing is known of rows that do not count: as many as the first lists had will do. */
+	if (reach->scale <= 0)
+		return state->nscanned >= reach->ncompared;
+	/* What ten rows of a query tell may be far off. */
+	if (state->nscanned < reach->ncompared / 2)
+		return false;
+	return reach->share * shareAt(reach->scale, depth(state, state->next_list.score, reach->wanted[0])) <
+		reach->tolerated;
+}
+
+/* Reads the next list, with a look at how many of its entries count. */
+static void
+readReachedList(AnnIvfScan *state, Relation index)
+{
+	AnnIvfReach *reach = state->reach;
+	uint64		looked_at = state->base.nvisited;
+	uint64		counted = state->nscanned;
+	float		centroid = state->next_list.score;
+
+	AnnIvfReadNextList(state, index);
+	looked_at = state->base.nvisited - looked_at;
+	counted = state->nscanned - counted;
+	if (looked_at > 0)
+		reach->share = Max(reach->share, (double) counted / looked_at);
+	if (reach->learning)
+	{
+		reach->centroids[reach->nlists] = centroid;
+		reach->lengths[reach->nlists++] = looked_at;
+	}
+}
+
+/*
+ * Reads the first lists: as many as the setting says and, for a filter or many rows,
+ * those within the same reach.  False if that is too much: sorting all is better, or
+ * the caller has a better way.
+ */
+bool
+AnnIvfReadFirstLists(AnnIvfScan *state, Relation index)
+{
+	AnnIndexScan *base = &state->base;
+	AnnIvfReach *reach;
+	bool		fits = true;
+
+	if (base->iterative == ANN_ITERATIVE_OFF || (AnnScanIsPlain(base) && base->limit <= ANN_IVF_CALIBRATED_ROWS))
+		return AnnIvfReadLists(state, index, state->probes);
+	reach = state->reach = palloc0(sizeof(AnnIvfReach));
+	reach->learning = true;
+	reach->wanted_count = (int) Min(base->limit > 0 ? ceil(base->limit) : ANN_IVF_CALIBRATED_ROWS, MAX_WANTED);
+	reach->wanted = palloc(sizeof(float) * reach->wanted_count);
+	reach->calibrated = state->meta.reach > 0 && state->probes >= (int) state->meta.probes;
+	reach->centroids = palloc(mul_size(sizeof(float), state->probes));
+	reach->lengths = palloc(mul_size(sizeof(uint64), state->probes));
+	for (int i = 0; i < state->probes && fits && AnnIvfPeekList(state); i++)
+	{
+		readReachedList(state, index);
+		fits = !AnnIvfScanIsFull(state);
+	}
+	reach->ncompared = base->nvisited;
+	finishLearning(state);
+	while (fits && AnnIvfPeekList(state) && !isOutOfReach(state))
+	{
+		readReachedList(state, index);
+		fits = !AnnIvfScanIsFull(state);
+	}
+	if (AnnIvfScanWorkIsDone(state) && !AnnIvfScanHasAll(state))
+		fits = false;
+	state->reach = NULL;
+	AnnIvfFinishReading(state);
+	return fits;
+}
