@@ -73,6 +73,7 @@ OBJS = \
 	src/planner/annscan_path.o \
 	src/planner/annscan_plan.o \
 	src/planner/annscan_range.o \
+	src/planner/formats.o \
 	src/planner/support.o \
 	src/planner/workers.o \
 	src/quantize/code.o \

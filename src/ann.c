@@ -29,5 +29,6 @@ _PG_init(void)
 	AnnIvfflatInit();
 	AnnIvfCostInit();
 	AnnWorkersInit();
+	AnnFormatsInit();
 	AnnScanInit();
 }

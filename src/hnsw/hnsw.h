@@ -573,6 +573,7 @@ typedef struct AnnHnswCache
 	AnnBufferHints hints;
 } AnnHnswCache;
 
+extern bool AnnHnswIsReadable(Relation index);
 extern AnnHnswCache *AnnHnswCacheGet(Relation index);
 extern void AnnHnswCacheRefresh(Relation index, AnnHnswCache *cache);
 

@@ -122,7 +122,7 @@ costEstimate(PlannerInfo *root, IndexPath *path, double loop_count, Cost *startu
 void
 AnnHnswCostInit(void)
 {
-	AnnRegisterSearchCost(costEstimate, describeScan);
+	AnnRegisterSearchCost(costEstimate, describeScan, AnnHnswIsReadable);
 }
 
 static bool

@@ -33,6 +33,10 @@
 
 static AnnIndexCaches caches = {.name = "ann hnsw index caches", .size = sizeof(AnnHnswCache)};
 
+static const AnnFormat format = {
+	.name = "hnsw", .page_id = ANN_HNSW_PAGE_ID, .meta_kind = ANN_HNSW_META, .magic = ANN_HNSW_MAGIC, .version = ANN_HNSW_VERSION
+};
+
 /* ---- meta page ---- */
 
 AnnHnswMetaPageData *
@@ -424,6 +428,15 @@ AnnHnswCountRows(Relation index, AnnWriteMode mode, double rows, float alpha_ste
 }
 
 /* ---- per-backend cache ---- */
+
+/*
+ * Whether the index is of the format that this library reads; warns if not.
+ */
+bool
+AnnHnswIsReadable(Relation index)
+{
+	return AnnIndexCacheReadable(&caches, index, &format);
+}
 
 /* Reads what does not change in the life of a build. */
 static void

@@ -142,7 +142,7 @@ AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index)
 	int			quantizer = AnnHnswOptionQuantizer(options);
 	int			refine = AnnHnswOptionRefine(options);
 	int			slots = 2 * m;
-	int32		typmod = TupleDescAttr(index->rd_att, 0)->atttypmod;
+	int32		dimensions = AnnIndexDimensions(index);
 	bool		codable;
 
 	memset(layout, 0, sizeof(*layout));
@@ -150,16 +150,11 @@ AnnHnswLayoutInit(AnnHnswLayout *layout, AnnCodeParams *code, Relation index)
 	layout->element = AnnIndexElement(index, ANN_HNSW_TYPE_PROC);
 	layout->metric = AnnIndexMetric(index, ANN_HNSW_DISTANCE_PROC);
 
-	if (typmod < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
-				 errmsg("column does not have dimensions"),
-				 errhint("Declare the column as vector(n), or index an expression such as (embedding::vector(n)).")));
-	if (layout->element == ANN_ELEMENT_BIT && typmod > ANN_BIT_MAX_INDEX_DIM)
+	if (layout->element == ANN_ELEMENT_BIT && dimensions > ANN_BIT_MAX_INDEX_DIM)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("column cannot have more than %d dimensions for an hnsw index", ANN_BIT_MAX_INDEX_DIM)));
-	layout->dim = (uint32) typmod;
+	layout->dim = (uint32) dimensions;
 	layout->attribute_size = (uint16) AnnAttributesSize(index);
 
 	codable = AnnElementIsDense(layout->element) && layout->metric <= ANN_METRIC_COSINE;

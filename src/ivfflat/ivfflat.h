@@ -405,6 +405,7 @@ typedef struct AnnIvfCache
 	AnnBufferHints hints;
 } AnnIvfCache;
 
+extern bool AnnIvfIsReadable(Relation index);
 extern AnnIvfCache *AnnIvfCacheGet(Relation index);
 extern AnnIvfCache *AnnIvfCacheRecall(Relation index);
 

@@ -14,6 +14,10 @@
 
 static AnnIndexCaches caches = {.name = "ann ivfflat index caches", .size = sizeof(AnnIvfCache)};
 
+static const AnnFormat format = {
+	.name = "ivfflat", .page_id = ANN_IVFFLAT_PAGE_ID, .meta_kind = ANN_IVF_META, .magic = ANN_IVF_MAGIC, .version = ANN_IVF_VERSION
+};
+
 static void
 loadCentroids(Relation index, AnnIvfCache *cache)
 {
@@ -73,6 +77,15 @@ refresh(Relation index, AnnIvfCache *cache)
 	cache->meta = meta;
 	AnnBufferHintsResize(&cache->hints, RelationGetNumberOfBlocks(index));
 	cache->base.loaded = true;
+}
+
+/*
+ * Whether the index is of the format that this library reads; warns if not.
+ */
+bool
+AnnIvfIsReadable(Relation index)
+{
+	return AnnIndexCacheReadable(&caches, index, &format);
 }
 
 /*

@@ -121,7 +121,7 @@ costEstimate(PlannerInfo *root, IndexPath *path, double loop_count, Cost *startu
 void
 AnnIvfCostInit(void)
 {
-	AnnRegisterSearchCost(costEstimate, describeScan);
+	AnnRegisterSearchCost(costEstimate, describeScan, AnnIvfIsReadable);
 }
 
 static bool

@@ -35,7 +35,7 @@ AnnIvfLayoutInit(AnnIvfLayout *layout, AnnCodeParams *code, Relation index)
 	const AnnIvfOptions *options = (const AnnIvfOptions *) index->rd_options;
 	int			quantizer = AnnIvfOptionQuantizer(options);
 	int			refine = AnnIvfOptionRefine(options);
-	int32		typmod = TupleDescAttr(index->rd_att, 0)->atttypmod;
+	int32		dimensions = AnnIndexDimensions(index);
 	AnnSpace	space;
 	bool		dense;
 	Size		slot;
@@ -52,16 +52,11 @@ AnnIvfLayoutInit(AnnIvfLayout *layout, AnnCodeParams *code, Relation index)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("ivfflat does not support the distance of this operator class"),
 				 errhint("Use an hnsw index.")));
-	if (typmod < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
-				 errmsg("column does not have dimensions"),
-				 errhint("Declare the column as vector(n), or index an expression such as (embedding::vector(n)).")));
-	if (layout->element == ANN_ELEMENT_BIT && typmod > ANN_IVF_MAX_BIT_DIM)
+	if (layout->element == ANN_ELEMENT_BIT && dimensions > ANN_IVF_MAX_BIT_DIM)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("column cannot have more than %d dimensions for an ivfflat index", ANN_IVF_MAX_BIT_DIM)));
-	layout->dim = (uint32) typmod;
+	layout->dim = (uint32) dimensions;
 
 	if (!dense && quantizer == ANN_QUANTIZER_RABITQ)
 		ereport(ERROR,

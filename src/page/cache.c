@@ -85,6 +85,31 @@ AnnIndexCacheFind(AnnIndexCaches *caches, Relation index)
 }
 
 /*
+ * Whether the index is of the format's version.  If not, warns: once per backend, as long as
+ * the index stays the same.
+ */
+bool
+AnnIndexCacheReadable(AnnIndexCaches *caches, Relation index, const AnnFormat *format)
+{
+	AnnIndexCache *cache = AnnIndexCacheFind(caches, index);
+	uint16		version;
+
+	if (cache->loaded)
+		return true;
+	version = AnnPageFormatVersion(index, format);
+	if (version == format->version)
+		return true;
+	if (!cache->warned)
+		ereport(WARNING,
+				(errcode(ERRCODE_INDEX_CORRUPTED),
+				 errmsg("index \"%s\" is not used: it has version %u of the %s format, this library reads version %u",
+						RelationGetRelationName(index), version, format->name, format->version),
+				 errhint("Please REINDEX it.")));
+	cache->warned = true;
+	return false;
+}
+
+/*
  * Empties a cache, which is to be loaded from the index's file: all zero but for the
  * file and a new context.
  */

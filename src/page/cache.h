@@ -12,6 +12,7 @@
 #include "utils/rel.h"
 
 #include "compat.h"
+#include "page/page.h"
 
 /*
  * The first member of an access method's own struct.  Valid until the next
@@ -22,6 +23,7 @@ typedef struct AnnIndexCache
 	Oid			relid;			/* hash key */
 	bool		loaded;			/* set by the access method when all the rest is */
 	bool		stale;			/* the relation has changed, or is gone */
+	bool		warned;			/* of a format that this library does not read */
 	AnnRelationLocatorData locator; /* the file that the rest is about */
 	MemoryContext context;		/* of what the rest points to */
 } AnnIndexCache;
@@ -36,6 +38,7 @@ typedef struct AnnIndexCaches
 } AnnIndexCaches;
 
 extern AnnIndexCache *AnnIndexCacheFind(AnnIndexCaches *caches, Relation index);
+extern bool AnnIndexCacheReadable(AnnIndexCaches *caches, Relation index, const AnnFormat *format);
 extern void AnnIndexCacheReset(const AnnIndexCaches *caches, AnnIndexCache *cache, Relation index);
 
 #endif							/* ANN_CACHE_H */

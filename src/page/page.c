@@ -156,6 +156,25 @@ AnnPageGet(Relation index, Buffer buffer, uint16 page_id, uint16 kind)
 }
 
 /*
+ * The version of the format that an index is of.  That of *format if its first page is no
+ * such meta page at all: whoever uses it raises the error.
+ */
+uint16
+AnnPageFormatVersion(Relation index, const AnnFormat *format)
+{
+	Buffer		buffer = ReadBuffer(index, 0);
+	Page		page = BufferGetPage(buffer);
+	uint16		version = format->version;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	if (AnnPageIsOurs(page, format->page_id) && AnnPageOpaque(page)->kind == format->meta_kind &&
+		memcmp(AnnPageRaw(page), &format->magic, sizeof(format->magic)) == 0)
+		memcpy(&version, AnnPageRaw(page) + sizeof(format->magic), sizeof(version));
+	UnlockReleaseBuffer(buffer);
+	return version;
+}
+
+/*
  * Raises the error for a page whose content cannot be right.
  */
 void

@@ -64,6 +64,21 @@ typedef struct AnnPageEdit
 	Buffer		buffers[ANN_EDIT_MAX_PAGES];
 } AnnPageEdit;
 
+/*
+ * A version of an access method's format.  Every meta page, block 0, begins with the
+ * magic number (4 bytes) and the version (2).
+ */
+typedef struct AnnFormat
+{
+	const char *name;			/* of the access method */
+	uint16		page_id;
+	uint16		meta_kind;
+	uint16		version;
+	uint32		magic;
+} AnnFormat;
+
+extern uint16 AnnPageFormatVersion(Relation index, const AnnFormat *format);
+
 extern AnnPageEdit AnnPageEditBegin(Relation index, AnnWriteMode mode);
 extern Page AnnPageEditAdd(AnnPageEdit *edit, Buffer buffer, bool whole);
 extern void AnnPageEditCommit(AnnPageEdit *edit);

@@ -22,6 +22,9 @@ extern AnnKind AnnKindOfType(Oid type);
 /* annscan_path.c */
 extern void AnnScanInit(void);
 
+/* formats.c */
+extern void AnnFormatsInit(void);
+
 /* workers.c */
 extern void AnnWorkersInit(void);
 

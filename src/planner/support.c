@@ -165,11 +165,13 @@ EstimateArg(PlannerInfo *root, Node *arg, AnnKind kind)
 	ArgEstimate est = {0, 0};
 	int32		typmod = exprTypmod(arg);
 
-	if (typmod > 0 && kind != ANN_KIND_SPARSEVEC)
-		est.bytes = BytesOfDim(kind, typmod);
-
 	while (IsA(arg, RelabelType))
 		arg = (Node *) ((RelabelType *) arg)->arg;
+	/* A domain knows the dimensions of its values. */
+	if (typmod < 0)
+		getBaseTypeAndTypmod(exprType(arg), &typmod);
+	if (typmod > 0 && kind != ANN_KIND_SPARSEVEC)
+		est.bytes = BytesOfDim(kind, typmod);
 
 	if (IsA(arg, Const) && !((Const *) arg)->constisnull)
 		est.bytes = toast_raw_datum_size(((Const *) arg)->constvalue);

@@ -19,6 +19,7 @@
 #include "optimizer/paths.h"
 #include "optimizer/plancat.h"
 #include "storage/bufmgr.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "compat.h"
@@ -36,7 +37,7 @@ HasToastableVector(TupleDesc desc)
 
 		if (!att->attisdropped && att->atttypid >= FirstNormalObjectId &&
 			att->attlen == -1 && att->attstorage != TYPSTORAGE_PLAIN &&
-			AnnKindOfType(att->atttypid) != ANN_KIND_NONE)
+			AnnKindOfType(getBaseType(att->atttypid)) != ANN_KIND_NONE)
 			return true;
 	}
 	return false;

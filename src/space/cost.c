@@ -28,10 +28,11 @@ static struct
 {
 	amcostestimate_function estimate;
 	AnnSearchCostFunction describe;
+	AnnReadableFunction readable;
 }			registered[2];
 
 void
-AnnRegisterSearchCost(amcostestimate_function estimate, AnnSearchCostFunction describe)
+AnnRegisterSearchCost(amcostestimate_function estimate, AnnSearchCostFunction describe, AnnReadableFunction readable)
 {
 	int			i = 0;
 
@@ -40,19 +41,44 @@ AnnRegisterSearchCost(amcostestimate_function estimate, AnnSearchCostFunction de
 			elog(ERROR, "too many access methods");
 	registered[i].estimate = estimate;
 	registered[i].describe = describe;
+	registered[i].readable = readable;
+}
+
+/* The number of the index's access method among those registered; -1 if it is none of ours. */
+static int
+methodOf(const IndexOptInfo *index)
+{
+	for (int i = 0; i < lengthof(registered); i++)
+		if (registered[i].estimate != NULL && (void (*) (void)) registered[i].estimate == (void (*) (void)) index->amcostestimate)
+			return i;
+	return -1;
 }
 
 /* Fills in *cost for an index of one of our access methods. */
 void
 AnnDescribeSearch(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 {
-	for (int i = 0; i < lengthof(registered); i++)
-		if (registered[i].estimate != NULL && (void (*) (void)) registered[i].estimate == (void (*) (void)) index->amcostestimate)
-		{
-			registered[i].describe(root, index, cost);
-			return;
-		}
-	elog(ERROR, "index %u is none of ours", index->indexoid);
+	int			method = methodOf(index);
+
+	if (method < 0)
+		elog(ERROR, "index %u is none of ours", index->indexoid);
+	registered[method].describe(root, index, cost);
+}
+
+/* False for an index of one of our access methods, of a format that this library does not read; warns then. */
+bool
+AnnIndexIsReadable(const IndexOptInfo *index)
+{
+	int			method = methodOf(index);
+	Relation	relation;
+	bool		readable;
+
+	if (method < 0 || index->hypothetical)
+		return true;
+	relation = index_open(index->indexoid, NoLock);
+	readable = registered[method].readable(relation);
+	index_close(relation, NoLock);
+	return readable;
 }
 
 /*

@@ -51,7 +51,12 @@ typedef struct AnnSearchCost
 /* Fills in *cost for an index of the access method. */
 typedef void (*AnnSearchCostFunction) (PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost);
 
-extern void AnnRegisterSearchCost(amcostestimate_function estimate, AnnSearchCostFunction describe);
+/* Whether the index is of the format that the access method reads; warns if not. */
+typedef bool (*AnnReadableFunction) (Relation index);
+
+extern void AnnRegisterSearchCost(amcostestimate_function estimate, AnnSearchCostFunction describe,
+								  AnnReadableFunction readable);
+extern bool AnnIndexIsReadable(const IndexOptInfo *index);
 extern void AnnDescribeSearch(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost);
 
 extern Cost AnnRandomPageCost(PlannerInfo *root, Oid tablespace, double more_pages);

@@ -9,6 +9,7 @@
 #include "access/genam.h"
 #include "common/hashfn.h"
 #include "fmgr.h"
+#include "utils/lsyscache.h"
 #include "utils/varbit.h"
 
 #include "space/space.h"
@@ -86,6 +87,25 @@ AnnIndexElement(Relation index, int type_proc)
 		return ANN_ELEMENT_FLOAT4;
 	return (AnnElement) DatumGetInt32(FunctionCall1(index_getprocinfo(index, 1, type_proc),
 													PointerGetDatum(NULL)));
+}
+
+/*
+ * The dimensions that the indexed column is declared with, itself or by its domain.  Raises
+ * ERRCODE_INVALID_TABLE_DEFINITION if it is not.
+ */
+int32
+AnnIndexDimensions(Relation index)
+{
+	Form_pg_attribute column = TupleDescAttr(RelationGetDescr(index), 0);
+	int32		typmod = column->atttypmod;
+
+	getBaseTypeAndTypmod(column->atttypid, &typmod);
+	if (typmod < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("column does not have dimensions"),
+				 errhint("Declare the column as vector(n), or index an expression such as (embedding::vector(n)).")));
+	return typmod;
 }
 
 /*

@@ -84,6 +84,7 @@ extern const char *const ann_element_names[ANN_ELEMENTS];
 extern const char *const ann_refine_names[ANN_REFINES];
 
 extern AnnMetric AnnIndexMetric(Relation index, int distance_proc);
+extern int32 AnnIndexDimensions(Relation index);
 extern AnnElement AnnIndexElement(Relation index, int type_proc);
 
 extern void AnnSpaceInit(AnnSpace *space, AnnElement element, AnnMetric metric, int dim,

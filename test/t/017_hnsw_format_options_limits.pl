@@ -1,5 +1,5 @@
-# An index of another format version is refused with a hint at REINDEX, and nothing else of
-# its table suffers; every option does what it says or is refused; vectors up to the limits
+# An index of another format version, of either method, is refused with a hint at REINDEX, and
+# nothing else of its table suffers: queries are planned without it; every option does what it says or is refused; vectors up to the limits
 # are indexed, and nothing beyond.
 use strict;
 use warnings;
@@ -23,17 +23,13 @@ my $fails = sub {
 	like($err, $error, $name);
 };
 
-# Changes two bytes of the index's first page, with the server down.  The meta page's magic
-# and version follow the page header of 24 bytes (src/hnsw/hnsw.h).
-my $path = $node->data_dir . '/' . $node->safe_psql('postgres', "SELECT pg_relation_filepath('t_idx')");
-my $patched = 0;
+# Changes a few bytes of an index's first page, with the server down.  The meta page's magic
+# and version follow the page header of 24 bytes (src/page/page.h).
 my $patch = sub {
-	my ($offset, $bytes) = @_;
+	my ($index, $offset, $bytes) = @_;
+	my $path = $node->data_dir . '/' . $node->safe_psql('postgres', "SELECT pg_relation_filepath('$index')");
 	$node->stop;
 	open(my $file, '+<:raw', $path) or die "$path: $!";
-	seek($file, 24, 0);
-	read($file, my $head, 6);
-	is(unpack('V', $head), 0x57534E48, 'this is the meta page') if !$patched++;
 	seek($file, $offset, 0);
 	read($file, my $old, length $bytes);
 	seek($file, $offset, 0);
@@ -43,22 +39,53 @@ my $patch = sub {
 	return $old;
 };
 
-for my $case ([ 'a later version', 28, pack('v', 0x7FFF), qr/ERROR:  index "t_idx" has version 32767 of the hnsw format.*HINT:.*REINDEX/s ],
-	[ 'another magic number', 24, pack('V', 1), qr/ERROR:  .*t_idx.*(REINDEX|corrupt|meta page)/s ])
+# A version that this library does not read: whatever wants the index is refused, and queries
+# do without it.
+$node->safe_psql('postgres', 'CREATE TABLE f AS SELECT * FROM t; CREATE INDEX f_idx ON f USING ivfflat (v vector_l2_ops) WITH (lists = 10)');
+for my $case ([ 't', 'hnsw' ], [ 'f', 'ivfflat' ])
 {
-	my ($name, $offset, $bytes, $error) = @$case;
-	my $old = $patch->($offset, $bytes);
-	$fails->($search, $error, "$name: scan");
-	$fails->("INSERT INTO t SELECT 900, v FROM t LIMIT 1", $error, "$name: insert");
-	$fails->("DELETE FROM t WHERE id = 399; VACUUM (INDEX_CLEANUP ON) t", $error, "$name: VACUUM");
-	$fails->("SELECT * FROM ann_index_check('t_idx', true)", $error, "$name: check");
-	is($node->safe_psql('postgres', 'SELECT count(*) > 390 FROM t WHERE v IS NOT NULL'), 't', "$name: the table can be read");
-	$patch->($offset, $old);
-	is($node->safe_psql('postgres', $search), $node->safe_psql('postgres', 'SELECT count(*), count(DISTINCT id) FROM t'), "$name: as it was, the index works");
-	$patch->($offset, $bytes);
+	my ($table, $method) = @$case;
+	my $index = "${table}_idx";
+	my $error = qr/ERROR:  index "$index" has version 32767 of the $method format.*HINT:.*REINDEX/s;
+	my $nearest = "SELECT id FROM $table WHERE id <> 5 ORDER BY v <-> $query LIMIT 3";
+	my $old = $patch->($index, 28, pack('v', 0x7FFF));
+
+	$fails->("INSERT INTO $table SELECT 900, v FROM $table LIMIT 1", $error, "$method, a later version: insert");
+	$fails->("DELETE FROM $table WHERE id = 399; VACUUM (INDEX_CLEANUP ON) $table", $error, "$method, a later version: VACUUM");
+	$fails->("SELECT * FROM ann_index_check('$index', true)", $error, "$method, a later version: check");
+	my ($rc, $out, $err) = $node->psql('postgres', index_scan() . "$nearest; $nearest; EXPLAIN (COSTS off) $nearest");
+	my ($exact) = $node->safe_psql('postgres', "SET enable_indexscan = off; $nearest");
+	is($rc, 0, "$method, a later version: queries go on");
+	like($out, qr/^\Q$exact\E\n\Q$exact\E\nLimit\n.*Seq Scan on $table/s, "$method, a later version: answered without the index");
+	is(scalar(() = $err =~ /WARNING:  index "$index" is not used: it has version 32767 of the $method format/g), 1, "$method, a later version: one warning");
+	like($err, qr/HINT:  Please REINDEX it/, "$method, a later version: what to do");
+	is($node->safe_psql('postgres', "UPDATE $table SET id = id WHERE id < 0; SELECT count(*) > 390 FROM $table WHERE v IS NOT NULL"), 't',
+		"$method, a later version: the table can be read");
+	$patch->($index, 28, $old);
+	like($node->safe_psql('postgres', index_scan() . "EXPLAIN (COSTS off) $nearest"), qr/$index/, "$method: as it was, the index is used");
+	$patch->($index, 28, pack('v', 0x7FFF));
+	($rc, $out, $err) = $node->psql('postgres', index_scan() . "$nearest; REINDEX INDEX $index; EXPLAIN (COSTS off) $nearest");
+	like($out, qr/$index/, "$method: REINDEX mends it, for the session that was warned too");
+	$node->safe_psql('postgres', "INSERT INTO $table SELECT 900, v FROM $table LIMIT 1; VACUUM $table");
+	index_ok($node, $index);
+}
+
+# Another magic number is damage.
+{
+	my $error = qr/ERROR:  .*t_idx.*(REINDEX|corrupt|meta page)/s;
+	my $old = $patch->('t_idx', 24, pack('V', 1));
+
+	is(unpack('V', $old), 0x57534E48, 'this is the meta page');
+	$fails->($search, $error, 'another magic number: scan');
+	$fails->("INSERT INTO t SELECT 900, v FROM t LIMIT 1", $error, 'another magic number: insert');
+	$fails->("DELETE FROM t WHERE id = 398; VACUUM (INDEX_CLEANUP ON) t", $error, 'another magic number: VACUUM');
+	$fails->("SELECT * FROM ann_index_check('t_idx', true)", $error, 'another magic number: check');
+	is($node->safe_psql('postgres', 'SELECT count(*) > 390 FROM t WHERE v IS NOT NULL'), 't', 'another magic number: the table can be read');
+	$patch->('t_idx', 24, $old);
+	is($node->safe_psql('postgres', $search), $node->safe_psql('postgres', 'SELECT count(*), count(DISTINCT id) FROM t'), 'as it was, the index works');
+	$patch->('t_idx', 24, pack('V', 1));
 	$node->safe_psql('postgres', 'REINDEX INDEX t_idx');
-	is($node->safe_psql('postgres', $search), $node->safe_psql('postgres', 'SELECT count(*), count(DISTINCT id) FROM t'), "$name: REINDEX mends it");
-	$path = $node->data_dir . '/' . $node->safe_psql('postgres', "SELECT pg_relation_filepath('t_idx')");
+	is($node->safe_psql('postgres', $search), $node->safe_psql('postgres', 'SELECT count(*), count(DISTINCT id) FROM t'), 'REINDEX mends it');
 	$node->safe_psql('postgres', 'INSERT INTO t SELECT 900, v FROM t LIMIT 1; VACUUM t');
 }
 
