@@ -29,9 +29,13 @@
 #define REACH_TARGET (0.96 + 0.01)
 #define FAR_TARGET 0.95
 
-/* Share of the lists that are read for a query, and at least; share of those that far rows are not in. */
+/*
+ * Share of the lists that are read for a query, and at least; so many times those that end at the last
+ * with a neighbour are enough.  Share of the lists that far rows are not in.
+ */
 #define READ_SHARE 0.25
 #define READ_LEAST 32
+#define READ_BARREN 3
 #define FAR_SHARE 0.02
 
 /* What a scan ends at must not fall faster with the share of rows that count. */
@@ -62,11 +66,19 @@ struct AnnIvfCalibration
 {
 	Population	populations[NPOPULATIONS];
 	int			rank;			/* of the list at hand, from 1 */
+	int			last_rank;		/* of the last list with a row that was a neighbour so far */
 	int			nfar;			/* lists that the far rows are not in */
 	float		self;			/* squared distance within which a row is the query itself */
 	bool		self_seen;
 	float	   *dense;			/* scratch, float[dim] */
 };
+
+/* Whether the list at hand has rows of a population of the calibration. */
+static inline bool
+hasPopulation(const AnnIvfCalibration *calibration, int population)
+{
+	return population != POPULATION_FAR || calibration->rank > calibration->nfar;
+}
 
 /* Whether a row of the list at hand counts among a population of the calibration. */
 static inline bool
@@ -74,7 +86,7 @@ isOfPopulation(const AnnIvfCalibration *calibration, int population, BlockNumber
 {
 	if (population == POPULATION_SPARSE)
 		return hash_combine(murmurhash32(heap_block), murmurhash32(heap_offset)) % SPARSE == 0;
-	return population == POPULATION_ALL || calibration->rank > calibration->nfar;
+	return hasPopulation(calibration, population);
 }
 
 /* Notes a row among the neighbours of the query that is looked for. */
@@ -111,6 +123,7 @@ AnnIvfNoteNeighbour(AnnIvfScan *state, const char *stored, const ItemPointerData
 		nearest[at].score = score;
 		nearest[at].rank = calibration->rank;
 		nearest[at].reach = population->reach;
+		calibration->last_rank = calibration->rank;
 	}
 }
 
@@ -119,12 +132,20 @@ void
 AnnIvfLearnEstimates(AnnIvfScan *state, Page page, const AnnIvfShape *shape, const float *estimates)
 {
 	AnnIvfCalibration *calibration = state->calibration;
+	float		limit = -INFINITY;	/* beyond it nobody looks */
 
+	for (int p = 0; p < NPOPULATIONS; p++)
+	{
+		const Population *population = &calibration->populations[p];
+
+		if (hasPopulation(calibration, p))
+			limit = Max(limit, population->nestimates < ANN_IVF_CALIBRATED_ROWS ? INFINITY : population->estimates[0]);
+	}
 	for (int i = 0; i < AnnIvfListPageOf(page)->count; i++)
 	{
 		const ItemPointerData *tid = &AnnIvfEntryOf(page, shape, i)->tid;
 
-		if (!ItemPointerIsValid(tid))
+		if (estimates[i] > limit || !ItemPointerIsValid(tid))
 			continue;
 		for (int p = 0; p < NPOPULATIONS; p++)
 		{
@@ -162,12 +183,38 @@ mayBeNeighbour(const AnnIvfCalibration *calibration, const AnnIvfPending *pendin
 	{
 		const Population *population = &calibration->populations[p];
 
-		if (isOfPopulation(calibration, p, pending->heap_block, pending->heap_offset) &&
-			(population->nnearest < ANN_IVF_CALIBRATED_ROWS ||
-			 pending->lower <= population->nearest[ANN_IVF_CALIBRATED_ROWS - 1].score))
+		if ((population->nnearest < ANN_IVF_CALIBRATED_ROWS ||
+			 pending->lower <= population->nearest[ANN_IVF_CALIBRATED_ROWS - 1].score) &&
+			isOfPopulation(calibration, p, pending->heap_block, pending->heap_offset))
 			return true;
 	}
 	return false;
+}
+
+/* Reads the vectors of the pending entries that may be neighbours, the nearest first, and forgets all. */
+static void
+notePending(AnnIvfScan *state, Relation index)
+{
+	AnnIvfArrays *arrays = state->arrays;
+	int			n = 0;
+
+	/* Most are none by now, and need no order. */
+	for (int i = 0; i < arrays->npending; i++)
+	{
+		if (state->meta.layout.metric == ANN_METRIC_COSINE)
+			arrays->pending[i].lower *= 2;
+		if (mayBeNeighbour(state->calibration, &arrays->pending[i]))
+			arrays->pending[n++] = arrays->pending[i];
+	}
+	arrays->npending = n;
+	AnnIvfMixPending(arrays);
+	while (arrays->npending > 0)
+	{
+		AnnIvfPending pending = AnnIvfPopPending(arrays);
+
+		if (mayBeNeighbour(state->calibration, &pending))
+			AnnIvfReadVector(state, index, &pending);
+	}
 }
 
 /* Reads the lists near state->dense, and notes its neighbours in them. */
@@ -175,10 +222,10 @@ static void
 findNeighbours(AnnIvfScan *state, Relation index)
 {
 	AnnIvfCalibration *calibration = state->calibration;
-	AnnIvfArrays *arrays = state->arrays;
 	float		cosine = state->meta.layout.metric == ANN_METRIC_COSINE ? 0.5f : 1;
 
-	while (AnnIvfPeekList(state))
+	/* After so many lists without one the next ones have too few to matter. */
+	while (calibration->rank < Max(READ_LEAST, READ_BARREN * calibration->last_rank) && AnnIvfPeekList(state))
 	{
 		calibration->rank++;
 		for (int p = 0; p < NPOPULATIONS && state->meta.layout.metric != ANN_METRIC_IP; p++)
@@ -193,16 +240,7 @@ findNeighbours(AnnIvfScan *state, Relation index)
 											  population->nearest[ANN_IVF_CALIBRATED_ROWS - 1].score * cosine));
 		}
 		AnnIvfReadNextList(state, index);
-		AnnIvfMixPending(arrays);
-		while (arrays->npending > 0)
-		{
-			AnnIvfPending pending = AnnIvfPopPending(arrays);
-
-			if (cosine < 1)
-				pending.lower *= 2;
-			if (mayBeNeighbour(calibration, &pending))
-				AnnIvfReadVector(state, index, &pending);
-		}
+		notePending(state, index);
 	}
 }
 
