@@ -1,5 +1,5 @@
-# ivfflat under concurrent writes, VACUUM, cancellation, crashes and on a standby: every
-# row is returned exactly once, near rows are found, WAL replay gives the same pages.
+# ivfflat under concurrent writes and VACUUM, and on a standby: every row is returned
+# exactly once, near rows are found, WAL replay gives the same pages.
 use strict;
 use warnings;
 
@@ -11,7 +11,7 @@ use Test::More;
 my $dim = 48;
 my $node = PostgreSQL::Test::Cluster->new('ivfflat_primary');
 $node->init(allows_streaming => 1);
-$node->append_conf('postgresql.conf', join("\n", 'autovacuum = off', 'wal_consistency_checking = generic',
+$node->append_conf('postgresql.conf', join("\n", 'autovacuum = off', 'wal_consistency_checking = all',
 	'max_connections = 30', 'shared_buffers = 2MB', 'wal_keep_size = 6GB', 'min_parallel_table_scan_size = 0', ''));
 $node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION ann');
@@ -193,11 +193,12 @@ for my $round (1 .. 9)
 	cmp_ok($mean, '>=', 0.9, "grown tenfold: recall $mean");
 }
 append_to_file("$dir/grow.sql", "\\set n random(1, 2900)\nINSERT INTO grown (v) SELECT v FROM pool WHERE id BETWEEN :n AND :n + 30;\n\\sleep 30 ms\n");
-append_to_file("$dir/relist.sql", "VACUUM (INDEX_CLEANUP ON) grown;\n\\sleep 200 ms\n");
+append_to_file("$dir/relist.sql", "SET log_min_messages = debug1;\nVACUUM (INDEX_CLEANUP ON) grown;\n\\sleep 200 ms\n");
 append_to_file("$dir/readgrown.sql", "\\set n random(1, 3000)\nSET enable_seqscan = off;\nSET enable_sort = off;\nSELECT 1 / (count(*) = count(DISTINCT id) AND count(*) FILTER (WHERE id < 1000000) = :fixed)::int FROM (SELECT id FROM grown ORDER BY v <-> (SELECT v FROM pool WHERE id = :n)) o;\n");
 {
 	my $fixed = $node->safe_psql('postgres', 'SELECT count(*) FROM grown WHERE id < 1000000');
 	my $now = @running;
+	my $made = () = slurp_file($node->logfile) =~ /"grown_v_idx" has \d+ lists in place of/g;
 	$client->($node, 'grow', 3);
 	$client->($node, 'relist', 1);
 	$client->($node, 'readgrown', 2, $fixed);
@@ -207,27 +208,12 @@ append_to_file("$dir/readgrown.sql", "\\set n random(1, 3000)\nSET enable_seqsca
 		ok($c->{run}->finish || $c->{file} eq 'readgrown', "growing: $c->{file}");
 		is(join("\n", grep { /ERROR/ && !/were removed while they were scanned/ } split /\n/, ${ $c->{err} }), '', "growing: $c->{file}: no error");
 	}
+	my $made_since = () = slurp_file($node->logfile) =~ /"grown_v_idx" has \d+ lists in place of/g;
+	cmp_ok($made_since, '>', $made, 'lists were made anew beside readers and writers');
 	complete($node, 'grown', 'grown beside readers and VACUUM');
 	$node->wait_for_catchup($standby);
 	complete($standby, 'grown', 'standby: grown');
 }
-
-# Cancelled at any point
-for my $ms (1, 2, 4, 8, 15, 30, 60, 120)
-{
-	my (undef, undef, $err) = $node->psql('postgres', <<"SQL", on_error_stop => 0);
-SET statement_timeout = $ms;
-CREATE INDEX cancelled_$ms ON t USING ivfflat (v vector_cosine_ops);
-INSERT INTO t (v) SELECT v FROM pool WHERE id <= 300;
-SELECT count(*) FROM (SELECT t.id FROM pool q, LATERAL (SELECT id FROM t ORDER BY v <-> q.v LIMIT 50) t) o;
-DELETE FROM t WHERE id >= 1000000 AND id % 5 = $ms % 5;
-VACUUM (INDEX_CLEANUP ON) t;
-SET statement_timeout = 0;
-DROP INDEX IF EXISTS cancelled_$ms;
-SQL
-	is(join("\n", grep { /ERROR/ && !/statement timeout/ } split /\n/, $err), '', "timeout of $ms ms: no other error");
-}
-complete($node, 't', 'after cancelled statements');
 
 # Concurrent builds beside writers
 $client->($node, 'write', 2);
@@ -239,40 +225,25 @@ is($node->safe_psql('postgres', "$index_scan SELECT count(DISTINCT id) FROM (SEL
 	$node->safe_psql('postgres', 'SELECT count(*) FROM t'), 'CREATE INDEX CONCURRENTLY: every row');
 $node->safe_psql('postgres', 'DROP INDEX t_cic');
 
-# Crashes in the middle of writing; an unlogged index is empty and usable afterwards.
+# An unlogged index is empty and usable after a crash.
 $node->safe_psql('postgres', <<"SQL");
 CREATE UNLOGGED TABLE u (id int, v vector($dim));
 INSERT INTO u SELECT id, v FROM pool;
 CREATE INDEX u_v_idx ON u USING ivfflat (v);
 SQL
 $standby->stop;
-for my $round (1 .. 2)
+for my $round (1, 2)
 {
-	my ($out, $err) = ('', '');
-	my $run = IPC::Run::start([ 'pgbench', '-n', '-c', 4, '-T', 20, '-h', $node->host, '-p', $node->port, '-f', "$dir/write.sql\@3", '-f', "$dir/vacuum.sql\@1", 'postgres' ], \undef, \$out, \$err);
-	sleep 1 + $round;
+	$node->safe_psql('postgres', 'CHECKPOINT') if $round == 2;
 	$node->stop('immediate');
-	$run->finish;
 	$node->start;
 	complete($node, 't', "crash $round");
-	finds($node, 't', "crash $round");
+	is($node->safe_psql('postgres', "$index_scan SELECT count(*) FROM (SELECT id FROM u ORDER BY v <-> (SELECT v FROM pool WHERE id = 7)) o"), 0, 'unlogged: empty after a crash');
+	index_ok($node, 'u_v_idx');
+	$node->safe_psql('postgres', 'INSERT INTO u SELECT id, v FROM pool');
+	complete($node, 'u', 'unlogged, filled again');
 }
-is($node->safe_psql('postgres', "$index_scan SELECT count(*) FROM (SELECT id FROM u ORDER BY v <-> (SELECT v FROM pool WHERE id = 7)) o"), 0, 'unlogged: empty after a crash');
-$node->safe_psql('postgres', 'INSERT INTO u SELECT id, v FROM pool');
-complete($node, 'u', 'unlogged, filled again');
 recalls($node, 'u', 0.95, 'unlogged, filled again');
-
-# 20,000 rescans in flat memory
-my $bytes = $node->safe_psql('postgres', <<"SQL");
-$index_scan
-DO \$\$ DECLARE r int; BEGIN
-	FOR i IN 1 .. 500 LOOP SELECT id INTO r FROM t ORDER BY v <-> (SELECT v FROM pool WHERE id = i) LIMIT 1; END LOOP; END \$\$;
-CREATE TEMP TABLE before AS SELECT sum(total_bytes) AS b FROM pg_backend_memory_contexts;
-DO \$\$ DECLARE r int; BEGIN
-	SELECT count(*) INTO r FROM generate_series(1, 20000) g, LATERAL (SELECT t.id FROM t ORDER BY v <-> (SELECT v FROM pool WHERE id = g % 3000 + 1) LIMIT 1) o; END \$\$;
-SELECT sum(total_bytes) - (SELECT b FROM before) FROM pg_backend_memory_contexts;
-SQL
-cmp_ok($bytes, '<', 4_000_000, 'memory after 20,000 rescans');
 
 log_ok($node);
 log_ok($standby);

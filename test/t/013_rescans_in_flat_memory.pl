@@ -6,7 +6,7 @@ use warnings;
 use AnnTest;
 use Test::More;
 
-my $node = ann_node('hnsw_rescan', 'autovacuum = off', 'jit = off', 'fsync = off', "work_mem = '4MB'");
+my $node = ann_node('rescan', 'autovacuum = off', 'jit = off', 'fsync = off', "work_mem = '4MB'");
 my $dim = 40;
 my $data = clustered_vectors(700, $dim, seed => 13);
 load_vectors($node, 't', "vector($dim)", $data);
@@ -19,6 +19,8 @@ VACUUM FULL ANALYZE t;
 CREATE INDEX ON t USING hnsw (v vector_l2_ops);
 CREATE INDEX ON t USING hnsw (s sparsevec_l2_ops);
 CREATE INDEX ON t USING hnsw (h halfvec_l1_ops);
+CREATE INDEX ON t USING ivfflat (v vector_cosine_ops);
+CREATE INDEX ON t USING ivfflat (h halfvec_ip_ops) WITH (quantizer = none);
 CREATE TABLE q AS SELECT row_number() OVER () - 1 AS id, v, s, h FROM t WHERE id % 14 = 3 AND id < 700;
 ANALYZE q;
 -- Bytes of this backend's memory contexts, and of its resident memory where /proc tells.
@@ -37,16 +39,21 @@ for my $case (
 	[ 'rows scored from their own pages', 4000, 'h <+> CASE WHEN i > 0 THEN q.h END LIMIT 3' ],
 	[ 'vectors in pages of their own', 2000, 's <-> CASE WHEN i > 0 THEN q.s END LIMIT 3' ],
 	[ 'sweeps to the last row', 200, 'v <-> CASE WHEN i > 0 THEN q.v END' ],
-	[ 'NULL queries', 200, 'v <-> CASE WHEN i < 0 THEN q.v END' ])
+	[ 'NULL queries', 200, 'v <-> CASE WHEN i < 0 THEN q.v END' ],
+	[ 'lists of codes', 20000, 'v <=> CASE WHEN i > 0 THEN q.v END LIMIT 3' ],
+	[ 'lists of vectors', 2000, 'h <#> CASE WHEN i > 0 THEN q.h END LIMIT 3' ],
+	[ 'lists to the last row', 200, 'v <=> CASE WHEN i > 0 THEN q.v END' ],
+	[ 'lists that are sorted on disk', 200, 'h <#> CASE WHEN i > 0 THEN q.h END', q{SET work_mem = '64kB';} ],
+	[ 'lists and NULL queries', 200, 'v <=> CASE WHEN i < 0 THEN q.v END' ])
 {
-	my ($name, $rescans, $order) = @$case;
+	my ($name, $rescans, $order, $more) = @$case;
 	my $early = $rescans / 20;
 	my $queries = $node->safe_psql('postgres', 'SELECT count(*) FROM q');
 	my $sql = <<"SQL";
 SELECT i, CASE WHEN i IN ($early, $rescans) THEN memory(i) END AS memory, CASE WHEN i IN ($early, $rescans) THEN resident(i) END AS resident, n.rows
 	FROM generate_series(1, $rescans) i JOIN q ON q.id = i % $queries, LATERAL (SELECT count(*) AS rows FROM (SELECT id FROM t ORDER BY $order) o) n
 SQL
-	my $settings = index_scan() . 'SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; SET enable_memoize = off;';
+	my $settings = index_scan() . 'SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; SET enable_memoize = off;' . ($more // '');
 	like(plan_of($node, $sql, $settings), qr/Index Scan using t_\w+ on t\s+Order By/, "$name: rescans of an index");
 	my $result = $node->safe_psql('postgres', "$settings BEGIN; CREATE TEMP TABLE r AS $sql;
 		SELECT (SELECT idx_scan FROM pg_stat_xact_user_tables WHERE relid = 't'::regclass), count(*), min(rows), max(rows),
