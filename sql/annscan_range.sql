@@ -125,6 +125,20 @@ END $$;
 SELECT r, estimate(format('SELECT id FROM spots WHERE v <-> ''[.3,.2,-.5,.1,.9,.4]'' < %s', r)) BETWEEN count(*) / 2 AND count(*) * 2 AS near
 	FROM unnest('{0.7,1,1.5,2,4,100}'::float8[]) r, spots WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < r GROUP BY r ORDER BY r;
 
+-- Partitions' estimates are part of their parents', of both levels: a join multiplies these.
+CREATE TABLE parted (LIKE spots) PARTITION BY RANGE (id);
+CREATE TABLE parted_low PARTITION OF parted FOR VALUES FROM (1) TO (700);
+CREATE TABLE parted_rest PARTITION OF parted FOR VALUES FROM (700) TO (3000) PARTITION BY RANGE (id);
+CREATE TABLE parted_middle PARTITION OF parted_rest FOR VALUES FROM (700) TO (1500);
+CREATE TABLE parted_high PARTITION OF parted_rest FOR VALUES FROM (1500) TO (3000);
+INSERT INTO parted SELECT * FROM spots;
+CREATE INDEX ON parted USING hnsw (v vector_l2_ops);
+ANALYZE parted;
+SELECT r, estimate(format('SELECT id FROM parted, generate_series(1, 10) WHERE v <-> ''[.3,.2,-.5,.1,.9,.4]'' < %s', r))
+	BETWEEN 10 * count(*) / 2 AND 10 * count(*) * 2 AS near
+	FROM unnest('{1,1.5,2,4,100}'::float8[]) r, spots WHERE v <-> '[.3,.2,-.5,.1,.9,.4]' < r GROUP BY r ORDER BY r;
+DROP TABLE parted;
+
 -- prepared, with the query and the bound as parameters, planned once for all
 SET plan_cache_mode = force_generic_plan;
 PREPARE near(vector, float8) AS SELECT count(*) FROM (SELECT id FROM spots WHERE v <-> $1 < $2 ORDER BY v <-> $1) s;

@@ -98,6 +98,22 @@ INSERT INTO filter_rows (id, v, tenant, price) SELECT 2000 + i, filter_vector(20
 SELECT condition, t.* FROM filter_conditions c, filter_try(condition) t WHERE NOT same ORDER BY n;
 SELECT * FROM ann_index_check('filter_idx', true);
 
+-- Conditions for a bitmap of another index beside those that this one tests; what the bitmap sees to it does not
+CREATE INDEX filter_other ON filter_rows ((id % 3), price);
+ANALYZE filter_rows;
+CREATE TABLE filter_both (n serial, condition text);
+INSERT INTO filter_both (condition) VALUES ('id % 3 = 1 AND tenant = 7'), ('id % 3 = 1 AND tenant < 30'), ('id % 3 < 3 AND tenant = 7'),
+	('id % 3 = 1 AND active AND tenant IN (1, 2, 3, 4, 5)'), ('id % 3 = 2 AND price > 5 AND name IS NOT NULL'),
+	('id % 3 = 2 AND tenant = 7 AND id % 5 = 1'), ('id % 3 = 0 AND price IS NULL AND tenant IS NULL');
+SELECT condition, t.* FROM filter_both c, filter_try(condition) t ORDER BY n;
+DROP INDEX filter_idx;
+CREATE INDEX filter_idx ON filter_rows USING ivfflat (v vector_l2_ops) INCLUDE (tenant, price, name, code, day, tag, active, mood) WITH (lists = 10);
+SELECT condition, t.* FROM filter_both c, filter_try(condition) t WHERE NOT same ORDER BY n;
+DROP INDEX filter_idx;
+CREATE INDEX filter_idx ON filter_rows USING hnsw (v vector_l2_ops) INCLUDE (tenant, price, name, code, day, tag, active, mood);
+DROP INDEX filter_other;
+DROP TABLE filter_both;
+
 -- Parameters of prepared statements and of joins
 SET enable_seqscan = off;
 SET enable_sort = off;

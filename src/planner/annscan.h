@@ -42,6 +42,7 @@ typedef struct AnnScanCosts
 {
 	AnnSearchCost search;
 	Cost		rank;			/* of ranking one member */
+	double		passing;		/* share of the members that pass the index's test of included columns */
 	double		table_rows;		/* rows read from the table for its filter after which that is done as well */
 	double		table_work;		/* units of work after which what passes of the whole table is ranked; 0: never */
 } AnnScanCosts;
@@ -97,7 +98,7 @@ extern double AnnMaxWork(const AnnScanPlan *plan, double members);
 extern AnnScanPlan AnnScanPlanFromList(List *list);
 extern Plan *AnnPlanAnnScan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist, List *clauses,
 							List *custom_plans);
-extern List *AnnScanPathPrivate(PlannerInfo *root, const AnnOrder *order, AnnScanPlan *plan, bool has_members);
+extern List *AnnScanPathPrivate(PlannerInfo *root, const AnnOrder *order, AnnScanPlan *plan);
 
 /* annscan_exec.c */
 extern const CustomScanMethods ann_scan_methods;

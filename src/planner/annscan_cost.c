@@ -138,6 +138,19 @@ surprisingRows(double seen, double wanted)
 }
 
 /*
+ * A search's cost, or that of reading the rows which a condition on the first included column leaves, where
+ * there is one and that is less.
+ */
+static Cost
+orChains(PlannerInfo *root, const AnnOrder *order, const AnnSearchCost *search, Cost cost)
+{
+	if (search->chain_work > 0 && AnnIncludeIsKeyed(root, order->index, order->included))
+		cost = Min(cost, search->start + search->work * search->chain_work * search->rows *
+				   clauselist_selectivity(root, order->included, 0, JOIN_INNER, NULL));
+	return cost;
+}
+
+/*
  * Sets rows and costs of the path and, in the plan, what is decided by at run
  * time.  `search` is the plain index path, `members` NULL or the path of the
  * bitmap that restricts the search; other is NULL or the bitmap scan that is a way to do
@@ -234,9 +247,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 		plan->search_limit = plan->limit * Max(count / Max(path->rows, 1), 1);
 		if (plan->limit > 0)
 			expected = Min(expected, AnnCostOfSearch(&costs->search, UNHINTED_WORK * taken, share));
-		if (costs->search.chain_work > 0 && AnnIncludeIsKeyed(root, order->index, order->included))
-			expected = Min(expected, costs->search.start + costs->search.chain_work * count * costs->search.work);
-		expected += cpu_operator_cost * INCLUDE_OPS;
+		expected = orChains(root, order, &costs->search, expected) + cpu_operator_cost * INCLUDE_OPS;
 		row = Max(fetch + row, cpu_tuple_cost);
 		/* A scan that tests what comes out goes through the same rows, and returns more of them. */
 		plain = search->path.startup_cost +
@@ -252,16 +263,21 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 		Selectivity share;
 		double		count;
 		double		taken;
+		double		refused;
 		bool		at_once;
 
 		cost_bitmap_tree_node(members->bitmapqual, &bitmap, &share);
 		count = Max(share * tuples, 1);
-		taken = wanted * Max(count / Max(path->rows, 1), 1);
-		plan->search_limit = plan->limit * Max(count / Max(path->rows, 1), 1);
+		costs->passing = clauselist_selectivity(root, order->included, 0, JOIN_INNER, NULL);
+		/* Members and what else passes in the index, for each row that passes all. */
+		refused = Max(count * costs->passing / Max(path->rows, 1), 1);
+		taken = wanted * refused;
+		plan->search_limit = plan->limit * refused;
 		/* The other conditions come before the distance. */
 		costs->rank = rankCost(root, rel, order, count, distance.per_tuple * Min(path->rows / count, 1));
 		rank = count * costs->rank;
-		expected = AnnCostOfSearch(&costs->search, taken, share) + taken * fetch;
+		expected = orChains(root, order, &costs->search,
+							AnnCostOfSearch(&costs->search, taken, share * costs->passing)) + taken * fetch;
 		at_once = AnnMaxWork(plan, count) <= 0;
 		path->startup_cost = bitmap + count * MEMBER_OPS * cpu_operator_cost +
 			(at_once ? rank : Min(TRIED_RANK * rank, expected + FAR_FILTERS * rank));
@@ -321,7 +337,7 @@ AnnMaxWork(const AnnScanPlan *plan, double members)
 	const AnnScanCosts *costs = &plan->costs;
 	Cost		rank = members * costs->rank;
 
-	if (plan->search_limit <= 0 || members <= plan->search_limit)
+	if (plan->search_limit <= 0 || members * costs->passing <= plan->search_limit)
 		return 0;
-	return maxWork(costs, AnnCostOfSearch(&costs->search, plan->search_limit, members / Max(costs->search.rows, 1)), rank, 0);
+	return maxWork(costs, AnnCostOfSearch(&costs->search, plan->search_limit, members * costs->passing / Max(costs->search.rows, 1)), rank, 0);
 }

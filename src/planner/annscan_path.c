@@ -218,8 +218,34 @@ addAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const Inde
 		plan.limit = root->limit_tuples;
 	if (!AnnCostAnnScan(root, rel, order, search, members, other, distance_read, &plan, &path->path))
 		add_path(rel, (Path *) AnnCostBitmapScan(root, rel, order, members));
-	path->custom_private = AnnScanPathPrivate(root, order, &plan, members != NULL);
+	path->custom_private = AnnScanPathPrivate(root, order, &plan);
 	add_path(rel, &path->path);
+}
+
+/* Adds the conditions that every row of a bitmap fulfils to a list. */
+static List *
+addBitmapConditions(List *found, const Path *path)
+{
+	ListCell   *lc;
+
+	if (IsA(path, BitmapAndPath))
+		foreach(lc, ((const BitmapAndPath *) path)->bitmapquals)
+			found = addBitmapConditions(found, lfirst(lc));
+	else if (IsA(path, IndexPath))
+		foreach(lc, ((const IndexPath *) path)->indexclauses)
+			found = lappend(found, lfirst_node(IndexClause, lc)->rinfo);
+	return found;
+}
+
+/* The same ordering for a search among a bitmap's rows: what the bitmap sees to, the index need not test. */
+static AnnOrder *
+orderAmongMembers(const AnnOrder *order, const BitmapHeapPath *members)
+{
+	AnnOrder   *result = palloc(sizeof(AnnOrder));
+
+	*result = *order;
+	result->included = list_difference_ptr(order->included, addBitmapConditions(NIL, members->bitmapqual));
+	return result;
 }
 
 static void
@@ -271,7 +297,7 @@ setRelPathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte
 
 		addAnnScan(root, rel, order, search, NULL, members);
 		if (members != NULL)
-			addAnnScan(root, rel, order, search, members, NULL);
+			addAnnScan(root, rel, orderAmongMembers(order, members), search, members, NULL);
 	}
 }
 

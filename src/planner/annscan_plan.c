@@ -56,14 +56,11 @@ AnnScanPlanFromList(List *list)
 	return plan;
 }
 
-/*
- * What the path hands to AnnPlanAnnScan.  Members are found by the bitmap, so no test of
- * included columns is added to that.
- */
+/* What the path hands to AnnPlanAnnScan. */
 List *
-AnnScanPathPrivate(PlannerInfo *root, const AnnOrder *order, AnnScanPlan *plan, bool has_members)
+AnnScanPathPrivate(PlannerInfo *root, const AnnOrder *order, AnnScanPlan *plan)
 {
-	List	   *included = has_members ? NIL : get_actual_clauses(order->included);
+	List	   *included = get_actual_clauses(order->included);
 	List	   *operands = NIL;
 	List	   *ranges = NIL;
 	ListCell   *lc;

@@ -18,6 +18,7 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/clauses.h"
 #include "optimizer/optimizer.h"
+#include "optimizer/pathnode.h"
 #include "parser/parsetree.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -255,9 +256,25 @@ scaleRows(List *paths, double factor)
 	}
 }
 
+/* The parents of a partition have the sum of their children's rows from before its own were corrected. */
+static void
+correctParents(PlannerInfo *root, const RelOptInfo *rel, double change)
+{
+	Index		relid = rel->relid;
+
+	while (root->append_rel_array != NULL && root->append_rel_array[relid] != NULL)
+	{
+		RelOptInfo *parent;
+
+		relid = root->append_rel_array[relid]->parent_relid;
+		parent = find_base_rel(root, relid);
+		parent->rows = clamp_row_est(parent->rows + change);
+	}
+}
+
 /*
  * The server takes a comparison with a distance to keep a third of the rows.  This
- * asks the index, and corrects the estimates of the table and of its paths.
+ * asks the index, and corrects the estimates of the table, of its parents and of its paths.
  */
 void
 AnnEstimateRange(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order)
@@ -265,13 +282,16 @@ AnnEstimateRange(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order)
 	double		rows = rowsInRange(root, rel, order);
 	double		share = Min(Max(rows, 0) / Max(order->index->tuples, 1), 1);
 	double		factor = share / Max(AnnRangeShare(root, order), 1e-10);
+	double		before;
 	ListCell   *lc;
 
 	if (rows < 0)
 		return;
 	foreach(lc, order->ranges)
 		((AnnRange *) lfirst(lc))->rinfo->norm_selec = lc == list_head(order->ranges) ? share : 1;
+	before = rel->rows;
 	rel->rows = clamp_row_est(rel->rows * factor);
+	correctParents(root, rel, rel->rows - before);
 	scaleRows(rel->pathlist, factor);
 	scaleRows(rel->partial_pathlist, factor);
 }

@@ -21,6 +21,7 @@ $node->safe_psql(
 		(SELECT c.id FROM plain c WHERE c.id < 60 ORDER BY c.v <-> p.v LIMIT 1) AS near,
 		CASE WHEN id % 2 = 0 THEN 'name ' || id % 20 ELSE repeat('long name ', 5) || id % 20 END AS name, v
 	FROM plain p;
+	CREATE INDEX t_other ON t ((id % 5));
 	ANALYZE t;
 });
 
@@ -53,6 +54,19 @@ for my $method (qw(hnsw ivfflat))
 					FROM (SELECT id FROM t WHERE $where ORDER BY v <-> '$queries->[0]' LIMIT 15) s"),
 				't',
 				"$method ($order), $where: as many rows as there are");
+		}
+		# The same within the bitmap of another index; ivfflat is cheaper without, here.
+		for my $where ($method ne 'hnsw' ? () : ('id % 5 = 1 AND many < 7', 'id % 5 = 0 AND near < 40', 'id % 5 = 2 AND few < 300 AND near > 10'))
+		{
+			my ($mean, $worst) = recall(
+				$node,
+				table => 't',
+				queries => $queries,
+				where => $where,
+				settings => 'SET enable_seqscan = off; SET enable_sort = off',
+				plan => qr/Custom Scan \(AnnScan\).*Index Filter.*Recheck Cond.*Bitmap Index Scan/s);
+			note("$method ($order), $where: recall $mean, worst $worst");
+			cmp_ok($mean, '>=', $unfiltered - slack($method, $where), "$method ($order), $where: recall");
 		}
 		$node->safe_psql('postgres', 'DROP INDEX t_idx');
 	}
