@@ -1,15 +1,19 @@
 # With nothing set, the first query of a new index has a recall@10 of about 0.95, be its
-# data easy or hard: the build finds the ef_search that does it, and VACUUM finds it again
-# for an index that has grown or shrunk.
+# data easy or hard: the build finds the ef_search, or the probes, that does it, and for an
+# hnsw index that has grown or shrunk VACUUM finds it again.
 use strict;
 use warnings;
 
 use AnnTest;
 use Test::More;
 
-my $node = ann_node('hnsw_first', 'autovacuum = off', 'fsync = off', 'jit = off', 'max_parallel_maintenance_workers = 0');
+my $node = ann_node('first', 'autovacuum = off', 'fsync = off', 'jit = off', 'max_parallel_maintenance_workers = 0');
+my $info = sub {
+	my ($index, $name) = @_;
+	return $node->safe_psql('postgres', "SELECT value FROM ann_index_info('$index') WHERE name = '$name'");
+};
 
-my %ef;
+my %width;
 for my $case (
 	# dimensions, clusters, spread: many tight clusters are easy, one cloud is hard
 	[ 'easy', 128, 300, 0.3 ], [ 'middling', 64, 20, 0.7 ], [ 'hard', 200, 1, 1 ])
@@ -19,22 +23,28 @@ for my $case (
 	my @queries = splice @$data, 3000;
 	load_vectors($node, $name, "vector($dim)", $data);
 	load_vectors($node, "queries_$name", "vector($dim)", \@queries);
-	$node->safe_psql('postgres', "CREATE INDEX ${name}_idx ON $name USING hnsw (v vector_l2_ops)");
-	my ($recall, $unsorted) = index_recall($node, table => $name, queries => "queries_$name", key => $name);
-	$ef{$name} = $node->safe_psql('postgres', "SELECT value FROM ann_index_info('${name}_idx') WHERE name = 'ef_search in effect'");
-	# calibrated on 300 rows: fact 19 of the design has .939 to .973
-	cmp_ok($recall, '>=', 0.92, "$name: recall with ef_search as calibrated, $ef{$name}");
-	is($unsorted, 0, "$name: complete and in order");
+	for my $kind ([ 'hnsw', 'ef_search' ], [ 'ivfflat', 'probes' ])
+	{
+		my ($am, $setting) = @$kind;
+		$node->safe_psql('postgres', "DROP INDEX IF EXISTS ${name}_idx; CREATE INDEX ${name}_idx ON $name USING $am (v vector_l2_ops)");
+		my ($recall, $unsorted) = index_recall($node, table => $name, queries => "queries_$name", key => $name);
+		my $width = $info->("${name}_idx", "$setting in effect");
+		note("$name, $am: $setting $width, recall $recall");
+		$width{$am}{$name} = $width;
+		# calibrated on 300 rows: fact 19 of the design has .939 to .973
+		cmp_ok($recall, '>=', 0.92, "$name, $am: recall with $setting as calibrated, $width");
+		is($unsorted, 0, "$name, $am: complete and in order");
 
-	# An explicit setting comes first, and can be taken back.
-	my $search = "SELECT count(*) FROM (SELECT id FROM $name ORDER BY v <-> (SELECT v FROM queries_$name LIMIT 1)) o";
-	my $off = index_scan() . 'SET hnsw.iterative_scan = off;';
-	my ($calibrated, $few, $again) = split /\n/,
-	  $node->safe_psql('postgres', "$off $search; SET hnsw.ef_search = 2; $search; RESET hnsw.ef_search; $search");
-	is($again, $calibrated, "$name: RESET returns to what the build found");
-	cmp_ok($few, '<', $calibrated, "$name: SET does not");
+		# An explicit setting comes first, and can be taken back.
+		my $search = "SELECT count(*) FROM (SELECT id FROM $name ORDER BY v <-> (SELECT v FROM queries_$name LIMIT 1)) o";
+		my $off = index_scan() . "SET $am.iterative_scan = off;";
+		my ($calibrated, $few, $again) = split /\n/,
+		  $node->safe_psql('postgres', "$off $search; SET $am.$setting = 1; $search; RESET $am.$setting; $search");
+		is($again, $calibrated, "$name, $am: RESET returns to what the build found");
+		cmp_ok($few, '<', $calibrated, "$name, $am: SET does not");
+	}
 }
-cmp_ok($ef{easy}, '<', $ef{hard}, 'hard data got a wider beam');
+cmp_ok($width{$_}{easy}, '<', $width{$_}{hard}, "$_: hard data got a wider search") for 'hnsw', 'ivfflat';
 
 # An index that was created empty, and one that was built from few rows, filled row by row.
 # Hard data, for which the default of 40 is too little.
@@ -43,10 +53,6 @@ my $data = clustered_vectors($count + 200, $dim, seed => 19, clusters => 20);
 my @queries = splice @$data, $count;
 load_vectors($node, 'rows', "vector($dim)", $data);
 load_vectors($node, 'queries', "vector($dim)", \@queries);
-my $info = sub {
-	my ($index, $name) = @_;
-	return $node->safe_psql('postgres', "SELECT value FROM ann_index_info('$index') WHERE name = '$name'");
-};
 my $fill = sub {
 	my ($table, $from, $to) = @_;
 	$node->safe_psql('postgres', "INSERT INTO $table SELECT id, v FROM rows WHERE id >= $from AND id < $to ORDER BY id");
