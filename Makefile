@@ -203,14 +203,15 @@ bench-exact:
 		STORAGE='$(or $(STORAGE),inline$(comma)toast)' $(top)/test/bench/run
 
 # The kernels need no server: stand-alone programs, with objects of their own.
-# On x86-64 the test runs the ARM kernels too, which SIMDe emulates.
+# On x86-64 the test runs the ARM kernels too, which SIMDe emulates, if it is 0.7.4 or later.
 KERNEL_BUILD = $(top)/build/kernels$(if $(SANITIZE),-sanitize)
 KERNEL_CFLAGS = -O2 -g -fno-strict-aliasing -fno-omit-frame-pointer -Wall -Wextra -Wno-sign-compare \
 	-Wno-missing-field-initializers -MMD -MP \
 	-I$(top)/src $(KERNEL_FLAGS) $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
 KERNEL_OBJS = $(patsubst %,$(KERNEL_BUILD)/%.o,dispatch $(KERNEL_SETS))
 KERNEL_TEST_OBJS = $(KERNEL_BUILD)/test.o $(KERNEL_OBJS) $(if $(EMULATED_NEON),$(KERNEL_BUILD)/neon.o)
-EMULATED_NEON = $(if $(filter x86_64,$(CPU_FAMILY)),-DEMULATED_NEON)
+EMULATED_NEON := $(if $(filter x86_64,$(CPU_FAMILY)),$(shell \
+	$(CC) -E -include simde/arm/neon/fma.h -x c /dev/null >/dev/null 2>&1 && echo -DEMULATED_NEON))
 
 $(KERNEL_BUILD):
 	mkdir -p $@

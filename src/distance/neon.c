@@ -24,18 +24,19 @@ typedef simde_uint8x16_t ixN;
 #define F32Add(a, b) simde_vaddq_f32(a, b)
 #define F32Sub(a, b) simde_vsubq_f32(a, b)
 #define F32Mul(a, b) simde_vmulq_f32(a, b)
-#define F32Fma(a, b, c) simde_vfmaq_f32(c, a, b)
 #define F32Abs(v) simde_vabsq_f32(v)
 #define F32Sum(v) simde_vaddvq_f32(v)
 #define F32And(v, mask) simde_vreinterpretq_f32_u8(simde_vandq_u8(simde_vreinterpretq_u8_f32(v), mask))
 #define LoadF32(p) simde_vreinterpretq_f32_u8(simde_vld1q_u8((const uint8_t *) (p)))
 #define StoreF32(p, v) simde_vst1q_u8((uint8_t *) (p), simde_vreinterpretq_u8_f32(v))
 
-/* SIMDe emulates these two on ARM as well, unless half arithmetic is there. */
+/* SIMDe emulates the halves on ARM as well, unless half arithmetic is there; before 0.7.4 it has no vfmaq. */
 #if defined(__aarch64__)
+#define F32Fma(a, b, c) vfmaq_f32(c, a, b)
 #define F32FromF16(v) vcvt_f32_f16(vreinterpret_f16_u8(v))
 #define F16FromF32(v) vreinterpret_u8_f16(vcvt_f16_f32(v))
 #else
+#define F32Fma(a, b, c) simde_vfmaq_f32(c, a, b)
 #define F32FromF16(v) simde_vcvt_f32_f16(simde_vreinterpret_f16_u16(simde_vreinterpret_u16_u8(v)))
 #define F16FromF32(v) simde_vreinterpret_u8_u16(simde_vreinterpret_u16_f16(simde_vcvt_f16_f32(v)))
 #endif
