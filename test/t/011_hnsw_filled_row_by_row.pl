@@ -9,9 +9,9 @@ use Test::More;
 
 my $node = ann_node('hnsw_filled', 'autovacuum = off', 'jit = off', 'fsync = off', 'max_connections = 20');
 
-# What may be lost: 0.01, and the noise of 100 queries' means: measured in two runs, the index
-# filled by one client had 0.003 less at the most and 0.005 more, that of five clients 0.015 less.
-my %less = (filled => 0.015, shared => 0.025);
+# What may be lost: 0.01, and for several clients the noise of 400 queries' means as well: measured in
+# four runs, the indexes filled by one client and by five had 0.0055 and 0.0065 less at the most.
+my %less = (filled => 0.01, shared => 0.012);
 
 for my $case (
 	[ 'l2', 64, 'vector(64)', 'vector_l2_ops', '<->', 15 ],
@@ -19,7 +19,7 @@ for my $case (
 	[ 'l1', 80, 'halfvec(80)', 'halfvec_l1_ops', '<+>', 10 ])
 {
 	my ($name, $dim, $type, $opclass, $op, $ef) = @$case;
-	my $data = clustered_vectors(2600, $dim, seed => 11, clusters => 12);
+	my $data = clustered_vectors(2900, $dim, seed => 11, clusters => 12);
 	my @queries = splice @$data, 2500;
 	load_vectors($node, "built_$name", $type, $data);
 	load_vectors($node, "queries_$name", $type, \@queries);
