@@ -56,6 +56,7 @@ OBJS = \
 	src/ivfflat/ivfflat_pending.o \
 	src/ivfflat/ivfflat_reach.o \
 	src/ivfflat/ivfflat_relist.o \
+	src/ivfflat/ivfflat_runs.o \
 	src/ivfflat/ivfflat_scan.o \
 	src/ivfflat/ivfflat_train.o \
 	src/ivfflat/ivfflat_vacuum.o \

@@ -13,11 +13,8 @@
 #include "access/xact.h"
 #include "access/xloginsert.h"
 #include "catalog/index.h"
-#include "catalog/pg_operator_d.h"
-#include "catalog/pg_type_d.h"
 #include "commands/progress.h"
 #include "common/pg_prng.h"
-#include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "optimizer/optimizer.h"
 #include "pgstat.h"
@@ -26,13 +23,13 @@
 #include "utils/memutils.h"
 #include "utils/sampling.h"
 #include "utils/snapmgr.h"
-#include "utils/tuplesort.h"
 
 #include "ivfflat/ivfflat_options.h"
+#include "ivfflat/ivfflat_runs.h"
 
 #define KEY_SHARED			UINT64CONST(0xA500000000000001)
 #define KEY_SCAN			UINT64CONST(0xA500000000000002)
-#define KEY_SORT			UINT64CONST(0xA500000000000003)
+#define KEY_RUNS			UINT64CONST(0xA500000000000003)
 #define KEY_CENTROIDS		UINT64CONST(0xA500000000000004)
 #define KEY_QUERY_TEXT		UINT64CONST(0xA500000000000005)
 
@@ -58,7 +55,7 @@ typedef struct BuildShared
 	Oid			heap;
 	Oid			index;
 	bool		concurrent;
-	int			sort_memory;	/* kB of each participant's sort */
+	int			sort_memory;	/* kB of each participant's rows */
 	AnnIvfMetaPageData meta;
 	pg_atomic_uint64 done;		/* rows of the table that were handled */
 	ConditionVariable finished;
@@ -91,9 +88,7 @@ typedef struct BuildState
 	AnnAttributes *attributes;	/* included columns */
 	bool		leader;
 	double		index_tuples;
-	Tuplesortstate *sort;
-	TupleTableSlot *slot;
-	struct varlena *datum;		/* a SortedEntry */
+	AnnIvfRuns *runs;
 	bool		has_assigner;	/* no: a single list */
 	AnnIvfAssigner assigner;
 	WaitingRow	waiting[ANN_NEAREST_MAX_ROWS];
@@ -123,7 +118,7 @@ typedef struct Sampling
 	MemoryContext tuple_context;
 } Sampling;
 
-/* What goes through the sort behind the list: a bytea. */
+/* A row on its way into its list; of those of the lists without vectors there is the TID. */
 typedef struct SortedEntry
 {
 	ItemPointerData tid;
@@ -322,56 +317,28 @@ assignTableOffset(const AnnIvfMetaPageData *meta)
 	return MAXALIGN(add_size(AnnIvfCentroidsSize(meta), AnnIvfCentroidCodesSize(meta)));
 }
 
-static TupleDesc
-sortDesc(void)
-{
-	TupleDesc	desc = CreateTemplateTupleDesc(2);
-
-	TupleDescInitEntry(desc, 1, "list", INT4OID, -1, 0);
-	TupleDescInitEntry(desc, 2, "entry", BYTEAOID, -1, 0);
-	return desc;
-}
-
-static Tuplesortstate *
-beginSort(int memory, SortCoordinate coordinate)
-{
-	AttrNumber	column = 1;
-	Oid			operator = Int4LessOperator;
-	Oid			collation = InvalidOid;
-	bool		nulls_first = false;
-
-	return tuplesort_begin_heap(sortDesc(), 1, &column, &operator, &collation, &nulls_first,
-								memory, coordinate, TUPLESORT_NONE);
-}
-
-/* Hands a row over to the sort. */
+/* Hands a row over to its list. */
 static void
 emit(BuildState *state, const ItemPointerData *tid, const AnnIvfValue *value)
 {
 	const AnnIvfLayout *layout = &state->shared->meta.layout;
-	Size		code_size = value->code != NULL ? layout->code_size : 0;
-	Size		attribute_size = value->attributes != NULL ? layout->attribute_size : 0;
-	Size		size = offsetof(SortedEntry, data) + code_size + attribute_size +
-		(value->stored != NULL ? layout->vector_size : 0);
-	SortedEntry *entry = (SortedEntry *) VARDATA(state->datum);
+	SortedEntry *entry = AnnIvfRunsAdd(state->runs, value->list);
+	char	   *to = entry->data;
 
-	SET_VARSIZE(state->datum, VARHDRSZ + size);
 	entry->tid = *tid;
+	state->index_tuples++;
+	if (value->stored == NULL)
+		return;
 	entry->reserved = 0;
 	entry->factors = value->factors;
 	if (value->code != NULL)
-		memcpy(entry->data, value->code, code_size);
+	{
+		memcpy(to, value->code, layout->code_size);
+		to += layout->code_size;
+	}
 	if (value->attributes != NULL)
-		memcpy(entry->data + code_size, value->attributes, attribute_size);
-	if (value->stored != NULL)
-		memcpy(entry->data + code_size + attribute_size, value->stored, layout->vector_size);
-	ExecClearTuple(state->slot);
-	state->slot->tts_values[0] = Int32GetDatum((int32) value->list);
-	state->slot->tts_values[1] = PointerGetDatum(state->datum);
-	state->slot->tts_isnull[0] = state->slot->tts_isnull[1] = false;
-	ExecStoreVirtualTuple(state->slot);
-	tuplesort_puttupleslot(state->sort, state->slot);
-	state->index_tuples++;
+		memcpy(to, value->attributes, layout->attribute_size);
+	memcpy(to + layout->attribute_size, value->stored, layout->vector_size);
 }
 
 /* Finds the lists of the rows that wait, codes them and hands them over. */
@@ -436,14 +403,14 @@ assignCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, boo
 }
 
 /*
- * A participant's part of the assignment: its share of the table into its sort.
+ * A participant's part of the assignment: its share of the table into its runs.
  */
 static void
-assignRows(BuildState *state, TableScanDesc scan, SortCoordinate coordinate, const char *centroids)
+assignRows(BuildState *state, TableScanDesc scan, AnnIvfSharedRuns *runs, int participant, const char *centroids)
 {
 	BuildShared *shared = state->shared;
 	const AnnIvfLayout *layout = &shared->meta.layout;
-	TupleDesc	desc = sortDesc();
+	Size		row_size = offsetof(SortedEntry, data) + layout->code_size + layout->attribute_size + layout->vector_size;
 	double		tuples;
 
 	AnnIvfSpaceInit(&state->space, layout);
@@ -451,16 +418,13 @@ assignRows(BuildState *state, TableScanDesc scan, SortCoordinate coordinate, con
 	state->has_assigner = centroids != NULL && shared->meta.lists > 1;
 	if (state->has_assigner)
 		AnnIvfAssignerInit(&state->assigner, &state->centroids, centroids + assignTableOffset(&shared->meta));
-	state->datum = palloc(VARHDRSZ + offsetof(SortedEntry, data) +
-						  layout->code_size + layout->attribute_size + layout->vector_size);
 	state->tuple_context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat build rows", ALLOCSET_DEFAULT_SIZES);
-	state->slot = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
-	state->sort = beginSort(shared->sort_memory, coordinate);
+	state->runs = AnnIvfRunsBegin(shared->meta.lists, row_size, sizeof(ItemPointerData),
+								  (Size) shared->sort_memory * 1024, runs, participant);
 	tuples = table_index_build_scan(state->heap, state->index, state->info, true, state->leader,
 									assignCallback, state, scan);
 	flushRows(state);
-	tuplesort_performsort(state->sort);
-	ExecDropSingleTupleTableSlot(state->slot);
+	AnnIvfRunsEnd(state->runs, !state->leader);
 	MemoryContextDelete(state->tuple_context);
 
 	SpinLockAcquire(&shared->mutex);
@@ -605,11 +569,12 @@ writeVector(Writer *writer, const char *vector, const ItemPointerData *tid)
 }
 
 static void
-writeEntry(Writer *writer, SortedEntry *sorted)
+writeEntry(Writer *writer, const SortedEntry *sorted)
 {
 	const AnnIvfLayout *layout = &writer->meta->layout;
 	AnnIvfListPage *header = AnnIvfListPageOf((Page) writer->codes);
 	AnnIvfValue value = {0};
+	ItemPointerData tid = sorted->tid;
 	Size		code_size = 0;
 
 	if (header->count == writer->shape.entries)
@@ -626,15 +591,15 @@ writeEntry(Writer *writer, SortedEntry *sorted)
 		header = AnnIvfListPageOf((Page) writer->codes);
 	}
 	value.list = (uint32) writer->list;
-	value.factors = sorted->factors;
 	if (writer->shape.has_vectors && AnnIvfHasCodes(layout))
 	{
+		value.factors = sorted->factors;
 		code_size = layout->code_size;
 		value.code = (uint8 *) sorted->data;
 	}
 	value.attributes = sorted->data + code_size;
 	AnnIvfSetEntry(writer->meta, &writer->shape, AnnIvfEntryOf((Page) writer->codes, &writer->shape, header->count),
-				   &sorted->tid, &value);
+				   &tid, &value);
 	header->count++;
 	header->live++;
 	writer->rows++;
@@ -649,16 +614,12 @@ writeEntry(Writer *writer, SortedEntry *sorted)
  * every list, then the lists in order.
  */
 static void
-writeIndex(Relation index, AnnIvfMetaPageData *meta, Tuplesortstate *sort, char *centroids)
+writeIndex(Relation index, AnnIvfMetaPageData *meta, AnnIvfMerge *rows, char *centroids)
 {
 	uint32		total = AnnIvfTotalLists(meta);
 	AnnIvfListHead *heads = palloc0(mul_size(sizeof(AnnIvfListHead), total));
 	char	   *image = palloc0(BLCKSZ);
 	Writer		writer = {0};
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(sortDesc(), &TTSOpsMinimalTuple);
-	SortedEntry *entry = palloc(add_size(offsetof(SortedEntry, data),
-										 add_size(meta->layout.code_size + meta->layout.attribute_size,
-												  meta->layout.vector_size)));
 	int64		done = 0;
 	Buffer		buffer;
 
@@ -697,21 +658,19 @@ writeIndex(Relation index, AnnIvfMetaPageData *meta, Tuplesortstate *sort, char 
 	writer.codes = palloc0(BLCKSZ);
 	writer.vectors = palloc0(BLCKSZ);
 	initVectors(&writer);
-	while (tuplesort_gettupleslot(sort, true, false, slot, NULL))
+	for (uint32 list = 0; list < total; list++)
 	{
-		bool		isnull;
-		int32		list = DatumGetInt32(slot_getattr(slot, 1, &isnull));
-		struct varlena *datum = (struct varlena *) DatumGetPointer(slot_getattr(slot, 2, &isnull));
+		const SortedEntry *entry;
 
-		CHECK_FOR_INTERRUPTS();
 		advanceList(&writer, list);
-		/* A short one comes with a header of one byte, so unaligned. */
-		memcpy(entry, VARDATA_ANY(datum), VARSIZE_ANY_EXHDR(datum));
-		writeEntry(&writer, entry);
-		pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, ++done);
+		while ((entry = AnnIvfMergeNext(rows, list)) != NULL)
+		{
+			CHECK_FOR_INTERRUPTS();
+			writeEntry(&writer, entry);
+			pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, ++done);
+		}
 	}
 	advanceList(&writer, total);
-	ExecDropSingleTupleTableSlot(slot);
 
 	for (uint32 i = 0; i < total; i += ANN_IVF_HEADS_PER_PAGE)
 	{
@@ -769,14 +728,18 @@ initState(Relation heap, Relation index, IndexInfo *info, BuildShared *shared, b
 	return state;
 }
 
+/* Writes what the participants have assigned. */
 static void
-writeSorted(BuildPlan *plan, const BuildShared *shared, Tuplesortstate *sort)
+writeRuns(BuildPlan *plan, const BuildShared *shared, AnnIvfRuns *runs, int nparticipants)
 {
+	AnnIvfMerge *rows = AnnIvfMergeBegin(runs, nparticipants);
+
 	reportPhase(PROGRESS_WRITE);
 	plan->meta.rows = shared->index_tuples;
 	plan->meta.looked_blocks = RelationGetNumberOfBlocks(plan->heap);
-	writeIndex(plan->index, &plan->meta, sort, plan->centroids);
-	tuplesort_end(sort);
+	writeIndex(plan->index, &plan->meta, rows, plan->centroids);
+	AnnIvfMergeEnd(rows);
+	AnnIvfRunsFree(runs);
 }
 
 static void
@@ -785,16 +748,15 @@ buildSerially(BuildPlan *plan, BuildShared *shared)
 	BuildState	state = initState(plan->heap, plan->index, plan->info, shared, true);
 
 	initShared(shared, plan, 1);
-	assignRows(&state, NULL, NULL, plan->centroids);
-	writeSorted(plan, shared, state.sort);
+	assignRows(&state, NULL, NULL, 0, plan->centroids);
+	writeRuns(plan, shared, state.runs, 1);
 }
 
 void
 AnnIvfParallelBuildMain(dsm_segment *seg, shm_toc *toc)
 {
 	BuildShared *shared = shm_toc_lookup(toc, KEY_SHARED, false);
-	Sharedsort *sort = shm_toc_lookup(toc, KEY_SORT, false);
-	SortCoordinateData coordinate = {0};
+	AnnIvfSharedRuns *runs = shm_toc_lookup(toc, KEY_RUNS, false);
 	LOCKMODE	heap_lock = shared->concurrent ? ShareUpdateExclusiveLock : ShareLock;
 	LOCKMODE	index_lock = shared->concurrent ? RowExclusiveLock : AccessExclusiveLock;
 	BuildState	state;
@@ -809,19 +771,16 @@ AnnIvfParallelBuildMain(dsm_segment *seg, shm_toc *toc)
 	index = index_open(shared->index, index_lock);
 	info = BuildIndexInfo(index);
 	info->ii_Concurrent = shared->concurrent;
-	tuplesort_attach_shared(sort, seg);
-	coordinate.isWorker = true;
-	coordinate.nParticipants = -1;
-	coordinate.sharedsort = sort;
+	SharedFileSetAttach(&runs->fileset, seg);
 	state = initState(heap, index, info, shared, false);
-	assignRows(&state, table_beginscan_parallel(heap, shm_toc_lookup(toc, KEY_SCAN, false)), &coordinate,
-			   shm_toc_lookup(toc, KEY_CENTROIDS, true));
-	tuplesort_end(state.sort);
+	assignRows(&state, table_beginscan_parallel(heap, shm_toc_lookup(toc, KEY_SCAN, false)), runs,
+			   ParallelWorkerNumber + 1, shm_toc_lookup(toc, KEY_CENTROIDS, true));
+	AnnIvfRunsFree(state.runs);
 	index_close(index, index_lock);
 	table_close(heap, heap_lock);
 }
 
-/* Waits until all participants have sorted their share. */
+/* Waits until all participants have assigned their share. */
 static void
 waitForParticipants(ParallelContext *context, BuildShared *shared, int nparticipants)
 {
@@ -850,12 +809,11 @@ buildInParallel(BuildPlan *plan, int nworkers, BuildShared *result)
 	ParallelContext *context;
 	Snapshot	snapshot;
 	BuildShared *shared;
-	Sharedsort *sort;
+	AnnIvfSharedRuns *runs;
 	ParallelTableScanDesc scan;
-	SortCoordinateData coordinate = {0};
 	BuildState	state;
 	Size		scan_size;
-	Size		sort_size;
+	Size		runs_size;
 	char	   *centroids = NULL;
 	bool		launched = false;
 
@@ -863,10 +821,10 @@ buildInParallel(BuildPlan *plan, int nworkers, BuildShared *result)
 	context = CreateParallelContext("ann", "AnnIvfParallelBuildMain", nworkers);
 	snapshot = plan->info->ii_Concurrent ? RegisterSnapshot(GetTransactionSnapshot()) : SnapshotAny;
 	scan_size = table_parallelscan_estimate(plan->heap, snapshot);
-	sort_size = tuplesort_estimate_shared(nworkers + 1);
+	runs_size = offsetof(AnnIvfSharedRuns, nruns) + sizeof(int) * (nworkers + 1);
 	shm_toc_estimate_chunk(&context->estimator, sizeof(BuildShared));
 	shm_toc_estimate_chunk(&context->estimator, scan_size);
-	shm_toc_estimate_chunk(&context->estimator, sort_size);
+	shm_toc_estimate_chunk(&context->estimator, runs_size);
 	shm_toc_estimate_chunk(&context->estimator, plan->centroids_size);
 	shm_toc_estimate_keys(&context->estimator, 5);
 	if (debug_query_string)
@@ -881,9 +839,10 @@ buildInParallel(BuildPlan *plan, int nworkers, BuildShared *result)
 	scan = shm_toc_allocate(context->toc, scan_size);
 	table_parallelscan_initialize(plan->heap, scan, snapshot);
 	shm_toc_insert(context->toc, KEY_SCAN, scan);
-	sort = shm_toc_allocate(context->toc, sort_size);
-	tuplesort_initialize_shared(sort, nworkers + 1, context->seg);
-	shm_toc_insert(context->toc, KEY_SORT, sort);
+	runs = shm_toc_allocate(context->toc, runs_size);
+	memset(runs, 0, runs_size);
+	SharedFileSetInit(&runs->fileset, context->seg);
+	shm_toc_insert(context->toc, KEY_RUNS, runs);
 	if (plan->centroids != NULL)
 	{
 		centroids = shm_toc_allocate(context->toc, plan->centroids_size);
@@ -903,19 +862,10 @@ buildInParallel(BuildPlan *plan, int nworkers, BuildShared *result)
 	{
 		int			nparticipants = context->nworkers_launched + 1;
 
-		coordinate.isWorker = true;
-		coordinate.nParticipants = -1;
-		coordinate.sharedsort = sort;
 		state = initState(plan->heap, plan->index, plan->info, shared, true);
-		assignRows(&state, table_beginscan_parallel(plan->heap, scan), &coordinate, centroids);
+		assignRows(&state, table_beginscan_parallel(plan->heap, scan), runs, 0, centroids);
 		waitForParticipants(context, shared, nparticipants);
-		tuplesort_end(state.sort);
-
-		coordinate.isWorker = false;
-		coordinate.nParticipants = nparticipants;
-		state.sort = beginSort(sortMemory(plan, true), &coordinate);
-		tuplesort_performsort(state.sort);
-		writeSorted(plan, shared, state.sort);
+		writeRuns(plan, shared, state.runs, nworkers + 1);
 		WaitForParallelWorkersToFinish(context);
 		*result = *shared;
 	}
