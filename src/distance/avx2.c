@@ -256,6 +256,7 @@ StoreU8(uint8_t *p, f32xN v_f32x8)
 	simde_mm_storel_epi64((simde__m128i *) p, simde_mm_packus_epi16(v_i16x8, v_i16x8));
 }
 
+#define F32Signs(v) ((uint32_t) simde_mm256_movemask_ps(v))
 #define F32Max(a, b) simde_mm256_max_ps(a, b)
 #define F32AnyGe(a, b) (simde_mm256_movemask_ps(simde_mm256_cmp_ps(a, b, SIMDE_CMP_GE_OQ)) != 0)
 

@@ -239,6 +239,7 @@ PanelLoadRow(const uint8_t *p)
 	_mm512_castsi512_ps(_mm512_mask_xor_epi32(_mm512_castps_si512(v), (__mmask16) (bits), \
 											  _mm512_castps_si512(v), _mm512_set1_epi32((int) 0x80000000)))
 #define StoreU8(p, v) _mm_storeu_si128((__m128i *) (p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v)))
+#define F32Signs(v) ((uint32_t) _mm512_movepi32_mask(_mm512_castps_si512(v)))
 #define F32Max(a, b) _mm512_max_ps(a, b)
 #define F32AnyGe(a, b) (_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ) != 0)
 

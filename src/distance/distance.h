@@ -115,6 +115,12 @@ typedef struct AnnKernels
 	size_t		(*places_ge_f32) (const float *x, size_t n, float least, uint32_t *places);
 
 	/*
+	 * Bit i % 8 of bits[i / 8] is set where the sign of x[i] is not; bits are filled up with zeros to
+	 * a multiple of 64.  Returns the sum of |x[i]|.
+	 */
+	float		(*signs_f32) (const float *x, size_t n, uint8_t *bits);
+
+	/*
 	 * out[i] = in[i], negated where bit i % 64 of words[i / 64] is set.  in may equal
 	 * out.
 	 */

@@ -44,6 +44,7 @@
  *	LoadI32(p)				LANES int32 as floats
  *	F32Negate(v, bits)		v with lane i negated where bit i is set; other bits do not matter
  *	StoreU8(p, v)			LANES floats of 0 to 255 as bytes, rounded towards zero
+ *	F32Signs(v)				bit i is the sign bit of lane i
  *	F32Max(a, b), F32AnyGe(a, b)	the larger; whether a lane of a is >= that of b
  *
  * Instruction sets with masked loads define MASKED_TAILS and the functions of
@@ -765,6 +766,41 @@ KERNEL(places_ge_f32) (const float *x, size_t n, float least, uint32_t *places)
 	return count;
 }
 
+static float
+KERNEL(signs_f32) (const float *x, size_t n, uint8_t *bits)
+{
+	const char *from = (const char *) x;
+	f32xN		sum_f32xN = F32Zero();
+	float		sum;
+
+	for (size_t start = 0; start < n; start += 64)
+	{
+		size_t		end = n - start < 64 ? n : start + 64;
+		uint64_t	word = 0;
+		size_t		i = start;
+
+		for (; i + LANES <= end; i += LANES)
+		{
+			f32xN		x_f32xN = LoadF32(from + i * sizeof(float));
+
+			sum_f32xN = F32Add(sum_f32xN, F32Abs(x_f32xN));
+			word |= (uint64_t) (~F32Signs(x_f32xN) & (uint32_t) ((UINT64_C(1) << LANES) - 1)) << (i - start);
+		}
+		for (; i < end; i++)
+		{
+			uint32_t	element;
+
+			memcpy(&element, from + i * sizeof(element), sizeof(element));
+			word |= (uint64_t) (~element >> 31) << (i - start);
+		}
+		memcpy(bits + start / 8, &word, sizeof(word));
+	}
+	sum = F32Sum(sum_f32xN);
+	if (n % LANES != 0)
+		sum += F32Sum(F32Abs(F32LoadTail(ELEM_F32, x, n)));
+	return sum;
+}
+
 static void
 KERNEL(negate_f32) (const float *in, float *out, const uint64_t *words, size_t n)
 {
@@ -884,6 +920,7 @@ const AnnKernels KERNEL_TABLE = {
 	.panel_scores = KERNEL(panel_scores),
 	.u7_f32 = KERNEL(u7_f32),
 	.places_ge_f32 = KERNEL(places_ge_f32),
+	.signs_f32 = KERNEL(signs_f32),
 	.negate_f32 = KERNEL(negate_f32),
 	.fht_f32 = KERNEL(fht_f32),
 };

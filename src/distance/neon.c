@@ -245,6 +245,15 @@ StoreU8(uint8_t *p, f32xN v_f32x4)
 	memcpy(p, &four, sizeof(four));
 }
 
+FORCE_INLINE uint32_t
+F32Signs(f32xN v_f32x4)
+{
+	static const int32_t lanes[4] = {0, 1, 2, 3};
+	simde_uint32x4_t signs_u32x4 = simde_vshrq_n_u32(simde_vreinterpretq_u32_f32(v_f32x4), 31);
+
+	return simde_vaddvq_u32(simde_vshlq_u32(signs_u32x4, simde_vld1q_s32(lanes)));
+}
+
 #define F32Max(a, b) simde_vmaxq_f32(a, b)
 #define F32AnyGe(a, b) (simde_vmaxvq_u32(simde_vcgeq_f32(a, b)) != 0)
 

@@ -322,6 +322,22 @@ ann_places_ge_f32_scalar(const float *x, size_t n, float least, uint32_t *places
 	return count;
 }
 
+static float
+ann_signs_f32_scalar(const float *x, size_t n, uint8_t *bits)
+{
+	float		sum = 0;
+
+	memset(bits, 0, (n + 63) / 64 * 8);
+	for (size_t i = 0; i < n; i++)
+	{
+		float		f = FloatAt(x, i);
+
+		sum += fabsf(f);
+		bits[i / 8] |= (uint8_t) (!signbit(f) << (i % 8));
+	}
+	return sum;
+}
+
 static void
 ann_negate_f32_scalar(const float *in, float *out, const uint64_t *words, size_t n)
 {
@@ -386,6 +402,7 @@ const AnnKernels ann_kernels_scalar = {
 	.panel_scores = ann_panel_scores_scalar,
 	.u7_f32 = ann_u7_f32_scalar,
 	.places_ge_f32 = ann_places_ge_f32_scalar,
+	.signs_f32 = ann_signs_f32_scalar,
 	.negate_f32 = ann_negate_f32_scalar,
 	.fht_f32 = ann_fht_f32_scalar,
 };

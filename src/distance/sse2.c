@@ -334,6 +334,7 @@ StoreU8(uint8_t *p, f32xN v_f32x4)
 }
 
 #define LoadI32(p) simde_mm_cvtepi32_ps(IntLoad(p))
+#define F32Signs(v) ((uint32_t) simde_mm_movemask_ps(v))
 #define F32Max(a, b) simde_mm_max_ps(a, b)
 #define F32AnyGe(a, b) (simde_mm_movemask_ps(simde_mm_cmpge_ps(a, b)) != 0)
 

@@ -255,20 +255,63 @@ FactorsWithoutCode(double norm, AnnCodeFactors *factors)
 	factors->error = norm > 0 ? RoundUp(norm) : 0;
 }
 
+/* The squared lengths between which a residual is coded as it is: no sum overflows or loses anything. */
+#define MIN_PLAIN 0x1p-80f
+#define MAX_PLAIN 0x1p80f
+
+/*
+ * The factors for a residual of this length, whose kept part has the inner product vr with a
+ * code point of the squared length vv; lengths are times 2 to -exponent.
+ */
+static void
+SetFactors(const AnnCodeParams *p, float norm, double vv, float vr, int exponent, AnnCodeFactors *factors)
+{
+	double		cosine = vr / (sqrt(vv) * norm);
+
+	/* 1 - cosine^2 is known no better than the sums it comes from. */
+	factors->mul = ldexpf(norm * (norm / vr) * sqrtf((float) p->kept), exponent);
+	factors->error = RoundUp(ldexp(norm * sqrt((fmax(1 / (cosine * cosine) - 1, 0) + 16 * FLOAT_UNIT) /
+											   (p->dim > 1 ? p->dim - 1 : 1)), exponent));
+}
+
+/*
+ * Codes a residual of usual length by its signs; false, with nothing done, if it is another.
+ */
+static bool
+EncodeSigns(const AnnCodeParams *p, const float *r, float r_dot_c, uint8_t *code, AnnCodeFactors *factors)
+{
+	bool		ip = p->metric == ANN_METRIC_IP;
+	float		kept2 = ann_kernels.ip_f32(r, r, p->kept);
+	float		norm2 = kept2 + ann_kernels.ip_f32(r + p->kept, r + p->kept, p->dim - p->kept);
+	float		norm;
+
+	if (!(norm2 > MIN_PLAIN && norm2 < MAX_PLAIN) || kept2 < 4 * (MIN_COSINE * MIN_COSINE) * norm2 ||
+		(ip && !(fabsf(r_dot_c) <= MAX_ELEMENT)))
+		return false;
+	norm = sqrtf(norm2);
+	factors->add = ip ? -r_dot_c : norm;
+	/* Code points are -1/2 and 1/2. */
+	SetFactors(p, norm, p->kept / 4.0, ann_kernels.signs_f32(r, p->kept, code) / 2, 0, factors);
+	return true;
+}
+
 AnnCodeStatus
 AnnEncode(const AnnCodeParams *p, const float *r, float r_dot_c, uint8_t *code, AnnCodeFactors *factors)
 {
 	bool		ip = p->metric == ANN_METRIC_IP;
-	float		max = MaxAbs(r, p->dim);
-	int			exponent = max > 0 && max <= FLT_MAX ? ScaleExponent(max) : 0;
-	float		to_one = ldexpf(1, -exponent);
+	float		max;
+	int			exponent;
+	float		to_one;
 	float		kept2;
 	float		norm;			/* times to_one, as all that follows */
 	float		scale;
-	float		vr;
 	Fit			fit;
-	double		cosine;
 
+	if (p->planes == 1 && EncodeSigns(p, r, r_dot_c, code, factors))
+		return ANN_CODE_OK;
+	max = MaxAbs(r, p->dim);
+	exponent = max > 0 && max <= FLT_MAX ? ScaleExponent(max) : 0;
+	to_one = ldexpf(1, -exponent);
 	memset(code, 0, AnnCodeBytes(p));
 	memset(factors, 0, sizeof(*factors));
 	if (!(max <= MAX_NORM) || (ip && !(fabsf(r_dot_c) <= MAX_ELEMENT)))
@@ -296,13 +339,7 @@ AnnEncode(const AnnCodeParams *p, const float *r, float r_dot_c, uint8_t *code, 
 	scale = p->planes == 1 ? 1 : SearchScale(r, p->kept, to_one, sqrtf(kept2 / p->kept), p->planes);
 	EncodeBits(p, r, to_one * scale, code);
 	fit = TryScale(r, p->kept, to_one * scale, (1 << (p->planes - 1)) - 1);
-	vr = fit.vx / scale;
-	cosine = vr / (sqrt(fit.vv) * norm);
-
-	/* 1 - cosine^2 is known no better than the sums it comes from. */
-	factors->mul = ldexpf(norm * (norm / vr) * sqrtf((float) p->kept), exponent);
-	factors->error = RoundUp(ldexp(norm * sqrt((fmax(1 / (cosine * cosine) - 1, 0) + 16 * FLOAT_UNIT) /
-											   (p->dim > 1 ? p->dim - 1 : 1)), exponent));
+	SetFactors(p, norm, fit.vv, fit.vx / scale, exponent, factors);
 	return ANN_CODE_OK;
 }
 

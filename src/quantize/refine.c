@@ -77,6 +77,20 @@ SumRoundings(int dim)
 	return dim / 8 + 16;
 }
 
+/* Whether a kernel's sum of squares neither overflowed nor lost much by underflow. */
+static inline bool
+IsUsualSum(float sum)
+{
+	return sum >= 0x1p-100f && sum <= FLT_MAX;
+}
+
+/* At least what such a sum of dim squares should be. */
+static inline double
+SumBound(float sum, int dim)
+{
+	return sum * (1 + 2 * Gamma(SumRoundings(dim)));
+}
+
 /* Bound of what underflow takes from a sum of dim products, twice over. */
 static inline double
 Underflow(int dim)
@@ -133,7 +147,7 @@ ExactStatus(const AnnRefineSpec *spec, const void *x)
 typedef struct Prepared
 {
 	AnnRefineStatus status;
-	double		norm;			/* of the vector in that space */
+	double		norm;			/* of the vector in that space, or a little more */
 	double		radius;			/* bound of the distance to where it should be */
 } Prepared;
 
@@ -145,16 +159,25 @@ static Prepared
 Prepare(const AnnRefineSpec *spec, float *x)
 {
 	Prepared	p = {ANN_REFINE_OK, 0, 0};
-	float		max = MaxAbs(x, spec->dim);
+	float		sum = spec->metric == ANN_METRIC_COSINE ? INFINITY : ann_kernels.ip_f32(x, x, spec->dim);
 
-	if (!(max <= MAX_ELEMENT))
+	if (IsUsualSum(sum))
 	{
-		memset(x, 0, sizeof(float) * (size_t) spec->dim);
-		p.status = ANN_REFINE_RANGE;
-		return p;
+		/* All elements are in range; a norm that is a little too large will do. */
+		p.norm = sqrt(SumBound(sum, spec->dim));
 	}
+	else
+	{
+		float		max = MaxAbs(x, spec->dim);
 
-	p.norm = sqrt(SumSquaresDouble(x, spec->dim));
+		if (!(max <= MAX_ELEMENT))
+		{
+			memset(x, 0, sizeof(float) * (size_t) spec->dim);
+			p.status = ANN_REFINE_RANGE;
+			return p;
+		}
+		p.norm = sqrt(SumSquaresDouble(x, spec->dim));
+	}
 
 	if (spec->metric == ANN_METRIC_COSINE)
 	{
@@ -210,7 +233,16 @@ StoreHalf(const float *x, int dim, char *out, Loss *loss)
 	AnnHalf		halves[CHUNK];
 	float		floats[CHUNK];
 	double		sum_f64x16[LANES] = {0};
+	float		sum;
 
+	ann_kernels.f32_to_f16(x, (AnnHalf *) out, dim);
+	sum = loss->l1 ? INFINITY : ann_kernels.l2sq_f32_f16(x, (const AnnHalf *) out, dim);
+	if (IsUsualSum(sum))
+	{
+		/* None is infinite, so the differences were exact. */
+		loss->sum += SumBound(sum, dim);
+		return;
+	}
 	for (int i = 0; i < dim; i += CHUNK)
 	{
 		int			n = dim - i < CHUNK ? dim - i : CHUNK;

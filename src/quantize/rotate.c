@@ -113,7 +113,8 @@ RotateInverse(const float *in, float *out, int dim)
 static void
 RotateAnyScale(void (*rotate) (const float *, float *, int), const float *in, float *out, int dim)
 {
-	if (MaxAbs(in, dim) < LARGE)
+	/* The sum is finite for usual vectors, and none is LARGE then. */
+	if (ann_kernels.ip_f32(in, in, dim) <= FLT_MAX || MaxAbs(in, dim) < LARGE)
 	{
 		rotate(in, out, dim);
 		return;

@@ -656,6 +656,34 @@ TestPanels(void)
 		End();
 	}
 
+	for (Values values = 0; values < NONFINITE; values++)
+	{
+		BeginKernel("signs_f32", values_names[values]);
+		for (size_t i = 0; i < LENGTHS; i++)
+		{
+			size_t		n = Length(i);
+			Sum			sum = {0};
+
+			DrawFloats(values, a_f32, b_f32, n);
+			for (size_t j = 0; j < n; j++)
+				AddTerm(&sum, fabs((double) a_f32[j]));
+			for (Place place = 0; place < PLACES; place++)
+			{
+				size_t		nbits = (n + 63) / 64 * 64;
+				uint8_t    *to = PlaceIn(area_c, place, NULL, nbits / 8);
+				float		got = set->signs_f32(PlaceIn(area_a, place, a_f32, n * sizeof(float)), n, to);
+
+				if (sum.value < 1e38)
+					Check(fabs(got - sum.value) <= (n + 16) * UNIT * sum.value,
+						  "n = %zu, place %d: sum %.9g, not %.9g", n, place, got, sum.value);
+				for (size_t j = 0; j < nbits; j++)
+					Check((to[j / 8] >> (j % 8) & 1) == (j < n && !signbit(a_f32[j])),
+						  "n = %zu, place %d: bit %zu", n, place, j);
+			}
+		}
+		End();
+	}
+
 	for (Values values = 0; values < VALUES; values++)
 	{
 		BeginKernel("negate_f32", values_names[values]);
