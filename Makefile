@@ -69,6 +69,7 @@ OBJS = \
 	src/planner/annscan_exec.o \
 	src/planner/annscan_explain.o \
 	src/planner/annscan_filter.o \
+	src/planner/annscan_heap.o \
 	src/planner/annscan_match.o \
 	src/planner/annscan_order.o \
 	src/planner/annscan_path.o \

@@ -40,29 +40,39 @@ AnnBufferHintsResize(AnnBufferHints *hints, BlockNumber blocks)
 }
 
 /*
- * ReadRecentBuffer does not raise a buffer's usage_count, so that hot pages would look
- * cold to whoever needs a buffer.  True if the count is as high as ReadBuffer makes it;
- * the buffer is not pinned and may be another page's.
+ * ReadRecentBuffer does not raise the usage_count of a shared buffer as ReadBuffer does, so that
+ * hot pages would look cold to whoever needs a buffer.  The buffer is pinned.
  */
-static inline bool
-isHot(Buffer buffer)
+static inline void
+raiseUsageCount(Buffer buffer)
 {
-	return BufferIsLocal(buffer) ||
-		BUF_STATE_GET_USAGECOUNT(pg_atomic_read_u32(&GetBufferDescriptor(buffer - 1)->state)) >= BM_MAX_USAGE_COUNT;
+	BufferDesc *descriptor;
+	uint32		state;
+
+	if (BufferIsLocal(buffer))
+		return;
+	descriptor = GetBufferDescriptor(buffer - 1);
+	state = pg_atomic_read_u32(&descriptor->state);
+	/* If it changes at this very moment someone else uses the page. */
+	if (BUF_STATE_GET_USAGECOUNT(state) < BM_MAX_USAGE_COUNT && !(state & BM_LOCKED))
+		(void) pg_atomic_compare_exchange_u32(&descriptor->state, &state, state + BUF_USAGECOUNT_ONE);
 }
 
 /*
  * ReadBuffer through the remembered buffer numbers.
  */
 Buffer
-AnnReadBuffer(Relation index, AnnBufferHints *hints, BlockNumber block)
+AnnReadBuffer(Relation relation, AnnBufferHints *hints, BlockNumber block)
 {
 	AnnBufferHint *hint = &hints->hints[block & (hints->size - 1)];
 
-	if (hint->block == block && isHot(hint->buffer) &&
-		ReadRecentBuffer(AnnRelationLocator(index), MAIN_FORKNUM, block, hint->buffer))
+	if (hint->block == block &&
+		ReadRecentBuffer(AnnRelationLocator(relation), MAIN_FORKNUM, block, hint->buffer))
+	{
+		raiseUsageCount(hint->buffer);
 		return hint->buffer;
-	hint->buffer = ReadBuffer(index, block);
+	}
+	hint->buffer = ReadBuffer(relation, block);
 	hint->block = block;
 	return hint->buffer;
 }

@@ -32,6 +32,6 @@ AnnBufferHintFor(const AnnBufferHints *hints, BlockNumber block)
 }
 
 extern void AnnBufferHintsResize(AnnBufferHints *hints, BlockNumber blocks);
-extern Buffer AnnReadBuffer(Relation index, AnnBufferHints *hints, BlockNumber block);
+extern Buffer AnnReadBuffer(Relation relation, AnnBufferHints *hints, BlockNumber block);
 
 #endif							/* ANN_HINTS_H */

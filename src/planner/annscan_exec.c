@@ -169,20 +169,9 @@ projectColumns(AnnScanState *state)
 }
 
 /*
- * Reads the visible version of a row, by the TID that indexes have of it, into the heap slot
- * alone; false if there is none.
+ * Reads the visible version of a row, by the TID that indexes have of it, into the scan tuple;
+ * false if there is none.
  */
-bool
-AnnScanFetchHeap(AnnScanState *state, const ItemPointerData *tid)
-{
-	ItemPointerSetInvalid(&state->current);
-	ResetExprContext(state->heap_context);
-	state->scan->xs_heaptid = *tid;
-	state->scan->xs_heap_continue = false;	/* index_rescan may not have been called */
-	return index_fetch_heap(state->scan, state->heap_slot);
-}
-
-/* Likewise into the scan tuple. */
 bool
 AnnScanFetch(AnnScanState *state, const ItemPointerData *tid)
 {
@@ -353,7 +342,9 @@ searchPart(AnnScanState *state)
 {
 	AnnScanCountSearch(state);
 	index_rescan(state->scan, NULL, 0, &state->key, 1);
-	state->index_done = false;
+	state->index_done = state->index_ended = false;
+	state->nahead = state->next_ahead = 0;
+	state->nread = 0;
 	state->searched = true;
 	state->stopped = NULL;
 	state->range_progress = 0;

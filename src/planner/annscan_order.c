@@ -50,6 +50,7 @@ AnnScanOrderInit(AnnScanState *state)
 {
 	state->queue_memory = AllocSetContextCreate(CurrentMemoryContext, "AnnScan queue", ALLOCSET_SMALL_SIZES);
 	state->queue = pairingheap_allocate(compareEntries, NULL);
+	state->ahead = palloc(sizeof(AnnScanRow) * ANN_SCAN_AHEAD);
 }
 
 void
@@ -70,27 +71,63 @@ AnnScanOrderPut(AnnScanState *state, const AnnScanRow *row)
 	pairingheap_add(state->queue, &entry->node);
 }
 
+/* Rows of the index, at least one, that are going to be read in any case. */
+static int
+rowsNeeded(const AnnScanState *state)
+{
+	double		needed = 1;
+
+	if (state->gather > 0)
+		needed = (double) state->gather - (double) state->gathered;
+	else if (state->ranges == NULL)
+		needed = state->plan.limit - (double) state->nread;
+	return (int) Max(1, Min(needed, ANN_SCAN_AHEAD));
+}
+
+/* Reads the next rows of the index. */
+static void
+readAhead(AnnScanState *state)
+{
+	IndexScanDesc scan = state->scan;
+	int			needed = rowsNeeded(state);
+
+	state->next_ahead = 0;
+	for (state->nahead = 0; state->nahead < needed; state->nahead++)
+	{
+		AnnScanRow *row = &state->ahead[state->nahead];
+		ItemPointer tid = index_getnext_tid(scan, ForwardScanDirection);
+
+		if (tid == NULL)
+		{
+			state->index_ended = true;
+			break;
+		}
+		row->tid = *tid;
+		row->is_null = state->base->is_null;
+		row->lo = state->base->interval.lo;
+		row->hi = state->base->interval.hi;
+		row->sure = !scan->xs_recheckorderby;
+		row->passed = false;
+	}
+	state->nread += state->nahead;
+	if (state->nahead > 1)
+		AnnScanPrefetch(state, state->ahead, state->nahead);
+}
+
 /* The next row of the index, in the index's order; false at the end. */
 bool
 AnnScanReadIndex(AnnScanState *state, AnnScanRow *row)
 {
-	IndexScanDesc scan = state->scan;
-	ItemPointer tid;
-
 	if (state->index_done)
 		return false;
-	tid = index_getnext_tid(scan, ForwardScanDirection);
-	if (tid == NULL)
+	if (state->next_ahead == state->nahead && !state->index_ended)
+		readAhead(state);
+	if (state->next_ahead == state->nahead)
 	{
 		state->index_done = true;
 		return false;
 	}
-	row->tid = *tid;
-	row->is_null = state->base->is_null;
-	row->lo = state->base->interval.lo;
-	row->hi = state->base->interval.hi;
-	row->sure = !scan->xs_recheckorderby;
-	row->passed = false;
+	*row = state->ahead[state->next_ahead++];
 	state->bound = row->lo;
 	state->bound_null = row->is_null;
 	return true;

@@ -38,6 +38,9 @@ typedef struct AnnScanRow
 	double		hi;				/* lo == hi: the distance */
 } AnnScanRow;
 
+/* Rows that are read from the index at once, at most. */
+#define ANN_SCAN_AHEAD 32
+
 /* Sums over all rescans, for EXPLAIN. */
 typedef struct AnnScanCounts
 {
@@ -80,7 +83,12 @@ typedef struct AnnScanState
 	ScanKeyData key;
 	MemoryContext query_memory; /* of the query's value */
 	int			part;			/* place in plan.parts of what is being searched */
-	bool		index_done;
+	AnnScanRow *ahead;			/* rows that the index has returned before they were needed */
+	int			nahead;
+	int			next_ahead;
+	uint64		nread;			/* rows that the index has returned in this search */
+	bool		index_ended;	/* it has returned all */
+	bool		index_done;		/* and they were taken */
 	bool		beyond;			/* the last search ended since it found no more rows in the range */
 	double		range_progress; /* of the search, when it found the last row in the range */
 	bool		range_ranked;	/* rows in the range are being returned, by the ranking */
@@ -123,7 +131,6 @@ typedef struct AnnScanState
 
 /* annscan_exec.c */
 extern bool AnnScanFetch(AnnScanState *state, const ItemPointerData *tid);
-extern bool AnnScanFetchHeap(AnnScanState *state, const ItemPointerData *tid);
 extern bool AnnScanFetchVersion(AnnScanState *state, const ItemPointerData *tid);
 extern bool AnnScanNextOfTable(AnnScanState *state, TableScanDesc scan, AnnScanRow *row);
 extern bool AnnScanPasses(AnnScanState *state, AnnScanRow *row);
@@ -131,6 +138,10 @@ extern bool AnnScanPassesAll(const AnnScanState *state);
 extern void AnnScanComputeDistance(AnnScanState *state, AnnScanRow *row);
 extern void AnnScanCountSearch(AnnScanState *state);
 extern void AnnScanKeyInit(ScanKey key, Relation index, Oid opno, Datum value, bool isnull);
+
+/* annscan_heap.c */
+extern bool AnnScanFetchHeap(AnnScanState *state, const ItemPointerData *tid);
+extern void AnnScanPrefetch(AnnScanState *state, const AnnScanRow *rows, int n);
 
 /* annscan_range.c */
 extern void AnnScanRangeInit(AnnScanState *state, List *ranges);
