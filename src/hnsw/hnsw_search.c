@@ -474,6 +474,8 @@ addToBeam(AnnHnswSearch *search, AnnRowId row, float score, const void *factors,
 		n -= half;
 	}
 	memmove(beam + low + 1, beam + low, sizeof(AnnHnswBeamEntry) * (search->nbeam - low));
+	/* If the row is visited, where its page is will be asked for. */
+	__builtin_prefetch(AnnBufferHintFor(&search->cache->hints, AnnHnswRowBlock(&search->space->layout, row)));
 	beam[low].row = row;
 	beam[low].score = score;
 	beam[low].visited = false;
@@ -1038,12 +1040,37 @@ filteredBeam(AnnHnswSearch *search)
 }
 
 /*
+ * Asks for the rows that will be visited next unless the one that is about to be visited leads to better
+ * ones.  Returns the first of them, of which *ahead says the rest; 0 if there is none.
+ */
+static pg_attribute_always_inline AnnRowId
+prefetchBest(AnnHnswSearch *search, AnnHnswAhead *ahead)
+{
+	AnnRowId	best = 0;
+	int			n = 0;
+
+	for (int i = search->next; i < search->nbeam && n < TAKE_AT_ONCE; i++)
+	{
+		AnnHnswAhead other;
+
+		if (search->beam[i].visited)
+			continue;
+		prefetchStart(search, search->beam[i].row, n == 0 ? ahead : &other);
+		if (n++ == 0)
+			best = search->beam[i].row;
+	}
+	return best;
+}
+
+/*
  * Phase 1: from the entries, visits rows until all of the best ef seen are
  * visited, TAKE_AT_ONCE at a time.
  */
 void
 AnnHnswSearchBeam(AnnHnswSearch *search)
 {
+	AnnRowId	expected = 0;	/* has been asked for already */
+
 	/* With a filter there is one queue for the beam and what lies beyond it. */
 	search->frontier_is_heap = search->filter != NULL;
 	enterGraph(search);
@@ -1073,7 +1100,8 @@ AnnHnswSearchBeam(AnnHnswSearch *search)
 		if (ntaken == 0)
 			break;
 		for (int i = 0; i < ntaken; i++)
-			prefetchStart(search, taken[i].row, &ahead[i]);
+			if (taken[i].row != expected)
+				prefetchStart(search, taken[i].row, &ahead[i]);
 		prefetchSlice(&ahead[0], ANN_PAGE_USABLE / LINE_BYTES);
 		for (int i = 0; i < ntaken; i++)
 		{
@@ -1082,6 +1110,9 @@ AnnHnswSearchBeam(AnnHnswSearch *search)
 				search->visiting = taken[i].code;
 			if (search->keep_dropped)
 				markVisited(search, taken[i].row);
+			/* What is the best of the rest now will most likely be visited next. */
+			if (i == ntaken - 1)
+				expected = prefetchBest(search, &ahead[ntaken]);
 			visit(search, taken[i].row, &ahead[i + 1]);
 		}
 	}
