@@ -85,6 +85,8 @@ RESET ann.enable_annscan;
 -- no sort key but the index's, ascending, NULLs last
 SELECT plan('SELECT id FROM items ORDER BY v <-> $1 DESC LIMIT 5');
 SELECT plan('SELECT id FROM items ORDER BY v <=> $1 LIMIT 5');
+-- a condition that no row meets
+SELECT plan('SELECT id FROM items WHERE cat = NULL ORDER BY v <-> $1 LIMIT 5');
 -- the query on the left
 SELECT plan('SELECT id FROM items ORDER BY $1 <-> v LIMIT 5');
 -- a further sort key

@@ -259,7 +259,8 @@ setRelPathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte
 	if (next_set_rel_pathlist_hook)
 		next_set_rel_pathlist_hook(root, rel, rti, rte);
 
-	if (!enable_annscan || !enable_indexscan || rel->indexlist == NIL ||
+	/* A relation that no row can come from keeps its one path, which says so. */
+	if (!enable_annscan || !enable_indexscan || rel->indexlist == NIL || IS_DUMMY_REL(rel) ||
 		rte->rtekind != RTE_RELATION || rte->inh || rte->tablesample != NULL ||
 		(rte->relkind != RELKIND_RELATION && rte->relkind != RELKIND_MATVIEW))
 		return;
