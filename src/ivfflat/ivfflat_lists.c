@@ -28,7 +28,7 @@ scoreVector(AnnIvfScan *state, const char *stored, const ItemPointerData *tid)
 		return;
 	}
 	score = AnnSpaceScore(state->query, stored);
-	if (state->reach != NULL)
+	if (state->reach != NULL && state->is_sure)
 		AnnKeepBest(state->reach->wanted, &state->reach->nwanted, state->reach->wanted_count, score);
 	result.interval = AnnSpaceInterval(state->query, stored, score);
 	result.tid = *tid;
@@ -116,19 +116,20 @@ AnnIvfReadVector(AnnIvfScan *state, Relation index, const AnnIvfPending *pending
 /* ---- pages ---- */
 
 /* Whether an entry is in use, and one of those that count. */
-static inline bool
-entryCounts(const AnnIvfScan *state, const AnnIvfEntry *entry)
+static inline AnnTestResult
+testEntry(const AnnIvfScan *state, const AnnIvfEntry *entry)
 {
 	const AnnIndexScan *base = &state->base;
 
-	return ItemPointerIsValid(&entry->tid) && AnnScanIsMember(base, &entry->tid) &&
-		(base->filter == NULL ||
-		 base->filter(base->filter_arg, AnnIvfEntryAttributes(&state->meta.layout, entry)));
+	if (!ItemPointerIsValid(&entry->tid) || !AnnScanIsMember(base, &entry->tid))
+		return ANN_TEST_FAILS;
+	return base->filter == NULL ? ANN_TEST_PASSES :
+		base->filter(base->filter_arg, AnnIvfEntryAttributes(&state->meta.layout, entry));
 }
 
 /* Estimates of the entries of a page that count, at least; marks which do. */
 static int
-estimateCounting(AnnIvfScan *state, Page page, const AnnIvfShape *shape, AnnCodeArray *array, bool *counts,
+estimateCounting(AnnIvfScan *state, Page page, const AnnIvfShape *shape, AnnCodeArray *array, uint8 *counts,
 				 float *estimates, float *errors)
 {
 	int			n = array->count;
@@ -136,8 +137,8 @@ estimateCounting(AnnIvfScan *state, Page page, const AnnIvfShape *shape, AnnCode
 
 	for (int i = 0; i < n; i++)
 	{
-		counts[i] = entryCounts(state, AnnIvfEntryOf(page, shape, i));
-		ncounting += counts[i];
+		counts[i] = (uint8) testEntry(state, AnnIvfEntryOf(page, shape, i));
+		ncounting += counts[i] != ANN_TEST_FAILS;
 	}
 	if (ncounting * BATCH_SHARE >= n || (state->reach != NULL && state->reach->learning))
 	{
@@ -252,9 +253,12 @@ addPlain(AnnIvfScan *state, Relation index, BlockNumber block, const AnnIvfShape
 	{
 		const ItemPointerData *tid = &AnnIvfEntryOf(page, shape, i)->tid;
 		int			at = AnnIvfVectorBlockIndex(layout, i);
+		AnnTestResult test;
 
-		if (!entryCounts(state, AnnIvfEntryOf(page, shape, i)))
+		test = testEntry(state, AnnIvfEntryOf(page, shape, i));
+		if (test == ANN_TEST_FAILS)
 			continue;
+		state->is_sure = test == ANN_TEST_PASSES;
 		state->nscanned++;
 		if (at + layout->pages_per_vector > header->nblocks)
 			AnnPageCorrupted(index, block, "it has entries without vectors");

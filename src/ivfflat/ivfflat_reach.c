@@ -30,7 +30,7 @@ AnnIvfLearnReach(AnnIvfScan *state, Page page, const AnnIvfShape *shape, const f
 
 		if (!ItemPointerIsValid(&entry->tid))
 			continue;
-		if (plain || state->counts[i])
+		if (plain || state->counts[i] == ANN_TEST_PASSES)
 			AnnKeepBest(reach->wanted, &reach->nwanted, reach->wanted_count, estimates[i]);
 		if (!reach->learning)
 			continue;

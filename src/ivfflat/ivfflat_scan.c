@@ -51,7 +51,7 @@ AnnIvfStartLists(AnnIvfScan *state)
 		state->residual = palloc(mul_size(sizeof(float), dim));
 		state->code = palloc(AnnQueryCodeSize(&state->meta.code));
 		state->lowers = palloc(mul_size(sizeof(float) * 2, layout->entries));
-		state->counts = palloc(mul_size(sizeof(bool), layout->entries));
+		state->counts = palloc(mul_size(sizeof(uint8), layout->entries));
 	}
 	state->arrays = AnnIvfAcquireArrays();
 	AnnIvfRank(&state->ranking, &state->cache->centroids, state->dense);

@@ -100,7 +100,8 @@ typedef struct AnnIvfScan
 	float	   *residual;		/* likewise */
 	AnnQueryCode *code;
 	float	   *lowers;			/* one for each entry of a page, and as many errors */
-	bool	   *counts;			/* with a filter: which entries of the page count */
+	uint8	   *counts;			/* with a filter: AnnTestResult of each entry of the page */
+	bool		is_sure;		/* the vector at hand is of a row that counts for sure */
 	char	   *vector;			/* scratch for a vector of several pages */
 	char	   *page;			/* copy of a CODES page */
 	AnnIvfCentroids centroids;	/* vectors to be read from the index */

@@ -10,9 +10,8 @@
  * runs under the lock of an index page: types whose comparison looks up catalogs
  * are left out.
  *
- * Answers are "passes" and "does not"; what is not known (ANN_ATTRIBUTE_UNKNOWN)
- * passes.  That is sound as conditions are joined by AND and OR alone.  AnnScan
- * tests every clause again on the tuple.
+ * Answers are "passes", "does not", and "unknown" (ANN_ATTRIBUTE_UNKNOWN); conditions are
+ * joined by AND and OR alone.  AnnScan tests every clause again on the tuple.
  */
 #include "postgres.h"
 
@@ -652,7 +651,13 @@ passesAll(TestNode *node, Datum column)
 	return true;
 }
 
-static bool
+static inline AnnTestResult
+resultOf(bool passes)
+{
+	return passes ? ANN_TEST_PASSES : ANN_TEST_FAILS;
+}
+
+static AnnTestResult
 passes(TestNode *node, const AnnAttributes *attributes, const char *area)
 {
 	AnnAttributeBuffer buffer;
@@ -661,53 +666,57 @@ passes(TestNode *node, const AnnAttributes *attributes, const char *area)
 
 	if (node->kind == CONDITION_AND || node->kind == CONDITION_OR)
 	{
-		bool		any = node->kind == CONDITION_OR;
+		AnnTestResult decided = node->kind == CONDITION_OR ? ANN_TEST_PASSES : ANN_TEST_FAILS;
+		AnnTestResult result = node->kind == CONDITION_OR ? ANN_TEST_FAILS : ANN_TEST_PASSES;
 
-		for (int i = 0; i < node->nparts; i++)
-			if (passes(&node->parts[i], attributes, area) == any)
-				return any;
-		return !any;
+		for (int i = 0; i < node->nparts && result != decided; i++)
+		{
+			AnnTestResult part = passes(&node->parts[i], attributes, area);
+
+			result = node->kind == CONDITION_OR ? Max(result, part) : Min(result, part);
+		}
+		return result;
 	}
 	state = AnnAttributeGet(attributes, area, node->column, &buffer, &value);
 	switch (node->kind)
 	{
 		case CONDITION_NULL:
-			return state == ANN_ATTRIBUTE_NULL;
+			return resultOf(state == ANN_ATTRIBUTE_NULL);
 		case CONDITION_NOT_NULL:
-			return state != ANN_ATTRIBUTE_NULL;
+			return resultOf(state != ANN_ATTRIBUTE_NULL);
 		case CONDITION_NOT_TRUE:
-			return state != ANN_ATTRIBUTE_VALUE || !DatumGetBool(value);
+			return resultOf(state != ANN_ATTRIBUTE_VALUE || !DatumGetBool(value));
 		case CONDITION_NOT_FALSE:
-			return state != ANN_ATTRIBUTE_VALUE || DatumGetBool(value);
+			return resultOf(state != ANN_ATTRIBUTE_VALUE || DatumGetBool(value));
 		default:
 			break;
 	}
 	if (node->is_null)
-		return false;
+		return ANN_TEST_FAILS;
 	/* Nothing is compared with no values. */
 	if (node->kind == CONDITION_ALL && node->nvalues == 0 && !node->has_null)
-		return true;
+		return ANN_TEST_PASSES;
 	if (state != ANN_ATTRIBUTE_VALUE)
-		return state == ANN_ATTRIBUTE_UNKNOWN;
+		return state == ANN_ATTRIBUTE_UNKNOWN ? ANN_TEST_UNKNOWN : ANN_TEST_FAILS;
 	switch (node->kind)
 	{
 		case CONDITION_COMPARE:
-			return compare(node, value, node->value);
+			return resultOf(compare(node, value, node->value));
 		case CONDITION_ANY:
-			return passesAny(node, value);
+			return resultOf(passesAny(node, value));
 		case CONDITION_ALL:
-			return passesAll(node, value);
+			return resultOf(passesAll(node, value));
 		case CONDITION_TRUE:
-			return DatumGetBool(value);
+			return resultOf(DatumGetBool(value));
 		default:
-			return !DatumGetBool(value);
+			return resultOf(!DatumGetBool(value));
 	}
 }
 
 /*
  * Whether a row with this attribute area may fulfil the conditions (AnnAttributeFilter).
  */
-bool
+AnnTestResult
 AnnIncludePasses(void *test, const char *attributes)
 {
 	AnnIncludeTest *t = (AnnIncludeTest *) test;

@@ -11,6 +11,8 @@
 #include "nodes/pathnodes.h"
 #include "utils/rel.h"
 
+#include "space/attributes.h"
+
 /* A test that is being run; what AnnIndexScan.filter_arg points to. */
 typedef struct AnnIncludeTest AnnIncludeTest;
 
@@ -22,7 +24,7 @@ extern List *AnnIncludePlan(PlannerInfo *root, IndexOptInfo *index, List *clause
 /* When it is run */
 extern AnnIncludeTest *AnnIncludeInit(Relation index, List *plan);
 extern void AnnIncludeSet(AnnIncludeTest *test, List *operands, ExprContext *econtext);
-extern bool AnnIncludePasses(void *test, const char *attributes);
+extern AnnTestResult AnnIncludePasses(void *test, const char *attributes);
 extern const uint32 *AnnIncludeKeys(const AnnIncludeTest *test, int *nkeys);
 
 #endif							/* ANN_ANNSCAN_INCLUDE_H */

@@ -35,6 +35,14 @@ typedef enum AnnAttributeState
 	ANN_ATTRIBUTE_UNKNOWN = 2	/* too long: the heap knows */
 } AnnAttributeState;
 
+/* What a test of included columns says of a row; in the order in which AND takes the least, OR the largest. */
+typedef enum AnnTestResult
+{
+	ANN_TEST_FAILS = 0,
+	ANN_TEST_UNKNOWN,			/* the row counts until it is known better */
+	ANN_TEST_PASSES
+} AnnTestResult;
+
 /* Keys of a first column that is NULL, or not known. */
 #define ANN_ATTRIBUTE_KEY_NULL 1
 #define ANN_ATTRIBUTE_KEY_UNKNOWN 2

@@ -18,6 +18,7 @@
 #include "executor/tuptable.h"
 #include "utils/tuplesort.h"
 
+#include "space/attributes.h"
 #include "space/space.h"
 #include "space/tidset.h"
 
@@ -40,7 +41,7 @@ typedef enum AnnScanStop
  * is the row's attribute area (space/attributes.h); called under the share lock
  * of its page: no errors but of data corruption, no catalog access, no waiting.
  */
-typedef bool (*AnnAttributeFilter) (void *arg, const char *attributes);
+typedef AnnTestResult (*AnnAttributeFilter) (void *arg, const char *attributes);
 
 /* What an access method does in a scan.  Called in the memory context of the scan, which rescans reset. */
 typedef struct AnnScanMethods

@@ -25,9 +25,9 @@ $node->safe_psql(
 	ANALYZE t;
 });
 
-# Measured: hnsw .97 to 1, and .96 without a filter; ivfflat .99 to 1, and .99, but .88 where one
-# row in twenty counts: of sixty tight clusters, each has few of those, and its lists say little.
-sub slack { my ($method, $where) = @_; return $method eq 'ivfflat' && $where =~ /^name/ ? 0.12 : 0.02; }
+# Measured: hnsw .97 to 1, and .96 without a filter; ivfflat .99 to 1, and .99.  Half of the names are
+# too long for the index, which does not know whether they pass.
+my $slack = 0.02;
 for my $method (qw(hnsw ivfflat))
 {
 	for my $order ('few, many, near, name', 'near, name, few, many', 'name, many, near, few')
@@ -48,7 +48,7 @@ for my $method (qw(hnsw ivfflat))
 				settings => $settings,
 				plan => qr/Custom Scan \(AnnScan\).*Index Filter/s);
 			note("$method ($order), $where: recall $mean, worst $worst");
-			cmp_ok($mean, '>=', $unfiltered - slack($method, $where), "$method ($order), $where: recall");
+			cmp_ok($mean, '>=', $unfiltered - $slack, "$method ($order), $where: recall");
 			is( $node->safe_psql(
 					'postgres', "$settings; SELECT count(*) = least(15, (SELECT count(*) FROM t WHERE ($where) AND id + 0 = id))
 					FROM (SELECT id FROM t WHERE $where ORDER BY v <-> '$queries->[0]' LIMIT 15) s"),
@@ -66,7 +66,7 @@ for my $method (qw(hnsw ivfflat))
 				settings => 'SET enable_seqscan = off; SET enable_sort = off',
 				plan => qr/Custom Scan \(AnnScan\).*Index Filter.*Recheck Cond.*Bitmap Index Scan/s);
 			note("$method ($order), $where: recall $mean, worst $worst");
-			cmp_ok($mean, '>=', $unfiltered - slack($method, $where), "$method ($order), $where: recall");
+			cmp_ok($mean, '>=', $unfiltered - $slack, "$method ($order), $where: recall");
 		}
 		$node->safe_psql('postgres', 'DROP INDEX t_idx');
 	}
