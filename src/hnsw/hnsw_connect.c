@@ -10,13 +10,13 @@
 #include "hnsw/hnsw_graph_private.h"
 #include "hnsw/hnsw_prune.h"
 
-/* Best nodes of the beam whose links are asked for ahead. */
-#define PREFETCH_LINKS 6
-
 /* Nodes between two samples of what each alpha would keep. */
 #define ALPHA_SAMPLE_EVERY 64
 #define ALPHA_MIN_NODES 256
 #define ALPHA_MEMORY 64			/* samples that the running mean remembers */
+
+/* The beam is searched in steps of this many. */
+#define BEAM_STEP 16
 
 #define EXPANDED ((AnnGraphNode) 0x80000000)
 
@@ -148,8 +148,11 @@ addToBeam(AnnGraph *graph, AnnGraphNode node, float d2)
 			graph->dropped[graph->ndropped++].node = beam[n] & ~EXPANDED;
 		}
 	}
-	/* A vector loop is done sooner than a search whose steps wait for each other. */
-	for (int i = 0; i < n; i++)
+	/* Its place, without branches: none of them could be predicted. */
+	for (int i = BEAM_STEP - 1; i < n; i += BEAM_STEP)
+		at += beam_d2[i] <= d2;
+	at *= BEAM_STEP;
+	for (int i = at, end = Min(at + BEAM_STEP, n); i < end; i++)
 		at += beam_d2[i] <= d2;
 	memmove(beam_d2 + at + 1, beam_d2 + at, sizeof(float) * (n - at));
 	memmove(beam + at + 1, beam + at, sizeof(AnnGraphNode) * (n - at));
@@ -242,12 +245,70 @@ prefetchLinks(AnnGraph *graph, AnnGraphNode node)
 }
 
 /*
+ * Takes the best nodes of the beam, from place *next on, that are to be expanded
+ * and are not; asks for their links.
+ */
+static int
+chooseExpansions(AnnGraph *graph, int *next, AnnGraphNode *nodes)
+{
+	int			end = Min(graph->nbeam, graph->shape.expanded);
+	int			n = 0;
+	int			i;
+
+	for (i = *next; i < end && n < EXPAND_AT_ONCE; i++)
+		if (!(graph->beam[i] & EXPANDED))
+		{
+			nodes[n++] = graph->beam[i];
+			prefetchLinks(graph, graph->beam[i]);
+			graph->beam[i] |= EXPANDED;
+		}
+	*next = i;
+	return n;
+}
+
+/* Appends a node's neighbours that were not seen yet to graph->touched, where there is room. */
+static inline void
+touchNeighbours(AnnGraph *graph, AnnGraphNode node)
+{
+	const AnnGraphNode *links = linksOf(graph, node);
+	AnnGraphNode *touched = graph->touched;
+	uint64	   *seen = graph->seen;
+	int			slots = graph->shape.slots;
+	int			n = graph->ntouched;
+
+	for (int i = 0; i < slots; i++)
+	{
+		AnnGraphNode neighbour = *(const volatile AnnGraphNode *) &links[i];
+		uint64		word;
+		uint64		bit;
+
+		if (neighbour == ANN_GRAPH_NO_NODE)
+			break;
+		word = seen[neighbour / 64];
+		bit = UINT64CONST(1) << (neighbour % 64);
+		touched[n] = neighbour;
+		n += (word & bit) == 0;
+		seen[neighbour / 64] = word | bit;
+	}
+	graph->ntouched = n;
+}
+
+/*
  * Best-first search for the prepared row.  Fills graph->candidates, ascending,
- * with what was expanded: the beam and what was dropped on the way.
+ * with the beam and what was expanded and dropped from it on the way.
+ *
+ * What is read next is always one step behind what is chosen, so that memory works
+ * while it is waited for: the links of the nodes to be expanded arrive while the
+ * neighbours of those before are compared, the neighbours while these go into
+ * the beam.
  */
 static void
 searchNearest(AnnGraph *graph, AnnGraphNode self)
 {
+	AnnGraphNode chosen[EXPAND_AT_ONCE];
+	int			nchosen;
+	int			first;			/* nodes seen, but not compared yet: from here */
+	int			nfresh = 0;
 	int			next = 0;
 	int			n = 0;
 
@@ -256,45 +317,24 @@ searchNearest(AnnGraph *graph, AnnGraphNode self)
 	graph->nbeam = 0;
 	graph->ndropped = 0;
 	startSearch(graph);
-	for (;;)
+	first = graph->ntouched;
+	nchosen = chooseExpansions(graph, &next, chosen);
+	while (nchosen > 0 || nfresh > 0)
 	{
-		int			first = graph->ntouched;
-		int			nfresh;
-		int			expanded = 0;
+		int			ncompared = nfresh;
 
-		/* Several at once, so that memory has something to do while it is waited for. */
+		if (ncompared > 0)
+			distancesTo(graph, graph->touched + first, ncompared, graph->estimates);
 		makeRoomForTouched(graph, EXPAND_AT_ONCE * graph->shape.slots + 1);
-		for (int i = next; i < graph->nbeam && expanded < EXPAND_AT_ONCE; i++)
-		{
-			AnnGraphNode *links;
-
-			if (graph->beam[i] & EXPANDED)
-				continue;
-			links = linksOf(graph, graph->beam[i]);
-			graph->beam[i] |= EXPANDED;
-			expanded++;
-			for (int j = 0; j < graph->shape.slots; j++)
-			{
-				AnnGraphNode node = *(volatile AnnGraphNode *) &links[j];
-
-				if (node == ANN_GRAPH_NO_NODE)
-					break;
-				markSeen(graph, node);
-			}
-		}
-		if (expanded == 0)
-			break;
+		for (int i = 0; i < nchosen; i++)
+			touchNeighbours(graph, chosen[i]);
 		pg_read_barrier();
-		nfresh = graph->ntouched - first;
+		nfresh = graph->ntouched - first - ncompared;
 		for (int i = 0; i < nfresh; i++)
-			prefetchPoint(graph, graph->touched[first + i]);
-		distancesTo(graph, graph->touched + first, nfresh, graph->estimates);
-		next = offerToBeam(graph, graph->touched + first, graph->estimates, nfresh, next);
-		while (next < graph->nbeam && (graph->beam[next] & EXPANDED))
-			next++;
-		for (int i = next; i < graph->nbeam && i < next + PREFETCH_LINKS; i++)
-			if (!(graph->beam[i] & EXPANDED))
-				prefetchLinks(graph, graph->beam[i]);
+			prefetchPoint(graph, graph->touched[first + ncompared + i]);
+		next = offerToBeam(graph, graph->touched + first, graph->estimates, ncompared, next);
+		first += ncompared;
+		nchosen = chooseExpansions(graph, &next, chosen);
 	}
 
 	for (int i = 0; i < graph->nbeam; i++)

@@ -46,6 +46,7 @@ AnnGraphShapeInit(AnnGraphShape *shape, const AnnHnswMetaPageData *meta)
 	shape->layout = *layout;
 	shape->slots = layout->slots;
 	shape->ef = AnnHnswConstructionBeam(layout, Max(meta->ef_construction, 4));
+	shape->expanded = AnnHnswHasCodes(layout) ? shape->ef - shape->ef / 4 : shape->ef;
 	shape->form = ANN_GRAPH_VECTOR;
 	if (AnnHnswHasCodes(layout))
 	{

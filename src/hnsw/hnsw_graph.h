@@ -63,7 +63,8 @@ typedef struct AnnGraphShape
 	int			slots;			/* edges of a node */
 	Size		payload_size;	/* expected, sparsevec only */
 	int			length_exp;		/* lengths are kept times 2^-length_exp */
-	int			ef;
+	int			ef;				/* width of the beam */
+	int			expanded;		/* its best nodes, which are expanded */
 } AnnGraphShape;
 
 typedef struct AnnGraphLinksTail
