@@ -27,7 +27,7 @@
 #include "types/types.h"
 
 #define ANN_HNSW_MAGIC 0x57534E48	/* "HNSW" */
-#define ANN_HNSW_VERSION 7
+#define ANN_HNSW_VERSION 8
 
 #define ANN_HNSW_DEFAULT_M 16
 #define ANN_HNSW_MIN_M 2
@@ -69,13 +69,15 @@ typedef enum AnnHnswPageKind
 	ANN_HNSW_NODE,
 	ANN_HNSW_TIDLIST,
 	ANN_HNSW_VECTOR,
-	ANN_HNSW_CHAIN
+	ANN_HNSW_CHAIN,
+	ANN_HNSW_PIECE
 } AnnHnswPageKind;
 
 typedef uint32 AnnRowId;
 
 #define ANN_HNSW_NO_ROW ((AnnRowId) 0xFFFFFFFF)
 #define ANN_HNSW_NO_NODE ((uint32) 0xFFFFFFFF)
+#define ANN_HNSW_NO_PIECE ((uint32) 0xFFFFFFFF)
 
 /*
  * Sizes of an index's rows; a function of dimensions and options, computed once
@@ -132,6 +134,8 @@ typedef struct AnnHnswMetaPageData
 	BlockNumber node_pages;		/* list of NODE pages with free nodes, or invalid */
 	uint32		center_rows;	/* rows that the index had when the centre was computed */
 	uint32		calibrated_rows;	/* and when it was calibrated by a full sample; 0: it was not */
+	BlockNumber piece_pages;	/* PIECE pages, linked, or invalid */
+	uint32		free_pieces;	/* list of pieces in no chain, or ANN_HNSW_NO_PIECE */
 	BlockNumber entry_pages[ANN_HNSW_MAX_ENTRY_PAGES];	/* ENTRY pages in order; the rest is invalid */
 } AnnHnswMetaPageData;
 
@@ -239,19 +243,40 @@ typedef struct AnnHnswEntry
  * A chain: the live rows whose first included column has a hash of this number,
  * modulo their number.  CHAIN pages are an array of chains.
  */
-#define ANN_HNSW_CHAIN_AHEAD 3
-
 typedef struct AnnHnswChain
 {
-	AnnRowId	first;
+	uint32		first;			/* piece, or ANN_HNSW_NO_PIECE */
 	uint32		rows;			/* it has no more than these */
-	AnnRowId	ahead[ANN_HNSW_CHAIN_AHEAD];	/* hints: the second row and those behind it */
 } AnnHnswChain;
 
-StaticAssertDecl(sizeof(AnnHnswChain) == 20, "on-disk format");
+StaticAssertDecl(sizeof(AnnHnswChain) == 8, "on-disk format");
 
 #define ANN_HNSW_CHAINS_PER_PAGE ((int) (ANN_PAGE_USABLE / sizeof(AnnHnswChain)))
-#define ANN_HNSW_MAX_CHAIN_PAGES 160
+#define ANN_HNSW_MAX_CHAIN_PAGES 64
+
+/*
+ * A row's card: what is to be known of it before it is visited.  Behind the fixed part
+ * stand its code, if there are codes, and its attribute area.
+ */
+typedef struct AnnHnswCard
+{
+	AnnRowId	row;
+	AnnHalf		add;
+	AnnHalf		mul;
+	uint8		code[FLEXIBLE_ARRAY_MEMBER];
+} AnnHnswCard;
+
+/* A piece of a chain, with the cards of some of its rows.  PIECE pages are arrays of pieces. */
+typedef struct AnnHnswPiece
+{
+	uint32		chain;			/* ANN_HNSW_NO_PIECE: it is free */
+	uint32		next;			/* the next piece of the chain, or of the free ones */
+	uint32		count;			/* of cards, the first ones */
+} AnnHnswPiece;
+
+StaticAssertDecl(sizeof(AnnHnswPiece) == 12, "on-disk format");
+
+#define ANN_HNSW_PIECE_CARDS 8
 
 /*
  * The head of a slot with codes.  In both kinds of slot the sign of the length is
@@ -317,25 +342,11 @@ AnnHnswRowAttributes(const AnnHnswLayout *layout, const AnnHnswRowHeader *row)
 	return (char *) unconstify(AnnHnswRowHeader *, row) + sizeof(AnnHnswRowHeader) + layout->vector_space;
 }
 
-/* What follows a row in its chain. */
-typedef struct AnnHnswLink
-{
-	AnnRowId	next;
-	AnnRowId	ahead;			/* about the fourth from here: a hint, to be fetched early */
-} AnnHnswLink;
-
-/* Bytes of a row's attribute area and of its link. */
+/* Bytes that a row gives to its attribute area. */
 static inline Size
 AnnHnswAttributeSpace(const AnnHnswLayout *layout)
 {
-	return layout->attribute_size == 0 ? 0 : TYPEALIGN(4, layout->attribute_size) + sizeof(AnnHnswLink);
-}
-
-/* The link, in rows that have an attribute area. */
-static inline AnnHnswLink *
-AnnHnswRowLink(const AnnHnswLayout *layout, const AnnHnswRowHeader *row)
-{
-	return (AnnHnswLink *) (AnnHnswRowAttributes(layout, row) + TYPEALIGN(4, layout->attribute_size));
+	return TYPEALIGN(4, layout->attribute_size);
 }
 
 static inline char *
@@ -413,6 +424,57 @@ AnnHnswEdge(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
 	if (AnnHnswHasCodes(layout))
 		return AnnHnswSlotRow(AnnHnswCodedSlot(layout, row, i));
 	return AnnHnswGetPlainSlot(layout, row, i)->row;
+}
+
+/* ---- arithmetic on cards and pieces ---- */
+
+static inline Size
+AnnHnswCardSize(const AnnHnswLayout *layout)
+{
+	return TYPEALIGN(4, offsetof(AnnHnswCard, code) + layout->code_size + layout->attribute_size);
+}
+
+/* Cards that a piece has room for. */
+static inline int
+AnnHnswPieceCards(const AnnHnswLayout *layout)
+{
+	return Min(ANN_HNSW_PIECE_CARDS, (int) ((ANN_PAGE_USABLE - sizeof(AnnHnswPiece)) / AnnHnswCardSize(layout)));
+}
+
+static inline Size
+AnnHnswPieceSize(const AnnHnswLayout *layout)
+{
+	return sizeof(AnnHnswPiece) + AnnHnswPieceCards(layout) * AnnHnswCardSize(layout);
+}
+
+static inline int
+AnnHnswPiecesPerPage(const AnnHnswLayout *layout)
+{
+	return (int) (ANN_PAGE_USABLE / AnnHnswPieceSize(layout));
+}
+
+static inline BlockNumber
+AnnHnswPieceBlock(const AnnHnswLayout *layout, uint32 piece)
+{
+	return piece / AnnHnswPiecesPerPage(layout);
+}
+
+static inline AnnHnswPiece *
+AnnHnswPieceOnPage(const AnnHnswLayout *layout, Page page, uint32 piece)
+{
+	return (AnnHnswPiece *) (AnnPageRaw(page) + piece % AnnHnswPiecesPerPage(layout) * AnnHnswPieceSize(layout));
+}
+
+static inline AnnHnswCard *
+AnnHnswPieceCard(const AnnHnswLayout *layout, const AnnHnswPiece *piece, int i)
+{
+	return (AnnHnswCard *) ((char *) unconstify(AnnHnswPiece *, piece) + sizeof(AnnHnswPiece) + i * AnnHnswCardSize(layout));
+}
+
+static inline char *
+AnnHnswCardAttributes(const AnnHnswLayout *layout, const AnnHnswCard *card)
+{
+	return (char *) unconstify(AnnHnswCard *, card)->code + layout->code_size;
 }
 
 /* Whether rows keep their vector in items of VECTOR pages. */
@@ -622,19 +684,23 @@ extern void AnnHnswDeleteVector(Relation index, AnnWriteMode mode, ItemPointerDa
 
 /* ---- hnsw_chain.c: rows of equal first included columns ---- */
 
-/* Called for each row of a chain with a copy of it that lacks the slots. */
-typedef void (*AnnHnswChainVisit) (void *arg, AnnRowId row, AnnHnswRowHeader *header);
+/* Called for a piece of a chain, under the share lock of its page. */
+typedef void (*AnnHnswPieceVisit) (void *arg, const AnnHnswPiece *piece);
 
 extern uint32 AnnHnswChainPages(Relation index, double rows);
 extern uint32 AnnHnswChainOf(const AnnHnswMetaPageData *meta, AnnAttributes *attributes, const char *area);
 extern AnnHnswChain AnnHnswReadChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain);
-extern Buffer AnnHnswLockChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain, int lockmode,
-							   AnnHnswChain **result);
-extern void AnnHnswPushRow(AnnHnswChain *chain, AnnHnswLink *link, AnnRowId row);
+extern void AnnHnswInitPiecePage(const AnnHnswLayout *layout, Page page, BlockNumber block, BlockNumber next);
+extern void AnnHnswFormCard(const AnnHnswSpace *space, AnnRowId row, const float *dense, const char *area,
+							AnnHnswCard *card, float *scratch);
+extern Buffer AnnHnswLockRoom(Relation index, AnnWriteMode mode, const AnnHnswMetaPageData *meta, uint32 chain,
+							  Buffer *piece, uint32 *id);
+extern void AnnHnswPutCard(const AnnHnswLayout *layout, Page chains, uint32 chain, Page pieces, uint32 piece,
+						   const AnnHnswCard *card);
 extern void AnnHnswChainRows(Relation index, AnnAttributes *attributes);
 extern void AnnHnswUnchainRows(Relation index, const AnnHnswMetaPageData *meta, const AnnHnswRowSet *rows);
-extern void AnnHnswWalkChain(Relation index, AnnHnswCache *cache, AnnAttributes *attributes, uint32 chain,
-							 AnnHnswChainVisit visit, void *arg);
+extern void AnnHnswWalkChain(Relation index, AnnHnswCache *cache, uint32 chain, AnnHnswPieceVisit visit, void *arg);
+extern void AnnHnswWalkPieces(Relation index, AnnHnswCache *cache, AnnHnswPieceVisit visit, void *arg);
 
 /* ---- hnsw_build.c ---- */
 

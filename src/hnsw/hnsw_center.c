@@ -161,6 +161,32 @@ recodeEntryPage(Recoding *r, Buffer buffer)
 }
 
 static void
+recodePiecePage(Recoding *r, Buffer buffer)
+{
+	const AnnHnswLayout *layout = &r->meta.layout;
+	AnnPageEdit edit = AnnPageEditBegin(r->index, ANN_WRITE_WAL);
+	Page		page = AnnPageEditAdd(&edit, buffer, false);
+
+	for (int i = 0; i < AnnHnswPiecesPerPage(layout); i++)
+	{
+		AnnHnswPiece *piece = AnnHnswPieceOnPage(layout, page, i);
+
+		for (int j = 0; j < (int) Min(piece->count, AnnHnswPieceCards(layout)); j++)
+		{
+			AnnHnswCard *card = AnnHnswPieceCard(layout, piece, j);
+			const char *item = r->items + card->row * r->item_size;
+
+			if (!AnnHnswRowSetHas(&r->present, card->row))
+				continue;
+			memcpy(&card->add, item, sizeof(AnnHalf));
+			memcpy(&card->mul, item + sizeof(AnnHalf), sizeof(AnnHalf));
+			memcpy(card->code, item + 2 * sizeof(AnnHalf), layout->code_size);
+		}
+	}
+	AnnPageEditCommit(&edit);
+}
+
+static void
 recodePages(Recoding *r)
 {
 	for (BlockNumber block = ANN_HNSW_META_BLOCK + 1; block < r->nblocks; block++)
@@ -174,6 +200,8 @@ recodePages(Recoding *r)
 			recodeRowPage(r, buffer);
 		else if (AnnPageIsOurs(page, ANN_HNSW_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_HNSW_ENTRY)
 			recodeEntryPage(r, buffer);
+		else if (AnnPageIsOurs(page, ANN_HNSW_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_HNSW_PIECE)
+			recodePiecePage(r, buffer);
 		UnlockReleaseBuffer(buffer);
 	}
 }

@@ -1,6 +1,6 @@
 /*
  * hnsw_chain.c
- *	  Chains of rows whose first included columns are equal: README, section Chains.
+ *	  Chains of cards of the rows whose first included columns are equal: README, section Chains.
  */
 #include "postgres.h"
 
@@ -10,16 +10,16 @@
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
-#include "storage/buf_internals.h"
 
 #include "compat.h"
 #include "hnsw/hnsw.h"
+#include "hnsw/hnsw_search.h"
 
 /* Rows for each chain that a new index makes. */
 #define ROWS_PER_CHAIN 4
 
 /* CHAIN pages of an index whose rows are not known yet. */
-#define EMPTY_CHAIN_PAGES 10
+#define EMPTY_CHAIN_PAGES 4
 
 /* Walks of a chain that VACUUM's work may spoil, before it is called damage. */
 #define MAX_RESTARTS 10000
@@ -51,12 +51,9 @@ AnnHnswChainOf(const AnnHnswMetaPageData *meta, AnnAttributes *attributes, const
 	return AnnAttributesKey(attributes, area) % meta->nchains;
 }
 
-/*
- * Locks the page of a chain and points *result to it.  In the lock order it is with the
- * NODE pages.
- */
-Buffer
-AnnHnswLockChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain, int lockmode, AnnHnswChain **result)
+/* Locks the page of a chain and points *result to it. */
+static Buffer
+lockChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain, int lockmode, AnnHnswChain **result)
 {
 	Buffer		buffer = ReadBuffer(index, meta->chain_page + chain / ANN_HNSW_CHAINS_PER_PAGE);
 
@@ -70,145 +67,567 @@ AnnHnswChain
 AnnHnswReadChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain)
 {
 	AnnHnswChain *at;
-	Buffer		buffer = AnnHnswLockChain(index, meta, chain, BUFFER_LOCK_SHARE, &at);
+	Buffer		buffer = lockChain(index, meta, chain, BUFFER_LOCK_SHARE, &at);
 	AnnHnswChain result = *at;
 
 	UnlockReleaseBuffer(buffer);
 	return result;
 }
 
-/* A chain cannot have more rows than there are: raises an error for one that has a cycle. */
-static void
-checkLength(Relation index, const AnnHnswLayout *layout, AnnRowId row, uint64 length)
+/* Locks the page of a piece and points *result to it.  cache may be NULL. */
+static Buffer
+lockPiece(Relation index, AnnHnswCache *cache, const AnnHnswLayout *layout, uint32 piece, int lockmode,
+		  AnnHnswPiece **result)
 {
-	CHECK_FOR_INTERRUPTS();
-	if (length % 4096 == 0 && length > (uint64) RelationGetNumberOfBlocks(index) * layout->rows_per_page)
-		AnnPageCorrupted(index, AnnHnswRowBlock(layout, row), "a chain of rows has a cycle");
+	BlockNumber block = AnnHnswPieceBlock(layout, piece);
+	Buffer		buffer;
+
+	if (unlikely(block == ANN_HNSW_META_BLOCK || piece == ANN_HNSW_NO_PIECE))
+		AnnPageCorrupted(index, ANN_HNSW_META_BLOCK, "a chain names a piece that cannot be");
+	buffer = cache != NULL ? AnnReadBuffer(index, &cache->hints, block) : ReadBuffer(index, block);
+	LockBuffer(buffer, lockmode);
+	*result = AnnHnswPieceOnPage(layout, AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_PIECE), piece);
+	if (unlikely((*result)->count > (uint32) AnnHnswPieceCards(layout)))
+		AnnPageCorrupted(index, block, "a piece of a chain has more cards than it can hold");
+	return buffer;
+}
+
+/* ---- new pieces and cards ---- */
+
+/* A PIECE page whose pieces are free, each linked to the next one of the page; the last to none. */
+void
+AnnHnswInitPiecePage(const AnnHnswLayout *layout, Page page, BlockNumber block, BlockNumber next)
+{
+	int			per_page = AnnHnswPiecesPerPage(layout);
+
+	AnnPageInit(page, ANN_HNSW_PAGE_ID, ANN_HNSW_PIECE);
+	AnnPageOpaque(page)->next = next;
+	AnnPageSetRawSize(page, per_page * AnnHnswPieceSize(layout));
+	memset(AnnPageRaw(page), 0, per_page * AnnHnswPieceSize(layout));
+	for (int i = 0; i < per_page; i++)
+	{
+		AnnHnswPiece *piece = AnnHnswPieceOnPage(layout, page, i);
+
+		piece->chain = ANN_HNSW_NO_PIECE;
+		piece->next = i < per_page - 1 ? block * per_page + i + 1 : ANN_HNSW_NO_PIECE;
+	}
 }
 
 /*
- * Puts a row in front of a chain.  Both are in memory, or on pages that an edit has registered.
+ * Fills *card (AnnHnswCardSize bytes) for a row.  dense and scratch (float[dim]) are needed with codes.
  */
 void
-AnnHnswPushRow(AnnHnswChain *chain, AnnHnswLink *link, AnnRowId row)
+AnnHnswFormCard(const AnnHnswSpace *space, AnnRowId row, const float *dense, const char *area,
+				AnnHnswCard *card, float *scratch)
 {
-	link->next = chain->first;
-	link->ahead = chain->ahead[ANN_HNSW_CHAIN_AHEAD - 1];
-	for (int i = ANN_HNSW_CHAIN_AHEAD - 1; i > 0; i--)
-		chain->ahead[i] = chain->ahead[i - 1];
-	chain->ahead[0] = chain->first;
-	chain->first = row;
-	chain->rows++;
+	const AnnHnswLayout *layout = &space->layout;
+
+	memset(card, 0, AnnHnswCardSize(layout));
+	card->row = row;
+	if (AnnHnswHasCodes(layout))
+	{
+		AnnCodeFactors factors;
+		AnnHalf		halves[3];
+
+		AnnHnswEncode(space, dense, card->code, &factors, scratch);
+		AnnFactorsToHalf(&space->code, &factors, halves);
+		card->add = halves[0];
+		card->mul = halves[1];
+	}
+	memcpy(AnnHnswCardAttributes(layout, card), area, layout->attribute_size);
 }
 
 /*
- * Makes the chains of an index that was just built, in the order of its pages.
+ * Puts an empty piece in front of a chain, in one record.  Takes the meta page's lock and those
+ * behind it: the caller holds no buffer lock but possibly a row page's.
+ */
+static void
+addPiece(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, const AnnHnswMetaPageData *cached, uint32 chain)
+{
+	Buffer		metabuf = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+	AnnHnswMetaPageData *meta;
+	AnnHnswPiece *piece;
+	AnnHnswChain *head;
+	AnnPageEdit edit;
+	Buffer		chainbuf;
+	Buffer		buffer;
+	uint32		id;
+	bool		extend;
+	Page		page;
+
+	LockBuffer(metabuf, BUFFER_LOCK_EXCLUSIVE);
+	meta = AnnHnswMetaOnPage(AnnPageGet(index, metabuf, ANN_HNSW_PAGE_ID, ANN_HNSW_META));
+	id = meta->free_pieces;
+	chainbuf = lockChain(index, cached, chain, BUFFER_LOCK_EXCLUSIVE, &head);
+	extend = id == ANN_HNSW_NO_PIECE;
+	if (extend)
+	{
+		buffer = AnnExtendRelation(index);
+		id = BufferGetBlockNumber(buffer) * AnnHnswPiecesPerPage(layout);
+	}
+	else
+	{
+		buffer = lockPiece(index, NULL, layout, id, BUFFER_LOCK_EXCLUSIVE, &piece);
+		if (piece->chain != ANN_HNSW_NO_PIECE)
+			AnnPageCorrupted(index, BufferGetBlockNumber(buffer), "a piece in the list of free ones is not free");
+	}
+	edit = AnnPageEditBegin(index, mode);
+	meta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
+	head = (AnnHnswChain *) AnnPageRaw(AnnPageEditAdd(&edit, chainbuf, false)) + chain % ANN_HNSW_CHAINS_PER_PAGE;
+	page = AnnPageEditAdd(&edit, buffer, extend);
+	if (extend)
+	{
+		AnnHnswInitPiecePage(layout, page, BufferGetBlockNumber(buffer), meta->piece_pages);
+		meta->piece_pages = BufferGetBlockNumber(buffer);
+	}
+	piece = AnnHnswPieceOnPage(layout, page, id);
+	meta->free_pieces = piece->next;
+	piece->chain = chain;
+	piece->count = 0;
+	piece->next = head->first;
+	head->first = id;
+	AnnPageEditCommit(&edit);
+	UnlockReleaseBuffer(buffer);
+	UnlockReleaseBuffer(chainbuf);
+	UnlockReleaseBuffer(metabuf);
+}
+
+/*
+ * Locks a chain, and its first piece after it has made sure that this has room for a card;
+ * returns the buffer of the chain's page.  The caller holds no buffer lock but possibly a row page's.
+ */
+Buffer
+AnnHnswLockRoom(Relation index, AnnWriteMode mode, const AnnHnswMetaPageData *meta, uint32 chain, Buffer *piece,
+				uint32 *id)
+{
+	for (;;)
+	{
+		AnnHnswChain *head;
+		Buffer		buffer = lockChain(index, meta, chain, BUFFER_LOCK_EXCLUSIVE, &head);
+
+		*id = head->first;
+		if (*id != ANN_HNSW_NO_PIECE)
+		{
+			AnnHnswPiece *first;
+
+			*piece = lockPiece(index, NULL, &meta->layout, *id, BUFFER_LOCK_EXCLUSIVE, &first);
+			if (first->chain != chain)
+				AnnPageCorrupted(index, BufferGetBlockNumber(*piece), "a piece is not of the chain that begins with it");
+			if (first->count < (uint32) AnnHnswPieceCards(&meta->layout))
+				return buffer;
+			UnlockReleaseBuffer(*piece);
+		}
+		UnlockReleaseBuffer(buffer);
+		addPiece(index, mode, &meta->layout, meta, chain);
+	}
+}
+
+/*
+ * Puts a card into a piece that has room.  Both pages are those of an edit.
+ */
+void
+AnnHnswPutCard(const AnnHnswLayout *layout, Page chains, uint32 chain, Page pieces, uint32 piece, const AnnHnswCard *card)
+{
+	AnnHnswPiece *at = AnnHnswPieceOnPage(layout, pieces, piece);
+
+	memcpy(AnnHnswPieceCard(layout, at, (int) at->count++), card, AnnHnswCardSize(layout));
+	((AnnHnswChain *) AnnPageRaw(chains) + chain % ANN_HNSW_CHAINS_PER_PAGE)->rows++;
+}
+
+/* ---- the chains of a new index ---- */
+
+typedef struct ChainBuild
+{
+	Relation	index;
+	AnnHnswMetaPageData meta;
+	AnnHnswSpace space;
+	AnnAttributes *attributes;
+	BlockNumber nblocks;		/* before there are pieces */
+	AnnHnswChain *chains;
+	uint32	   *filled;			/* of each chain: cards that it has got */
+	char	   *vector;
+	float	   *dense;
+	float	   *scratch;
+	AnnHnswCard *card;
+} ChainBuild;
+
+/* A row goes into its chain: of n pieces the last is the first one, and has room. */
+static void
+chainRow(ChainBuild *build, AnnRowId id, AnnHnswRowHeader *row)
+{
+	const AnnHnswLayout *layout = &build->meta.layout;
+	const char *area = AnnHnswRowAttributes(layout, row);
+	uint32		chain = AnnHnswChainOf(&build->meta, build->attributes, area);
+	uint32		cards = (uint32) AnnHnswPieceCards(layout);
+	uint32		pieces = (build->chains[chain].rows + cards - 1) / cards;
+	uint32		at = build->chains[chain].first - (pieces - 1) + build->filled[chain]++ / cards;
+	AnnHnswPiece *piece;
+	Buffer		buffer;
+
+	if (AnnHnswHasCodes(layout))
+		AnnHnswDecode(&build->space, AnnHnswStoredVector(build->index, layout, row, build->vector), build->dense);
+	AnnHnswFormCard(&build->space, id, build->dense, area, build->card, build->scratch);
+	buffer = lockPiece(build->index, NULL, layout, at, BUFFER_LOCK_EXCLUSIVE, &piece);
+	piece->chain = chain;
+	piece->next = at > build->chains[chain].first - (pieces - 1) ? at - 1 : ANN_HNSW_NO_PIECE;
+	memcpy(AnnHnswPieceCard(layout, piece, (int) piece->count++), build->card, AnnHnswCardSize(layout));
+	MarkBufferDirty(buffer);
+	UnlockReleaseBuffer(buffer);
+}
+
+/* Counts the rows of each chain or, if `put`, makes their cards. */
+static void
+passOverRows(ChainBuild *build, bool put)
+{
+	const AnnHnswLayout *layout = &build->meta.layout;
+
+	for (BlockNumber block = ANN_HNSW_META_BLOCK + 1; block < build->nblocks; block++)
+	{
+		Buffer		buffer = ReadBuffer(build->index, block);
+		Page		page = BufferGetPage(buffer);
+
+		CHECK_FOR_INTERRUPTS();
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		if (AnnPageIsOurs(page, ANN_HNSW_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_HNSW_ROW)
+			for (int i = 0; i < layout->rows_per_page; i++)
+			{
+				AnnHnswRowHeader *row = AnnHnswRowOnPage(layout, page, i);
+
+				if (row->state != ANN_HNSW_LIVE)
+					continue;
+				if (put)
+					chainRow(build, block * layout->rows_per_page + i, row);
+				else
+					build->chains[AnnHnswChainOf(&build->meta, build->attributes, AnnHnswRowAttributes(layout, row))].rows++;
+			}
+		UnlockReleaseBuffer(buffer);
+	}
+}
+
+/* Extends the index by pages for so many pieces; the pieces behind the last of them are free ones. */
+static void
+addPiecePages(ChainBuild *build, uint64 pieces)
+{
+	const AnnHnswLayout *layout = &build->meta.layout;
+	int			per_page = AnnHnswPiecesPerPage(layout);
+	BlockNumber last = InvalidBlockNumber;
+	Buffer		buffer;
+
+	for (uint64 done = 0; done < pieces; done += per_page)
+	{
+		CHECK_FOR_INTERRUPTS();
+		buffer = AnnExtendRelation(build->index);
+		AnnHnswInitPiecePage(layout, BufferGetPage(buffer), BufferGetBlockNumber(buffer), last);
+		last = BufferGetBlockNumber(buffer);
+		MarkBufferDirty(buffer);
+		UnlockReleaseBuffer(buffer);
+	}
+	buffer = ReadBuffer(build->index, ANN_HNSW_META_BLOCK);
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	AnnHnswMetaOnPage(BufferGetPage(buffer))->piece_pages = last;
+	if (pieces % per_page != 0)
+		AnnHnswMetaOnPage(BufferGetPage(buffer))->free_pieces = last * per_page + (uint32) (pieces % per_page);
+	MarkBufferDirty(buffer);
+	UnlockReleaseBuffer(buffer);
+}
+
+/*
+ * Makes the chains of an index that was just built, the pieces of each side by side.
  * Nothing is logged.
  */
 void
 AnnHnswChainRows(Relation index, AnnAttributes *attributes)
 {
-	BlockNumber nblocks = RelationGetNumberOfBlocks(index);
-	AnnHnswMetaPageData meta;
-	AnnHnswChain *chains;
+	ChainBuild	build = {.index = index, .attributes = attributes, .nblocks = RelationGetNumberOfBlocks(index)};
+	const AnnHnswLayout *layout = &build.meta.layout;
+	uint64		pieces = 0;
+	uint64		first;
 
-	AnnHnswReadMeta(index, &meta);
-	if (meta.nchains == 0)
+	AnnHnswReadMeta(index, &build.meta);
+	if (build.meta.nchains == 0)
 		return;
-	chains = palloc(mul_size(sizeof(AnnHnswChain), meta.nchains));
-	memset(chains, 0xFF, sizeof(AnnHnswChain) * meta.nchains);
-	for (uint32 i = 0; i < meta.nchains; i++)
-		chains[i].rows = 0;
-	/* From the last row to the first: a walk goes forward. */
-	for (BlockNumber block = nblocks; block-- > 0;)
+	AnnHnswSpaceInit(&build.space, &build.meta, AnnHnswReadCenter(index, &build.meta));
+	build.vector = palloc(layout->vector_size);
+	build.dense = palloc(sizeof(float) * layout->dim);
+	build.scratch = palloc(sizeof(float) * layout->dim);
+	build.card = palloc(AnnHnswCardSize(layout));
+	build.chains = palloc0(mul_size(sizeof(AnnHnswChain), build.meta.nchains));
+	build.filled = palloc0(mul_size(sizeof(uint32), build.meta.nchains));
+
+	passOverRows(&build, false);
+	first = (uint64) build.nblocks * AnnHnswPiecesPerPage(layout);
+	for (uint32 i = 0; i < build.meta.nchains; i++)
 	{
-		Buffer		buffer = ReadBuffer(index, block);
-		Page		page = BufferGetPage(buffer);
-
-		CHECK_FOR_INTERRUPTS();
-		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
-		if (AnnPageIsOurs(page, ANN_HNSW_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_HNSW_ROW)
-		{
-			for (int i = meta.layout.rows_per_page - 1; i >= 0; i--)
-			{
-				AnnHnswRowHeader *row = AnnHnswRowOnPage(&meta.layout, page, i);
-
-				if (row->state == ANN_HNSW_LIVE)
-					AnnHnswPushRow(&chains[AnnHnswChainOf(&meta, attributes, AnnHnswRowAttributes(&meta.layout, row))],
-								   AnnHnswRowLink(&meta.layout, row), block * meta.layout.rows_per_page + i);
-			}
-			MarkBufferDirty(buffer);
-		}
-		UnlockReleaseBuffer(buffer);
+		pieces += (build.chains[i].rows + AnnHnswPieceCards(layout) - 1) / AnnHnswPieceCards(layout);
+		build.chains[i].first = build.chains[i].rows > 0 ? (uint32) (first + pieces - 1) : ANN_HNSW_NO_PIECE;
 	}
-	for (uint32 i = 0; i < meta.nchains; i += ANN_HNSW_CHAINS_PER_PAGE)
+	if (first + pieces >= ANN_HNSW_NO_PIECE)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("index \"%s\" has too many rows for included columns", RelationGetRelationName(index))));
+	addPiecePages(&build, pieces);
+	passOverRows(&build, true);
+	for (uint32 i = 0; i < build.meta.nchains; i += ANN_HNSW_CHAINS_PER_PAGE)
 	{
 		AnnHnswChain *at;
-		Buffer		buffer = AnnHnswLockChain(index, &meta, i, BUFFER_LOCK_EXCLUSIVE, &at);
+		Buffer		buffer = lockChain(index, &build.meta, i, BUFFER_LOCK_EXCLUSIVE, &at);
 
-		memcpy(at, chains + i, sizeof(AnnHnswChain) * ANN_HNSW_CHAINS_PER_PAGE);
+		memcpy(at, build.chains + i, sizeof(AnnHnswChain) * ANN_HNSW_CHAINS_PER_PAGE);
 		MarkBufferDirty(buffer);
 		UnlockReleaseBuffer(buffer);
 	}
-	pfree(chains);
 }
 
-/* The row behind this one in its chain. */
-static AnnRowId
-readLink(Relation index, const AnnHnswLayout *layout, AnnRowId row)
-{
-	AnnHnswRowHeader *header;
-	Buffer		buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_SHARE, &header);
-	AnnRowId	link = AnnHnswRowLink(layout, header)->next;
+/* ---- walks ---- */
 
-	UnlockReleaseBuffer(buffer);
-	return link;
+/* The pieces that a walk has seen: a table with at least half of its places empty, ANN_HNSW_NO_PIECE. */
+typedef struct SeenPieces
+{
+	uint32	   *places;
+	uint64		capacity;		/* a power of two */
+	uint64		count;
+} SeenPieces;
+
+static void
+initSeen(SeenPieces *seen, uint64 capacity)
+{
+	seen->places = palloc_extended(mul_size(sizeof(uint32), capacity), MCXT_ALLOC_HUGE);
+	memset(seen->places, 0xFF, sizeof(uint32) * capacity);
+	seen->capacity = capacity;
+	seen->count = 0;
+}
+
+/* True if the piece was not seen before; it is now. */
+static bool
+addSeen(SeenPieces *seen, uint32 piece)
+{
+	uint64		i = murmurhash32(piece) & (seen->capacity - 1);
+
+	for (; seen->places[i] != ANN_HNSW_NO_PIECE; i = (i + 1) & (seen->capacity - 1))
+		if (seen->places[i] == piece)
+			return false;
+	seen->places[i] = piece;
+	if (++seen->count * 2 > seen->capacity)
+	{
+		SeenPieces	old = *seen;
+
+		initSeen(seen, old.capacity * 2);
+		for (i = 0; i < old.capacity; i++)
+			if (old.places[i] != ANN_HNSW_NO_PIECE)
+				addSeen(seen, old.places[i]);
+		pfree(old.places);
+	}
+	return true;
+}
+
+/* A chain cannot have more pieces than there are: raises an error for one that has a cycle. */
+static void
+checkLength(Relation index, const AnnHnswLayout *layout, uint32 piece, uint64 length)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (length % 4096 == 0 && length > (uint64) RelationGetNumberOfBlocks(index) * AnnHnswPiecesPerPage(layout))
+		AnnPageCorrupted(index, AnnHnswPieceBlock(layout, piece), "a chain of pieces has a cycle");
 }
 
 /*
- * Takes `row`, which `next` follows, out of its chain, where it was behind `prev` when it was
- * read (ANN_HNSW_NO_ROW: the first one).  Inserts put rows in front meanwhile, so the first one
- * need not be that any more.
+ * Calls back for the pieces of a chain, each once.  A piece may have been freed and used
+ * again since its id was read: if it is not of the chain any more the walk begins again,
+ * and if it is, it stands at the chain's front now and all that was behind it follows, pieces
+ * that the walk has seen among it.  Cards of rows that a snapshot can see stay in their pieces.
  */
-static void
-unlinkRow(Relation index, const AnnHnswMetaPageData *meta, uint32 chain, AnnRowId prev, AnnRowId row, AnnRowId next)
+void
+AnnHnswWalkChain(Relation index, AnnHnswCache *cache, uint32 chain, AnnHnswPieceVisit visit, void *arg)
 {
-	const AnnHnswLayout *layout = &meta->layout;
-	AnnPagePatch patch = {.data = &next,.length = sizeof(next)};
-	AnnHnswRowHeader *header;
-	Buffer		buffer;
+	const AnnHnswLayout *layout = &cache->meta.layout;
+	AnnHnswChain head = AnnHnswReadChain(index, &cache->meta, chain);
+	SeenPieces	seen;
+	int			restarts = 0;
+	uint64		length = 0;		/* pieces in succession that were seen before */
+	uint32		id = head.first;
 
-	if (prev == ANN_HNSW_NO_ROW)
+	initSeen(&seen, pg_nextpower2_64(2 * Min(Max(head.rows / AnnHnswPieceCards(layout), 8), 65536)));
+	while (id != ANN_HNSW_NO_PIECE)
 	{
-		AnnHnswChain *at;
-		uint64		length = 0;
+		AnnHnswPiece *piece;
+		Buffer		buffer = lockPiece(index, cache, layout, id, BUFFER_LOCK_SHARE, &piece);
+		BlockNumber block = AnnHnswPieceBlock(layout, id);
+		bool		strange = false;
 
-		buffer = AnnHnswLockChain(index, meta, chain, BUFFER_LOCK_EXCLUSIVE, &at);
-		if (at->first == row)
+		/* Those of a build lie side by side. */
+		do
 		{
-			patch.target = &at->first;
-			AnnPageApply(index, ANN_WRITE_WAL, buffer, &patch, 1);
-			UnlockReleaseBuffer(buffer);
-			return;
-		}
-		prev = at->first;
-		UnlockReleaseBuffer(buffer);
-		for (;;)
-		{
-			AnnRowId	link = readLink(index, layout, prev);
-
-			if (link == row)
+			if ((strange = piece->chain != chain || piece->count > (uint32) AnnHnswPieceCards(layout)))
 				break;
-			if (link == ANN_HNSW_NO_ROW)
-				AnnPageCorrupted(index, AnnHnswRowBlock(layout, row), "a row is not in its chain any more");
-			checkLength(index, layout, link, ++length);
-			prev = link;
+			if (!addSeen(&seen, id))
+				length++;
+			else
+			{
+				length = 0;
+				visit(arg, piece);
+			}
+			id = piece->next;
+			piece = AnnHnswPieceOnPage(layout, BufferGetPage(buffer), id);
+		} while (length == 0 && id != ANN_HNSW_NO_PIECE && AnnHnswPieceBlock(layout, id) == block);
+		UnlockReleaseBuffer(buffer);
+		checkLength(index, layout, id, length);
+		if (strange)
+		{
+			if (++restarts > MAX_RESTARTS)
+				AnnPageCorrupted(index, block, "it has a piece that is not of the chain that leads to it");
+			length = 0;
+			id = AnnHnswReadChain(index, &cache->meta, chain).first;
 		}
 	}
-	buffer = AnnHnswLockRow(index, NULL, layout, prev, BUFFER_LOCK_EXCLUSIVE, &header);
-	patch.target = &AnnHnswRowLink(layout, header)->next;
-	AnnPageApply(index, ANN_WRITE_WAL, buffer, &patch, 1);
+	pfree(seen.places);
+}
+
+/* Calls back for every piece of the index that is in a chain. */
+void
+AnnHnswWalkPieces(Relation index, AnnHnswCache *cache, AnnHnswPieceVisit visit, void *arg)
+{
+	const AnnHnswLayout *layout = &cache->meta.layout;
+	BlockNumber block = cache->meta.piece_pages;
+	BlockNumber pages = 0;
+
+	while (BlockNumberIsValid(block))
+	{
+		AnnHnswPiece *piece;
+		int			per_page = AnnHnswPiecesPerPage(layout);
+		Buffer		buffer = lockPiece(index, cache, layout, block * per_page, BUFFER_LOCK_SHARE, &piece);
+		Page		page = BufferGetPage(buffer);
+
+		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < per_page; i++)
+		{
+			piece = AnnHnswPieceOnPage(layout, page, i);
+			if (piece->chain != ANN_HNSW_NO_PIECE && piece->count <= (uint32) AnnHnswPieceCards(layout))
+				visit(arg, piece);
+		}
+		if (++pages % 1024 == 0 && pages > RelationGetNumberOfBlocks(index))
+			AnnPageCorrupted(index, block, "the list of PIECE pages has a cycle");
+		block = AnnPageOpaque(page)->next;
+		UnlockReleaseBuffer(buffer);
+	}
+}
+
+/* ---- VACUUM ---- */
+
+/* The piece behind this one. */
+static uint32
+readLink(Relation index, const AnnHnswLayout *layout, uint32 id)
+{
+	AnnHnswPiece *piece;
+	Buffer		buffer = lockPiece(index, NULL, layout, id, BUFFER_LOCK_SHARE, &piece);
+	uint32		next = piece->next;
+
 	UnlockReleaseBuffer(buffer);
+	return next;
+}
+
+/*
+ * Takes a piece out of its chain and makes it a free one, if it is empty still; it was behind `prev`
+ * when it was read (ANN_HNSW_NO_PIECE: the first one).  Inserts put pieces in front meanwhile, so
+ * the first one need not be that any more.  False if it is not empty.
+ */
+static bool
+freePiece(Relation index, const AnnHnswMetaPageData *cached, uint32 chain, uint32 prev, uint32 id)
+{
+	const AnnHnswLayout *layout = &cached->layout;
+	Buffer		metabuf = ReadBuffer(index, ANN_HNSW_META_BLOCK);
+	Buffer		prevbuf = InvalidBuffer;
+	AnnHnswChain *head;
+	AnnHnswPiece *piece;
+	Buffer		chainbuf;
+	Buffer		buffer;
+	bool		empty;
+
+	/* Nobody else holds two PIECE pages, and who adds to a chain holds its page. */
+	LockBuffer(metabuf, BUFFER_LOCK_EXCLUSIVE);
+	AnnPageGet(index, metabuf, ANN_HNSW_PAGE_ID, ANN_HNSW_META);
+	chainbuf = lockChain(index, cached, chain, BUFFER_LOCK_EXCLUSIVE, &head);
+	if (prev == ANN_HNSW_NO_PIECE && head->first != id)
+	{
+		uint64		length = 0;
+
+		prev = head->first;
+		for (;;)
+		{
+			uint32		next = readLink(index, layout, prev);
+
+			if (next == id)
+				break;
+			if (next == ANN_HNSW_NO_PIECE)
+				AnnPageCorrupted(index, AnnHnswPieceBlock(layout, id), "a piece is not in its chain any more");
+			checkLength(index, layout, next, ++length);
+			prev = next;
+		}
+	}
+	buffer = lockPiece(index, NULL, layout, id, BUFFER_LOCK_EXCLUSIVE, &piece);
+	if (prev != ANN_HNSW_NO_PIECE && AnnHnswPieceBlock(layout, prev) != AnnHnswPieceBlock(layout, id))
+	{
+		AnnHnswPiece *before;
+
+		prevbuf = lockPiece(index, NULL, layout, prev, BUFFER_LOCK_EXCLUSIVE, &before);
+	}
+	empty = piece->count == 0;
+	if (empty)
+	{
+		AnnPageEdit edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
+		AnnHnswMetaPageData *meta = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, metabuf, false));
+		Page		page = AnnPageEditAdd(&edit, buffer, false);
+
+		piece = AnnHnswPieceOnPage(layout, page, id);
+		if (prev != ANN_HNSW_NO_PIECE)
+			AnnHnswPieceOnPage(layout, BufferIsValid(prevbuf) ? AnnPageEditAdd(&edit, prevbuf, false) : page, prev)->next = piece->next;
+		else
+			((AnnHnswChain *) AnnPageRaw(AnnPageEditAdd(&edit, chainbuf, false)) + chain % ANN_HNSW_CHAINS_PER_PAGE)->first = piece->next;
+		piece->chain = ANN_HNSW_NO_PIECE;
+		piece->next = meta->free_pieces;
+		meta->free_pieces = id;
+		AnnPageEditCommit(&edit);
+	}
+	if (BufferIsValid(prevbuf))
+		UnlockReleaseBuffer(prevbuf);
+	UnlockReleaseBuffer(buffer);
+	UnlockReleaseBuffer(chainbuf);
+	UnlockReleaseBuffer(metabuf);
+	return empty;
+}
+
+/* Takes the cards of rows of the set out of a piece; says how many these were, how many are left, and what follows. */
+static uint32
+cleanPiece(Relation index, const AnnHnswLayout *layout, uint32 id, const AnnHnswRowSet *rows, uint32 *left, uint32 *next)
+{
+	AnnHnswPiece *piece;
+	Buffer		buffer = lockPiece(index, NULL, layout, id, BUFFER_LOCK_EXCLUSIVE, &piece);
+	uint32		dead = 0;
+
+	for (uint32 i = 0; i < piece->count; i++)
+		dead += AnnHnswRowSetHas(rows, AnnHnswPieceCard(layout, piece, (int) i)->row);
+	if (dead > 0)
+	{
+		AnnPageEdit edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
+		uint32		kept = 0;
+
+		piece = AnnHnswPieceOnPage(layout, AnnPageEditAdd(&edit, buffer, false), id);
+		for (uint32 i = 0; i < piece->count; i++)
+		{
+			AnnHnswCard *card = AnnHnswPieceCard(layout, piece, (int) i);
+
+			if (AnnHnswRowSetHas(rows, card->row))
+				continue;
+			if (kept < i)
+				memcpy(AnnHnswPieceCard(layout, piece, (int) kept), card, AnnHnswCardSize(layout));
+			kept++;
+		}
+		piece->count = kept;
+		AnnPageEditCommit(&edit);
+		piece = AnnHnswPieceOnPage(layout, BufferGetPage(buffer), id);
+	}
+	*left = piece->count;
+	*next = piece->next;
+	UnlockReleaseBuffer(buffer);
+	return dead;
 }
 
 /* Takes the rows of the set out of one chain. */
@@ -216,35 +635,31 @@ static void
 cleanChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain, const AnnHnswRowSet *rows)
 {
 	const AnnHnswLayout *layout = &meta->layout;
-	AnnRowId	row = AnnHnswReadChain(index, meta, chain).first;
-	AnnRowId	prev = ANN_HNSW_NO_ROW;
+	uint32		id = AnnHnswReadChain(index, meta, chain).first;
+	uint32		prev = ANN_HNSW_NO_PIECE;
 	uint64		length = 0;
 	uint32		removed = 0;
 
-	while (row != ANN_HNSW_NO_ROW)
+	while (id != ANN_HNSW_NO_PIECE)
 	{
-		AnnRowId	next;
+		uint32		next;
+		uint32		left;
 
 		AnnVacuumDelayPoint();
-		checkLength(index, layout, row, ++length);
-		next = readLink(index, layout, row);
-		if (AnnHnswRowSetHas(rows, row))
-		{
-			unlinkRow(index, meta, chain, prev, row, next);
-			removed++;
-			/* Rows that inserts have put in front meanwhile are none of ours. */
-		}
-		else
-			prev = row;
-		row = next;
+		checkLength(index, layout, id, ++length);
+		removed += cleanPiece(index, layout, id, rows, &left, &next);
+		/* Pieces that inserts have put in front meanwhile have none of ours. */
+		if (left > 0 || !freePiece(index, meta, chain, prev, id))
+			prev = id;
+		id = next;
 	}
 	/* The count goes down after its rows have gone: a crash leaves it too high, not too low. */
 	if (removed > 0)
 	{
 		AnnHnswChain *at;
-		Buffer		buffer = AnnHnswLockChain(index, meta, chain, BUFFER_LOCK_EXCLUSIVE, &at);
-		uint32		left = at->rows - Min(at->rows, removed);
-		AnnPagePatch patch = {&at->rows, &left, sizeof(left)};
+		Buffer		buffer = lockChain(index, meta, chain, BUFFER_LOCK_EXCLUSIVE, &at);
+		uint32		rest = at->rows - Min(at->rows, removed);
+		AnnPagePatch patch = {&at->rows, &rest, sizeof(rest)};
 
 		AnnPageApply(index, ANN_WRITE_WAL, buffer, &patch, 1);
 		UnlockReleaseBuffer(buffer);
@@ -282,123 +697,4 @@ AnnHnswUnchainRows(Relation index, const AnnHnswMetaPageData *meta, const AnnHns
 		cleanChain(index, meta, chain, rows);
 	AnnHnswRowSetFree(&chains);
 	pfree(attributes);
-}
-
-/* The rows that a walk has seen: a table with at least half of its places empty, ANN_HNSW_NO_ROW. */
-typedef struct SeenRows
-{
-	AnnRowId   *places;
-	uint64		capacity;		/* a power of two */
-	uint64		count;
-} SeenRows;
-
-static void
-initSeen(SeenRows *seen, uint64 capacity)
-{
-	seen->places = palloc_extended(mul_size(sizeof(AnnRowId), capacity), MCXT_ALLOC_HUGE);
-	memset(seen->places, 0xFF, sizeof(AnnRowId) * capacity);
-	seen->capacity = capacity;
-	seen->count = 0;
-}
-
-/* True if the row was not seen before; it is now. */
-static bool
-addSeen(SeenRows *seen, AnnRowId row)
-{
-	uint64		i = murmurhash32(row) & (seen->capacity - 1);
-
-	for (; seen->places[i] != ANN_HNSW_NO_ROW; i = (i + 1) & (seen->capacity - 1))
-		if (seen->places[i] == row)
-			return false;
-	seen->places[i] = row;
-	if (++seen->count * 2 > seen->capacity)
-	{
-		SeenRows	old = *seen;
-
-		initSeen(seen, old.capacity * 2);
-		for (i = 0; i < old.capacity; i++)
-			if (old.places[i] != ANN_HNSW_NO_ROW)
-				addSeen(seen, old.places[i]);
-		pfree(old.places);
-	}
-	return true;
-}
-
-/*
- * Asks the CPU for the first bytes of a row and for what is touched on the way to it, if
- * this backend remembers where it is.  Harmless if the buffer holds something else by
- * now, or the row cannot be.  (Always inline: gcc drops calls of functions that do nothing else.)
- */
-static pg_attribute_always_inline void
-prefetchRow(const AnnHnswCache *cache, AnnRowId row, Size bytes)
-{
-	const AnnHnswLayout *layout = &cache->meta.layout;
-	BlockNumber block = AnnHnswRowBlock(layout, row);
-	const AnnBufferHint *hint = AnnBufferHintFor(&cache->hints, block);
-
-	if (hint->block == block && hint->buffer > 0)
-	{
-		Page		page = BufferGetPage(hint->buffer);
-		const char *start = (const char *) AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, row));
-
-		__builtin_prefetch(AnnPageOpaque(page));
-		__builtin_prefetch(GetBufferDescriptor(hint->buffer - 1), 1);
-		for (Size i = 0; i < bytes; i += 64)
-			__builtin_prefetch(start + i);
-	}
-}
-
-/*
- * Calls back for the live rows of a chain, each once.  A row may have been freed and used
- * again since its id was read: if it is not of the chain any more the walk begins again,
- * and if it is, it stands at the chain's front now and all that was behind it follows, rows
- * that the walk has seen among it.  Rows that a snapshot can see stay where they are.
- */
-void
-AnnHnswWalkChain(Relation index, AnnHnswCache *cache, AnnAttributes *attributes, uint32 chain,
-				 AnnHnswChainVisit visit, void *arg)
-{
-	const AnnHnswLayout *layout = &cache->meta.layout;
-	const AnnHnswMetaPageData *meta = &cache->meta;
-	Size		size = sizeof(AnnHnswRowHeader) + layout->vector_space + AnnHnswAttributeSpace(layout);
-	AnnHnswRowHeader *copy = palloc(size);
-	AnnHnswChain head = AnnHnswReadChain(index, meta, chain);
-	SeenRows	seen;
-	int			restarts = 0;
-	uint64		length = 0;		/* rows in succession that were seen before */
-	AnnRowId	row = head.first;
-
-	initSeen(&seen, pg_nextpower2_64(2 * Min(Max(head.rows, 16), 65536)));
-	for (int i = 0; i < ANN_HNSW_CHAIN_AHEAD; i++)
-		prefetchRow(cache, head.ahead[i], size);
-	while (row != ANN_HNSW_NO_ROW)
-	{
-		AnnHnswRowHeader *header;
-		Buffer		buffer = AnnHnswLockRow(index, cache, layout, row, BUFFER_LOCK_SHARE, &header);
-
-		prefetchRow(cache, AnnHnswRowLink(layout, header)->ahead, size);
-		memcpy(copy, header, size);
-		UnlockReleaseBuffer(buffer);
-		CHECK_FOR_INTERRUPTS();
-		if (copy->state == ANN_HNSW_FREE ||
-			AnnHnswChainOf(meta, attributes, AnnHnswRowAttributes(layout, copy)) != chain)
-		{
-			if (++restarts > MAX_RESTARTS)
-				AnnPageCorrupted(index, AnnHnswRowBlock(layout, row), "it holds a row that is not of the chain that leads to it");
-			length = 0;
-			row = AnnHnswReadChain(index, meta, chain).first;
-			continue;
-		}
-		if (!addSeen(&seen, row))
-			checkLength(index, layout, row, ++length);
-		else
-		{
-			length = 0;
-			if (copy->state == ANN_HNSW_LIVE)
-				visit(arg, row, copy);
-		}
-		row = AnnHnswRowLink(layout, copy)->next;
-	}
-	pfree(seen.places);
-	pfree(copy);
 }

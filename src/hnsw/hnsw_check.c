@@ -11,6 +11,7 @@
 
 #include <math.h>
 
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
@@ -39,8 +40,8 @@ typedef struct CheckState
 	AnnHnswRowSet expanded;
 	AnnHnswRowSet nodes;		/* TID nodes that a row has, by node id */
 	uint64	  **items;			/* vector items that a row has, by block; NULL for none */
-	AnnRowId   *links;			/* of each row to the next of its chain; NULL without chains */
-	uint32	   *chains;			/* of each row: which one it belongs to */
+	uint32	   *areas;			/* of each row: a hash of its attribute area; NULL without chains */
+	uint32	   *chains;			/* and which chain it belongs to */
 	uint64		nlive;
 	char	   *vector;
 	float	   *dense;
@@ -75,7 +76,7 @@ initState(CheckState *state, Relation index)
 												  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	if (state->meta.nchains > 0)
 	{
-		state->links = MemoryContextAllocHuge(CurrentMemoryContext, mul_size(sizeof(AnnRowId), nrows));
+		state->areas = MemoryContextAllocHuge(CurrentMemoryContext, mul_size(sizeof(uint32), nrows));
 		state->chains = MemoryContextAllocHuge(CurrentMemoryContext, mul_size(sizeof(uint32), nrows));
 	}
 	state->vector = palloc(layout->vector_size);
@@ -133,6 +134,8 @@ expectedRawSize(const CheckState *state, AnnHnswPageKind kind)
 			return sizeof(AnnHnswNodePage) + ANN_HNSW_NODES_PER_PAGE * sizeof(AnnHnswNode);
 		case ANN_HNSW_CHAIN:
 			return ANN_HNSW_CHAINS_PER_PAGE * sizeof(AnnHnswChain);
+		case ANN_HNSW_PIECE:
+			return AnnHnswPiecesPerPage(&state->meta.layout) * AnnHnswPieceSize(&state->meta.layout);
 		case ANN_HNSW_META:
 			return sizeof(AnnHnswMetaPageData);
 		case ANN_HNSW_ENTRY:
@@ -255,9 +258,9 @@ checkRowPage(CheckState *state, BlockNumber block, Page page)
 		defect = AnnAttributesDefect(state->attributes, AnnHnswRowAttributes(layout, row));
 		if (defect != NULL)
 			DEFECT(state, block, i, "%s", defect);
-		if (state->links != NULL)
+		if (state->areas != NULL)
 		{
-			state->links[id] = AnnHnswRowLink(layout, row)->next;
+			state->areas[id] = hash_bytes((unsigned char *) AnnHnswRowAttributes(layout, row), layout->attribute_size);
 			state->chains[id] = AnnHnswChainOf(&state->meta, state->attributes, AnnHnswRowAttributes(layout, row));
 		}
 		if (row->state == ANN_HNSW_DELETING)
@@ -341,7 +344,7 @@ checkPages(CheckState *state)
 			continue;
 		}
 		kind = (AnnHnswPageKind) AnnPageOpaque(page)->kind;
-		if (kind < ANN_HNSW_META || kind > ANN_HNSW_CHAIN || (kind == ANN_HNSW_META) != (block == ANN_HNSW_META_BLOCK))
+		if (kind < ANN_HNSW_META || kind > ANN_HNSW_PIECE || (kind == ANN_HNSW_META) != (block == ANN_HNSW_META_BLOCK))
 		{
 			DEFECT(state, block, -1, "a page of kind %d does not belong here", (int) kind);
 			continue;
@@ -630,20 +633,82 @@ checkLinks(CheckState *state)
 	}
 }
 
+/* The cards of a piece of this chain; those of live rows are counted and noted. */
+static uint32
+checkCards(CheckState *state, BlockNumber block, int slot, const AnnHnswPiece *piece, uint32 chain, AnnHnswRowSet *seen)
+{
+	const AnnHnswLayout *layout = &state->meta.layout;
+	uint32		rows = 0;
+
+	for (uint32 i = 0; i < piece->count; i++)
+	{
+		const AnnHnswCard *card = AnnHnswPieceCard(layout, piece, (int) i);
+
+		if (!AnnHnswRowSetHas(&state->present, card->row))
+			DEFECT(state, block, slot, "it has a card of row %u, which does not live", card->row);
+		else if (state->chains[card->row] != chain)
+			DEFECT(state, block, slot, "it has a card of row %u, which belongs to another chain", card->row);
+		else if (AnnHnswRowSetHas(seen, card->row))
+			DEFECT(state, block, slot, "it has a second card of row %u", card->row);
+		else if (state->areas[card->row] != hash_bytes((unsigned char *) AnnHnswCardAttributes(layout, card), layout->attribute_size))
+			DEFECT(state, block, slot, "its card of row %u has other included values than the row", card->row);
+		else
+		{
+			AnnHnswRowSetAdd(seen, card->row);
+			rows += AnnHnswRowSetHas(&state->live, card->row);
+		}
+	}
+	return rows;
+}
+
+/* The piece of this number, of which *copy gets the page; NULL, with the defect reported, if it cannot be or was seen. */
+static const AnnHnswPiece *
+checkPiece(CheckState *state, uint32 id, AnnHnswRowSet *pieces, PGAlignedBlock *copy, const char *what, uint32 of)
+{
+	const AnnHnswLayout *layout = &state->meta.layout;
+	BlockNumber block = AnnHnswPieceBlock(layout, id);
+	const AnnHnswPiece *piece;
+
+	if (!hasKind(state, block, ANN_HNSW_PIECE))
+	{
+		DEFECT(state, ANN_HNSW_META_BLOCK, -1, "%s %u comes to piece %u, which is none", what, of, id);
+		return NULL;
+	}
+	if (AnnHnswRowSetHas(pieces, id))
+	{
+		DEFECT(state, block, (int) (id % AnnHnswPiecesPerPage(layout)), "%s %u comes to a piece that is in use already", what, of);
+		return NULL;
+	}
+	AnnHnswRowSetAdd(pieces, id);
+	piece = AnnHnswPieceOnPage(layout, copyPage(state, block, copy), id);
+	if (piece->count > (uint32) AnnHnswPieceCards(layout))
+	{
+		DEFECT(state, block, (int) (id % AnnHnswPiecesPerPage(layout)), "the piece has %u cards, more than it can hold", piece->count);
+		return NULL;
+	}
+	return piece;
+}
+
 /*
- * Every live row is in the chain of its first included column, once; one that is being
- * deleted may be out of it already.
+ * Every live row has a card in the chain of its first included column, and no other; one that is being
+ * deleted may have none.  Every piece is in a chain, or is a free one.
  */
 static void
 checkChains(CheckState *state)
 {
 	const AnnHnswMetaPageData *meta = &state->meta;
+	const AnnHnswLayout *layout = &meta->layout;
+	int			per_page = AnnHnswPiecesPerPage(layout);
 	AnnHnswRowSet seen;
+	AnnHnswRowSet pieces;
 	PGAlignedBlock copy;
+	PGAlignedBlock piece_copy;
+	const AnnHnswPiece *piece;
 
 	if (meta->nchains == 0)
 		return;
 	AnnHnswRowSetInit(&seen, state->present.nrows);
+	AnnHnswRowSetInit(&pieces, (uint64) state->nblocks * per_page);
 	for (uint32 i = 0; i < meta->nchains; i++)
 	{
 		BlockNumber block = meta->chain_page + i / ANN_HNSW_CHAINS_PER_PAGE;
@@ -657,33 +722,47 @@ checkChains(CheckState *state)
 				break;
 			copyPage(state, block, &copy);
 		}
-		for (AnnRowId row = chain->first; row != ANN_HNSW_NO_ROW; row = state->links[row])
+		for (uint32 id = chain->first; id != ANN_HNSW_NO_PIECE; id = piece->next)
 		{
-			if (!AnnHnswRowSetHas(&state->present, row))
+			piece = checkPiece(state, id, &pieces, &piece_copy, "chain", i);
+			if (piece == NULL)
+				break;
+			if (piece->chain != i)
 			{
-				DEFECT(state, block, item, "the chain leads to row %u, which does not live", row);
+				DEFECT(state, AnnHnswPieceBlock(layout, id), (int) (id % per_page),
+					   "chain %u comes to a piece that belongs to another one", i);
 				break;
 			}
-			if (state->chains[row] != i)
-			{
-				DEFECT(state, block, item, "the chain leads to row %u, which belongs to another one", row);
-				break;
-			}
-			if (AnnHnswRowSetHas(&seen, row))
-			{
-				DEFECT(state, block, item, "the chain comes to row %u twice", row);
-				break;
-			}
-			AnnHnswRowSetAdd(&seen, row);
-			rows += AnnHnswRowSetHas(&state->live, row);
+			rows += checkCards(state, AnnHnswPieceBlock(layout, id), (int) (id % per_page), piece, i, &seen);
 		}
 		if (rows > chain->rows)
 			DEFECT(state, block, item, "the chain has %u rows, but counts %u", rows, chain->rows);
 	}
 	for (AnnRowId row = 0; AnnHnswRowSetNext(&state->live, &row); row++)
 		if (!AnnHnswRowSetHas(&seen, row))
-			DEFECT(state, AnnHnswRowBlock(&meta->layout, row), AnnHnswRowSlot(&meta->layout, row),
-				   "it is not in its chain");
+			DEFECT(state, AnnHnswRowBlock(layout, row), AnnHnswRowSlot(layout, row), "it has no card in its chain");
+	for (uint32 id = meta->free_pieces; id != ANN_HNSW_NO_PIECE; id = piece->next)
+	{
+		piece = checkPiece(state, id, &pieces, &piece_copy, "the list of free pieces from", meta->free_pieces);
+		if (piece == NULL)
+			break;
+		if (piece->chain != ANN_HNSW_NO_PIECE)
+			DEFECT(state, AnnHnswPieceBlock(layout, id), (int) (id % per_page), "it is listed as a free piece, but is none");
+	}
+	for (BlockNumber block = meta->piece_pages; BlockNumberIsValid(block) && own(state, block, ANN_HNSW_PIECE, "list of PIECE pages");
+		 block = AnnPageOpaque((Page) copy.data)->next)
+		copyPage(state, block, &copy);
+	for (BlockNumber block = 0; block < state->nblocks; block++)
+	{
+		if (state->kind[block] != ANN_HNSW_PIECE)
+			continue;
+		if (!state->owned[block])
+			DEFECT(state, block, -1, "it is not in the list of PIECE pages");
+		for (int i = 0; i < per_page; i++)
+			if (!AnnHnswRowSetHas(&pieces, block * per_page + i))
+				DEFECT(state, block, i, "a piece is in no chain and not free");
+	}
+	AnnHnswRowSetFree(&pieces);
 	AnnHnswRowSetFree(&seen);
 }
 
@@ -765,12 +844,12 @@ AnnHnswCheckValue(Relation index, const Datum *values, const bool *isnull)
 
 /* ---- ann_index_info ---- */
 
-static const char *const kind_names[] = {"", "meta", "centre", "entries", "rows", "TID nodes", "TID lists", "vectors", "chains"};
+static const char *const kind_names[] = {"", "meta", "centre", "entries", "rows", "TID nodes", "TID lists", "vectors", "chains", "cards"};
 
 /* What a look at every page counts. */
 typedef struct Census
 {
-	uint64		pages[ANN_HNSW_CHAIN + 1];
+	uint64		pages[ANN_HNSW_PIECE + 1];
 	uint64		rows[ANN_HNSW_DELETING + 1];
 	uint64		edges;
 	uint64		tids;
@@ -783,7 +862,7 @@ countPage(const AnnHnswLayout *layout, Page page, Census *census)
 {
 	AnnHnswPageKind kind = (AnnHnswPageKind) AnnPageOpaque(page)->kind;
 
-	if (kind > ANN_HNSW_CHAIN)
+	if (kind > ANN_HNSW_PIECE)
 		return;
 	census->pages[kind]++;
 	if (kind == ANN_HNSW_ROW)
@@ -900,7 +979,7 @@ AnnHnswDescribeIndex(AnnInfo *info)
 	info->line(info, "bytes of index per row", "%.0f",
 			   census.rows[ANN_HNSW_LIVE] == 0 ? 0.0 : (double) nblocks * BLCKSZ / census.rows[ANN_HNSW_LIVE]);
 	info->line(info, "pages", "%u", nblocks);
-	for (int kind = ANN_HNSW_META; kind <= ANN_HNSW_CHAIN; kind++)
+	for (int kind = ANN_HNSW_META; kind <= ANN_HNSW_PIECE; kind++)
 	{
 		if (census.pages[kind] > 0)
 		{

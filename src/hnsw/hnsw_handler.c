@@ -32,8 +32,9 @@
 #define SWEEP_OPS 20.0
 #define ROW_OPS 40.0
 
-/* A row of a filter's chains, in visits. */
-#define CHAIN_WORK 0.5
+/* A look at a row's card, in visits, and the visits for a row that is wanted after that. */
+#define CARD_WORK 0.015
+#define CARD_VISITS 4.0
 
 /* A search for members visits more rows: the inverse of their share to this power. */
 #define FILTER_DETOUR 0.65
@@ -60,6 +61,7 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	Cost		memory = work_mem * 1024.0;
 	AnnHnswLayout layout;
 	double		entries = 0;
+	bool		cards = true;
 	double		ef = ANN_HNSW_DEFAULT_EF_SEARCH;
 	double		visit_ops;
 	double		visit_pages = 1;
@@ -75,6 +77,7 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 
 		layout = meta->layout;
 		entries = meta->nentries;
+		cards = meta->nchains > 0;
 		ef = AnnHnswEffectiveEf(relation, meta);
 		index_close(relation, NoLock);
 	}
@@ -107,7 +110,8 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	cost->sweep = index->pages * seq_page_cost +
 		rows * cpu_operator_cost * (SWEEP_OPS + score_ops + 2 * log2(rows));
 	cost->row = ROW_OPS * cpu_operator_cost;
-	cost->chain_work = CHAIN_WORK;
+	cost->card_work = cards ? CARD_WORK : 0;
+	cost->card_visits = layout.code_size > 0 ? CARD_VISITS : rows;
 	cost->rechecks = AnnFormRechecks(layout.refine);
 }
 

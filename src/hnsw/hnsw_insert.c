@@ -425,17 +425,22 @@ writeRow(InsertState *state, int nedges, ItemPointer tid)
 	}
 	else
 	{
-		AnnHnswChain *chain;
-		Buffer		chainbuf = AnnHnswLockChain(state->index, state->meta, state->chain, BUFFER_LOCK_EXCLUSIVE, &chain);
-		AnnPageEdit edit = AnnPageEditBegin(state->index, state->mode);
+		AnnHnswCard *card = palloc(AnnHnswCardSize(layout));
+		Buffer		piecebuf;
+		uint32		piece;
+		Buffer		chainbuf = AnnHnswLockRoom(state->index, state->mode, state->meta, state->chain, &piecebuf, &piece);
+		AnnPageEdit edit;
+		Page		chains;
 
+		AnnHnswFormCard(space, id, state->point->dense, state->point->attributes, card, state->scratch);
+		edit = AnnPageEditBegin(state->index, state->mode);
 		page = (PageHeader) AnnPageEditAdd(&edit, buffer, false);
 		memcpy(AnnHnswRowOnPage(layout, (Page) page, AnnHnswRowSlot(layout, id)), row, layout->row_size);
 		page->pd_lower = lower;
-		chain = (AnnHnswChain *) AnnPageRaw(AnnPageEditAdd(&edit, chainbuf, false)) +
-			state->chain % ANN_HNSW_CHAINS_PER_PAGE;
-		AnnHnswPushRow(chain, AnnHnswRowLink(layout, AnnHnswRowOnPage(layout, (Page) page, AnnHnswRowSlot(layout, id))), id);
+		chains = AnnPageEditAdd(&edit, chainbuf, false);
+		AnnHnswPutCard(layout, chains, state->chain, AnnPageEditAdd(&edit, piecebuf, false), piece, card);
 		AnnPageEditCommit(&edit);
+		UnlockReleaseBuffer(piecebuf);
 		UnlockReleaseBuffer(chainbuf);
 	}
 	UnlockReleaseBuffer(buffer);

@@ -115,6 +115,8 @@ AnnHnswCreateMeta(Relation index, ForkNumber fork, AnnHnswMetaPageData *meta)
 	meta->row_page = InvalidBlockNumber;
 	meta->free_row_pages = InvalidBlockNumber;
 	meta->node_pages = InvalidBlockNumber;
+	meta->piece_pages = InvalidBlockNumber;
+	meta->free_pieces = ANN_HNSW_NO_PIECE;
 	entry_pages = (meta->entry_capacity + AnnHnswEntriesPerPage(&meta->layout) - 1) /
 		AnnHnswEntriesPerPage(&meta->layout);
 	for (int i = 0; i < ANN_HNSW_MAX_ENTRY_PAGES; i++)

@@ -16,15 +16,15 @@
 #include "hnsw/hnsw_search.h"
 
 /*
- * Rows of a filter's chains are read in place of a search if these times the rows that are
- * wanted, divided by the chains' share of all rows, are no fewer: so many visits would find
- * them, roughly, and a visit costs two of a chain's rows.
+ * A search finds each of the rows that are wanted, and no fewer than so many, in so many visits,
+ * divided by the share of the rows that pass its filter.
  */
-#define VISITS_PER_MEMBER 3.2
+#define VISITS_PER_MEMBER 5.0
 #define MIN_WANTED 10
 
-/* Pages that a sweep reads in the time of one row of a chain. */
-#define CHAIN_ROW_PAGES 1
+/* What it takes to look at a row's card, in visits; and a row whose card tells no more than that it passes. */
+#define CARD_WORK 0.015
+#define CARD_VISIT 0.5
 
 /* A scan may use so much memory, whatever work_mem says: backends keep that much from scan to scan. */
 #define MIN_MEMORY ((Size) 1024 * 1024)
@@ -59,7 +59,8 @@ typedef struct HnswScan
 	AnnHnswQuery *query;
 	AnnHnswSearch *search;
 	bool		exhausted;		/* the scan visits no more rows and ends with the results it has */
-	bool		cut;			/* the beam of a filtered scan was given up for a sweep */
+	bool		cut;			/* the beam of a filtered scan was given up for cards or a sweep */
+	bool		complete;		/* every row with a distance was returned: there is no sweep */
 	double		wanted_hi;		/* upper bound of the last of the rows that the caller wants */
 	uint64		nreturned;
 	uint32	   *chains;			/* that hold every row which passes the filter; NULL: not known */
@@ -81,15 +82,50 @@ endScan(IndexScanDesc scan)
 	state->search = NULL;
 }
 
-/* Whether the rest of the index is better swept than searched. */
+/* Whether the search takes more memory than the scan may use. */
+static bool
+isTooLarge(const HnswScan *state)
+{
+	return AnnHnswSearchMemory(state->search) >
+		Max((Size) ((double) work_mem * 1024 * AnnHnswScanMemMultiplier()), MIN_MEMORY);
+}
+
+/* Whether there are cards by which the filter can be tested. */
+static bool
+hasCards(const HnswScan *state)
+{
+	return state->base.filter != NULL && state->meta.nchains > 0;
+}
+
+/* The share of the rows that is expected to pass the filter; 0: not known. */
+static double
+passingShare(const HnswScan *state)
+{
+	return state->chains != NULL ? state->chain_rows / Max(state->meta.rows, 1) : state->base.share;
+}
+
+/* What going through the cards takes, in visits. */
+static double
+cardsWork(const HnswScan *state)
+{
+	double		rows = state->chains != NULL ? state->chain_rows : state->meta.rows;
+	double		work = CARD_WORK * rows;
+
+	if (!AnnHnswHasCodes(&state->meta.layout))
+		work += CARD_VISIT * passingShare(state) * state->meta.rows;
+	return work;
+}
+
+/* Whether the rest of the index is better swept, or its cards gone through, than searched. */
 static bool
 sweepPays(const HnswScan *state)
 {
 	const AnnHnswSearch *search = state->search;
-	Size		memory = Max((Size) ((double) work_mem * 1024 * AnnHnswScanMemMultiplier()), MIN_MEMORY);
 
-	return search->nvisited * ANN_HNSW_SWEEP_SHARE >= state->meta.rows || AnnHnswSearchMemory(search) > memory ||
-		(state->chains != NULL && search->nvisited >= state->chain_rows);
+	if (search->by_cards)
+		return false;
+	return search->nvisited * ANN_HNSW_SWEEP_SHARE >= state->meta.rows || isTooLarge(state) ||
+		(hasCards(state) && search->nvisited >= cardsWork(state));
 }
 
 /* Whether max_scan_tuples ends the scan before it comes to a sweep. */
@@ -158,14 +194,41 @@ findChains(Relation index, HnswScan *state)
 		state->chain_rows += AnnHnswReadChain(index, &state->meta, state->chains[i]).rows;
 }
 
-/* Whether reading those chains is cheaper than a search. */
+/* Whether going through cards is cheaper than a search. */
 static bool
-chainsPay(const HnswScan *state)
+cardsPay(const HnswScan *state)
 {
 	double		wanted = Max(state->base.limit, MIN_WANTED);
+	double		share = passingShare(state);
 
-	return state->chains != NULL &&
-		state->chain_rows * state->chain_rows <= VISITS_PER_MEMBER * wanted * Max(state->meta.rows, 1);
+	if (!hasCards(state) || (share <= 0 && state->chains == NULL))
+		return false;
+	if (state->base.members != NULL)
+		share *= AnnTidSetCount(state->base.members) / Max(state->meta.rows, 1);
+	return share * cardsWork(state) <= VISITS_PER_MEMBER * wanted;
+}
+
+/*
+ * Has the search go through cards: those of the filter's chains, or all.  What was
+ * found and not returned is found again.
+ */
+static void
+useCards(Relation index, HnswScan *state)
+{
+	AnnHnswSearch *search = state->search;
+	AnnIndexScan *base = &state->base;
+
+	AnnHnswSearchBeginCards(search, state->returned, state->nreturned);
+	if (state->chains == NULL)
+		AnnHnswWalkPieces(index, search->cache, AnnHnswSearchOfferPiece, search);
+	else
+		for (int i = 0; i < state->nchains; i++)
+			AnnHnswWalkChain(index, search->cache, state->chains[i], AnnHnswSearchOfferPiece, search);
+	AnnHnswSearchOrderCards(search);
+	/* Else a sweep is made. */
+	state->cut = isTooLarge(state);
+	state->exhausted = false;
+	base->nlate = 0;
 }
 
 static void
@@ -204,7 +267,7 @@ startScan(IndexScanDesc scan)
 		return;
 	}
 	state->order = ORDER_DISTANCE;
-	if (chainsPay(state) || !(state->base.parts & ANN_PART_NUMBERS))
+	if (!(state->base.parts & ANN_PART_NUMBERS))
 	{
 		state->phase = SCAN_SWEEP;
 		return;
@@ -229,7 +292,10 @@ startScan(IndexScanDesc scan)
 	search->enough = beamIsEnough;
 	search->enough_arg = state;
 	AnnHnswSearchBegin(search);
-	AnnHnswSearchBeam(search);
+	if (!cardsPay(state))
+		AnnHnswSearchBeam(search);
+	if ((state->cut && hasCards(state)) || cardsPay(state))
+		useCards(index, state);
 }
 
 /* The members among the heap TIDs of a row become those to be returned; false if there are none. */
@@ -279,6 +345,8 @@ isReady(const HnswScan *state)
 	uint64		visits = search->filter != NULL ? search->nmatched : search->nvisited;
 	int			ratio = AnnHnswVisitsPerRow(search->ef);
 
+	if (search->by_cards)
+		return AnnHnswSearchIsSettled(search);
 	if (state->exhausted || AnnHnswSearchHasAll(search))
 		return true;
 	/* Late rows count: without them a few would have the rest go out as soon as they are found. */
@@ -336,8 +404,15 @@ nextFromGraph(Relation index, HnswScan *state)
 				base->stop = ANN_STOP_DONE;
 			return false;
 		}
-		if ((!limited && sweepPays(state)) || !AnnHnswSearchMore(search))
+		if (!limited && sweepPays(state))
 		{
+			if (!hasCards(state))
+				return false;
+			useCards(index, state);
+		}
+		else if (!AnnHnswSearchMore(search))
+		{
+			state->complete = search->by_cards && base->nlate == 0 && search->nunplaced == 0;
 			/* A sweep would go through more rows than a limit allows. */
 			if (!limited)
 				return false;
@@ -362,6 +437,9 @@ typedef struct Sweep
 	uint64		nrows;
 	uint8	   *returned;		/* a bit for each row that was returned already; NULL: none was */
 	char	   *scratch;		/* for external vectors */
+	AnnRowId   *rows;			/* that cards have named */
+	int			nnamed;
+	int			capacity;
 } Sweep;
 
 /* Puts a live row, a copy of which this is, into the sort. */
@@ -428,6 +506,49 @@ sweepPages(Sweep *sweep, BlockNumber nblocks)
 	pfree(page);
 }
 
+/* Takes the rows of a piece's cards down (AnnHnswPieceVisit). */
+static void
+nameRows(void *arg, const AnnHnswPiece *piece)
+{
+	Sweep	   *sweep = (Sweep *) arg;
+	const AnnHnswLayout *layout = &sweep->state->space.layout;
+
+	if (sweep->nnamed + ANN_HNSW_PIECE_CARDS > sweep->capacity)
+	{
+		sweep->capacity = Max(sweep->capacity * 2, 256);
+		sweep->rows = sweep->rows == NULL ? palloc(sizeof(AnnRowId) * sweep->capacity) :
+			repalloc_huge(sweep->rows, mul_size(sizeof(AnnRowId), sweep->capacity));
+	}
+	for (uint32 i = 0; i < piece->count; i++)
+		sweep->rows[sweep->nnamed++] = AnnHnswPieceCard(layout, piece, (int) i)->row;
+}
+
+/* Sweeps the rows of the filter's chains alone. */
+static void
+sweepChains(Sweep *sweep)
+{
+	HnswScan   *state = sweep->state;
+	const AnnHnswLayout *layout = &state->space.layout;
+	AnnHnswCache *cache = AnnHnswCacheGet(sweep->index);
+	AnnHnswRowHeader *copy = palloc(layout->row_size);
+
+	for (int i = 0; i < state->nchains; i++)
+		AnnHnswWalkChain(sweep->index, cache, state->chains[i], nameRows, sweep);
+	for (int i = 0; i < sweep->nnamed; i++)
+	{
+		AnnHnswRowHeader *row;
+		Buffer		buffer = AnnHnswLockRow(sweep->index, cache, layout, sweep->rows[i], BUFFER_LOCK_SHARE, &row);
+
+		CHECK_FOR_INTERRUPTS();
+		memcpy(copy, row, sizeof(AnnHnswRowHeader) + layout->vector_space + AnnHnswAttributeSpace(layout));
+		UnlockReleaseBuffer(buffer);
+		if (copy->state == ANN_HNSW_LIVE)
+			sweepRow(sweep, sweep->rows[i], copy);
+	}
+	state->base.nvisited += sweep->nnamed;
+	pfree(copy);
+}
+
 /*
  * Phase 3: reads every ROW page, or the chains that have every row that passes the
  * filter, scores the rows that were not returned, and sorts them.
@@ -458,14 +579,8 @@ startSweep(Relation index, HnswScan *state)
 
 	AnnScanSortBegin(&state->base);
 	/* Rows of chains lie apart: a page costs as much as several in a row. */
-	if (state->chains != NULL && state->chain_rows * CHAIN_ROW_PAGES <= nblocks)
-	{
-		AnnAttributes *attributes = AnnAttributesCreate(index);
-
-		for (int i = 0; i < state->nchains; i++)
-			AnnHnswWalkChain(index, AnnHnswCacheGet(index), attributes, state->chains[i], sweepRow, &sweep);
-		state->base.nvisited += state->base.nscored;
-	}
+	if (state->chains != NULL && state->chain_rows <= nblocks)
+		sweepChains(&sweep);
 	else
 		sweepPages(&sweep, nblocks);
 	AnnScanClearTids(&state->base);
@@ -549,7 +664,7 @@ nextRow(IndexScanDesc scan, HnswScan *state)
 				state->phase = state->base.stop != ANN_STOP_NONE ? SCAN_DONE : SCAN_SWEEP;
 				break;
 			case SCAN_SWEEP:
-				if (isWanted(state))
+				if (isWanted(state) && !state->complete)
 				{
 					if (!state->base.sorting)
 						startSweep(index, state);

@@ -242,6 +242,8 @@ AnnHnswSearchBegin(AnnHnswSearch *search)
 	search->nvisited = 0;
 	search->nscored = 0;
 	search->nmatched = 0;
+	search->nunplaced = 0;
+	search->by_cards = false;
 	search->tids = NULL;
 	search->tids_capacity = 0;
 	if (search->filter != NULL)
@@ -547,6 +549,15 @@ offerEdges(AnnHnswSearch *search, const AnnRowId *rows, const float *estimates, 
 
 /* ---- rows that count ---- */
 
+/* How far a row may lie before its estimate, as far as those that were visited tell. */
+static double
+reach(const AnnHnswSearch *search)
+{
+	double		mean = search->errors / search->nerrors;
+
+	return BEAM_ERRORS * sqrt(Max(search->errors2 / search->nerrors - mean * mean, 0));
+}
+
 /*
  * With a filter: whether the beam has no place for a row of this estimate.  It is behind
  * the best ef members, and too far behind those that are wanted for the errors of
@@ -555,16 +566,9 @@ offerEdges(AnnHnswSearch *search, const AnnRowId *rows, const float *estimates, 
 static bool
 beamIsFull(const AnnHnswSearch *search, float estimate)
 {
-	double		mean;
-	double		variance;
-
 	if (search->nbest < search->ef || estimate <= search->best[0])
 		return false;
-	if (search->nerrors < MIN_ERRORS)
-		return true;
-	mean = search->errors / search->nerrors;
-	variance = Max(search->errors2 / search->nerrors - mean * mean, 0);
-	return estimate > search->nearest[0] + BEAM_ERRORS * sqrt(variance);
+	return search->nerrors < MIN_ERRORS || estimate > search->nearest[0] + reach(search);
 }
 
 /*
@@ -616,6 +620,17 @@ foundMember(AnnHnswSearch *search, float score, int ntids)
 	AnnKeepBest(search->nearest, &search->nnearest, search->wanted, score);
 }
 
+/* A row was visited that counts, by an estimate. */
+static void
+noteError(AnnHnswSearch *search, float score)
+{
+	double		error = score - search->estimate;
+
+	search->nerrors++;
+	search->errors += error;
+	search->errors2 += error * error;
+}
+
 /*
  * With a filter: whether every member was found, so that there is nothing left to search for.
  */
@@ -639,6 +654,7 @@ AnnHnswSearchHasAll(const AnnHnswSearch *search)
 #define TAKE_AT_ONCE 3
 #define LINE_BYTES 64
 #define MIN_SLICE 16
+#define CARDS_AT_ONCE 4
 #define PLAIN_SLICE 8
 
 /*
@@ -723,9 +739,14 @@ scoreRow(AnnHnswSearch *search, AnnRowId row, AnnHnswRowHeader *header, const ch
 	AnnInterval interval;
 
 	search->nscored++;
-	/* The sweep finds the place of a distance that is no number. */
-	if (header->state != ANN_HNSW_LIVE || isnan(score))
+	if (header->state != ANN_HNSW_LIVE)
 		return;
+	/* The sweep finds the place of a distance that is no number. */
+	if (isnan(score))
+	{
+		search->nunplaced++;
+		return;
+	}
 	if (search->hook != NULL)
 		search->hook(search->hook_arg, row, header, stored, score,
 					 search->ncodes > 0 ? (const AnnHnswEdgeCode *) (search->codes + search->visiting * edgeCodeSize(search)) : NULL);
@@ -734,6 +755,7 @@ scoreRow(AnnHnswSearch *search, AnnRowId row, AnnHnswRowHeader *header, const ch
 	interval = AnnHnswInterval(search->query, stored, score);
 	result.lo = interval.lo;
 	result.hi = interval.hi;
+	result.score = score;
 	result.row = row;
 	result.node = header->node;
 	result.ntids = header->ntids;
@@ -816,11 +838,7 @@ visitCoded(AnnHnswSearch *search, AnnRowId row, AnnHnswAhead *ahead)
 
 		if (search->filter != NULL && !isnan(score))
 		{
-			double		error = score - search->estimate;
-
-			search->nerrors++;
-			search->errors += error;
-			search->errors2 += error * error;
+			noteError(search, score);
 			foundMember(search, score, ntids);
 		}
 		scoreRow(search, row, header, stored, score);
@@ -1138,6 +1156,135 @@ dropDuplicates(AnnHnswSearch *search)
 	search->nfrontier = kept;
 }
 
+/* ---- by cards ---- */
+
+/*
+ * Starts a search with a filter among the rows whose cards are going to be offered, but for those
+ * that are to be skipped.  What has been counted stays.
+ */
+void
+AnnHnswSearchBeginCards(AnnHnswSearch *search, const AnnRowId *skip, uint64 nskip)
+{
+	uint64		nvisited = search->nvisited;
+	uint64		nscored = search->nscored;
+
+	AnnHnswSearchBegin(search);
+	search->nvisited = nvisited;
+	search->nscored = nscored;
+	search->by_cards = true;
+	for (uint64 i = 0; i < nskip; i++)
+		markVisited(search, skip[i]);
+}
+
+/*
+ * Offers the cards of a piece that pass the filter (AnnHnswPieceVisit).  Without codes there is
+ * no estimate: all that pass are visited.
+ */
+void
+AnnHnswSearchOfferPiece(void *arg, const AnnHnswPiece *piece)
+{
+	AnnHnswSearch *search = (AnnHnswSearch *) arg;
+	const AnnHnswLayout *layout = &search->space->layout;
+	const AnnIndexScan *filter = search->filter;
+	int			n = (int) piece->count;
+	float		estimates[ANN_HNSW_PIECE_CARDS];
+	int			passing[ANN_HNSW_PIECE_CARDS];
+	int			npassing = 0;
+
+	for (int i = 0; i < n; i++)
+		if (filter->filter(filter->filter_arg, AnnHnswCardAttributes(layout, AnnHnswPieceCard(layout, piece, i))))
+			passing[npassing++] = i;
+	if (npassing == 0)
+		return;
+	if (AnnHnswHasCodes(layout))
+	{
+		const AnnHnswCard *first = AnnHnswPieceCard(layout, piece, 0);
+		AnnCodeArray array;
+
+		array.codes = first->code;
+		array.factors = &first->add;
+		array.code_stride = array.factor_stride = AnnHnswCardSize(layout);
+		array.form = ANN_FACTORS_HALF2;
+		array.count = n;
+		AnnEstimateBatch(search->query->code, &array, estimates, NULL);
+	}
+	for (int i = 0; i < npassing; i++)
+		addFrontier(search, AnnHnswPieceCard(layout, piece, passing[i])->row,
+					AnnHnswHasCodes(layout) ? estimates[passing[i]] : -INFINITY);
+}
+
+/*
+ * All cards have been offered.
+ */
+void
+AnnHnswSearchOrderCards(AnnHnswSearch *search)
+{
+	search->frontier_is_heap = true;
+	for (int i = search->nfrontier / 2 - 1; i >= 0; i--)
+		candidateDown(search->frontier, search->nfrontier, i);
+}
+
+/*
+ * Whether no row that is still to be visited is likely to be nearer than the best result, after ef
+ * of them were.
+ */
+bool
+AnnHnswSearchIsSettled(const AnnHnswSearch *search)
+{
+	if (search->nresults == 0)
+		return false;
+	return search->nfrontier == 0 ||
+		(search->nerrors >= Max(search->ef, MIN_ERRORS) && search->frontier[0].score > search->results[0].score + reach(search));
+}
+
+static void
+visitCard(AnnHnswSearch *search, AnnRowId row)
+{
+	const AnnHnswLayout *layout = &search->space->layout;
+	AnnHnswRowHeader *header;
+	char	   *scratch = vectorScratch(search);
+	Buffer		buffer = AnnHnswLockRow(search->index, search->cache, layout, row, BUFFER_LOCK_SHARE, &header);
+	int			ntids = countMembers(search, row, header);
+	const char *stored;
+
+	search->nvisited++;
+	if (ntids > 0 && (stored = AnnHnswStoredVector(search->index, layout, header, scratch)) != NULL)
+	{
+		float		score = AnnHnswScore(search->query, stored);
+
+		if (AnnHnswHasCodes(layout) && !isnan(score))
+			noteError(search, score);
+		search->nmatched += ntids;
+		scoreRow(search, row, header, stored, score);
+	}
+	UnlockReleaseBuffer(buffer);
+}
+
+/* Visits the best rows that are in the frontier; false if there are none. */
+static bool
+visitCards(AnnHnswSearch *search)
+{
+	const AnnHnswLayout *layout = &search->space->layout;
+	AnnHnswCandidate taken[CARDS_AT_ONCE];
+	int			ntaken = 0;
+
+	CHECK_FOR_INTERRUPTS();
+	while (ntaken < CARDS_AT_ONCE && popFrontier(search, &taken[ntaken]))
+	{
+		AnnHnswAhead ahead = {0};
+
+		prefetchStart(search, taken[ntaken++].row, &ahead);
+		ahead.end = Min(ahead.end, ahead.at + sizeof(AnnHnswRowHeader) + layout->vector_space + AnnHnswAttributeSpace(layout));
+		prefetchSlice(&ahead, ANN_PAGE_USABLE / LINE_BYTES);
+	}
+	for (int i = 0; i < ntaken; i++)
+	{
+		search->estimate = taken[i].score;
+		visitCard(search, taken[i].row);
+	}
+	return ntaken > 0;
+}
+
 /*
  * Phase 2: visits the best row that was seen and not visited.  False when there
  * is none.
@@ -1148,6 +1295,8 @@ AnnHnswSearchMore(AnnHnswSearch *search)
 	AnnHnswAhead none = {NULL, NULL};
 	AnnHnswCandidate candidate;
 
+	if (search->by_cards)
+		return visitCards(search);
 	if (!search->frontier_is_heap)
 	{
 		dropDuplicates(search);

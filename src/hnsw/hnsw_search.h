@@ -56,6 +56,7 @@ typedef struct AnnHnswResult
 {
 	double		lo;				/* bounds of the operator's result */
 	double		hi;
+	float		score;
 	AnnRowId	row;
 	uint32		node;
 	uint8		ntids;
@@ -84,6 +85,7 @@ typedef struct AnnHnswSearch
 	int			wanted;			/* with a filter: rows to be found, at most ef */
 	bool		(*enough) (const struct AnnHnswSearch *search, void *arg);	/* with a filter: ends the beam */
 	void	   *enough_arg;
+	bool		by_cards;		/* all rows to visit are in the frontier from the start */
 	AnnHnswVisitHook hook;
 	void	   *hook_arg;
 
@@ -140,6 +142,7 @@ typedef struct AnnHnswSearch
 	uint64		nvisited;		/* rows expanded */
 	uint64		nscored;		/* vectors scored */
 	uint64		nmatched;		/* with a filter: heap TIDs found that are members */
+	uint64		nunplaced;		/* rows whose score is no number, so that they are no results */
 	char	   *vector;			/* scratch for external vectors */
 
 	MemoryContext context;		/* of the arrays */
@@ -150,6 +153,10 @@ extern AnnHnswSearch *AnnHnswSearchAcquire(void);
 extern void AnnHnswSearchRelease(AnnHnswSearch *search);
 extern void AnnHnswSearchBegin(AnnHnswSearch *search);
 extern void AnnHnswSearchBeam(AnnHnswSearch *search);
+extern void AnnHnswSearchBeginCards(AnnHnswSearch *search, const AnnRowId *skip, uint64 nskip);
+extern void AnnHnswSearchOfferPiece(void *search, const AnnHnswPiece *piece);
+extern void AnnHnswSearchOrderCards(AnnHnswSearch *search);
+extern bool AnnHnswSearchIsSettled(const AnnHnswSearch *search);
 extern bool AnnHnswSearchHasAll(const AnnHnswSearch *search);
 extern bool AnnHnswSearchMore(AnnHnswSearch *search);
 extern bool AnnHnswPopResult(AnnHnswSearch *search, AnnHnswResult *result);

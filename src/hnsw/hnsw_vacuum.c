@@ -323,6 +323,7 @@ removeTids(VacuumState *state, BlockNumber nblocks)
 				case ANN_HNSW_CENTER:
 				case ANN_HNSW_ENTRY:
 				case ANN_HNSW_CHAIN:
+				case ANN_HNSW_PIECE:
 					UnlockReleaseBuffer(buffer);
 					break;
 				default:

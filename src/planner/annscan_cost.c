@@ -138,16 +138,23 @@ surprisingRows(double seen, double wanted)
 }
 
 /*
- * A search's cost, or that of reading the rows which a condition on the first included column leaves, where
- * there is one and that is less.
+ * The cost of a search for so many rows among the share of the index's that passes, or that of testing the
+ * conditions on included columns before rows are visited, if that is less: of all rows, or of those that a
+ * condition on the first column leaves.
  */
 static Cost
-orChains(PlannerInfo *root, const AnnOrder *order, const AnnSearchCost *search, Cost cost)
+orCards(PlannerInfo *root, const AnnOrder *order, const AnnSearchCost *search, double rows, double share, Cost cost)
 {
-	if (search->chain_work > 0 && AnnIncludeIsKeyed(root, order->index, order->included))
-		cost = Min(cost, search->start + search->work * search->chain_work * search->rows *
-				   clauselist_selectivity(root, order->included, 0, JOIN_INNER, NULL));
-	return cost;
+	double		tested = search->rows;
+	double		visited = Min(search->rows * share, search->card_visits * Max(rows, 1));
+	ListCell   *lc;
+
+	if (search->card_work <= 0 || order->included == NIL)
+		return cost;
+	foreach(lc, order->included)
+		if (AnnIncludeIsKeyed(root, order->index, list_make1(lfirst(lc))))
+			tested = Min(tested, search->rows * clause_selectivity(root, lfirst(lc), 0, JOIN_INNER, NULL));
+	return Min(cost, search->start + search->work * (search->card_work * tested + visited));
 }
 
 /*
@@ -245,9 +252,10 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 		Cost		plain;
 
 		plan->search_limit = plan->limit * Max(count / Max(path->rows, 1), 1);
+		costs->passing = share;
 		if (plan->limit > 0)
 			expected = Min(expected, AnnCostOfSearch(&costs->search, UNHINTED_WORK * taken, share));
-		expected = orChains(root, order, &costs->search, expected) + cpu_operator_cost * INCLUDE_OPS;
+		expected = orCards(root, order, &costs->search, plan->limit > 0 ? taken : count, share, expected) + cpu_operator_cost * INCLUDE_OPS;
 		row = Max(fetch + row, cpu_tuple_cost);
 		/* A scan that tests what comes out goes through the same rows, and returns more of them. */
 		plain = search->path.startup_cost +
@@ -276,8 +284,8 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 		/* The other conditions come before the distance. */
 		costs->rank = rankCost(root, rel, order, count, distance.per_tuple * Min(path->rows / count, 1));
 		rank = count * costs->rank;
-		expected = orChains(root, order, &costs->search,
-							AnnCostOfSearch(&costs->search, taken, share * costs->passing)) + taken * fetch;
+		expected = orCards(root, order, &costs->search, taken, share * costs->passing,
+						   AnnCostOfSearch(&costs->search, taken, share * costs->passing)) + taken * fetch;
 		at_once = AnnMaxWork(plan, count) <= 0;
 		path->startup_cost = bitmap + count * MEMBER_OPS * cpu_operator_cost +
 			(at_once ? rank : Min(TRIED_RANK * rank, expected + FAR_FILTERS * rank));

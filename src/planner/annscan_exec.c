@@ -357,6 +357,7 @@ searchPart(AnnScanState *state)
 	{
 		state->base->filter = AnnIncludePasses;
 		state->base->filter_arg = state->include;
+		state->base->share = state->plan.costs.passing;
 		state->base->keys = AnnIncludeKeys(state->include, &state->base->nkeys);
 	}
 	if (state->members != NULL)

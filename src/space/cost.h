@@ -44,7 +44,8 @@ typedef struct AnnSearchCost
 	double		sweep_at;		/* units of work after which the scan goes through the whole index instead */
 	Cost		sweep;			/* that */
 	Cost		row;			/* a row returned, beside work: its vector, its place in the order */
-	double		chain_work;		/* units of work for a row of a filter's chains (AnnIndexScan.keys); 0: there are none */
+	double		card_work;		/* units of work to test a filter of included columns before a row is visited; 0: it cannot be */
+	double		card_visits;	/* and rows visited then for one that is wanted */
 	double		rechecks;		/* share of the returned rows whose distance the executor computes again */
 } AnnSearchCost;
 

@@ -71,6 +71,7 @@ typedef struct AnnIndexScan
 	const AnnTidSet *members;	/* heap TIDs that count, exact or by lossy page; NULL: all */
 	AnnAttributeFilter filter;	/* NULL: none; rows without a distance come untested */
 	void	   *filter_arg;
+	double		share;			/* of the rows, which the filter is expected to let pass; 0: unknown */
 	const uint32 *keys;			/* AnnAttributesKey of every row that passes is one of these; NULL: not known */
 	int			nkeys;
 	double		limit;			/* rows the caller is going to take; 0: unknown */
