@@ -71,6 +71,7 @@ checkMeta(Relation index, const AnnHnswMetaPageData *meta)
 		(meta->nchains > 0) != BlockNumberIsValid(meta->chain_page) ||
 		meta->nchains > ANN_HNSW_MAX_CHAIN_PAGES * ANN_HNSW_CHAINS_PER_PAGE ||
 		(meta->nchains > 0 && layout->attribute_size == 0) ||
+		meta->recoding > AnnHnswHasCodes(layout) ||
 		meta->nentries > meta->entry_capacity ||
 		meta->entry_capacity > ANN_HNSW_MAX_ENTRY_PAGES * (Size) AnnHnswEntriesPerPage(layout) ||
 		(AnnHnswHasCodes(layout) &&

@@ -55,8 +55,8 @@ for my $method (qw(hnsw ivfflat))
 				't',
 				"$method ($order), $where: as many rows as there are");
 		}
-		# The same within the bitmap of another index; ivfflat is cheaper without, here.
-		for my $where ($method ne 'hnsw' ? () : ('id % 5 = 1 AND many < 7', 'id % 5 = 0 AND near < 40', 'id % 5 = 2 AND few < 300 AND near > 10'))
+		# With a condition for another index, whose bitmap the planner may search in.
+		for my $where ('id % 5 = 1 AND many < 7', 'id % 5 = 0 AND near < 40', 'id % 5 = 2 AND few < 300 AND near > 10')
 		{
 			my ($mean, $worst) = recall(
 				$node,
@@ -64,7 +64,7 @@ for my $method (qw(hnsw ivfflat))
 				queries => $queries,
 				where => $where,
 				settings => 'SET enable_seqscan = off; SET enable_sort = off',
-				plan => qr/Custom Scan \(AnnScan\).*Index Filter.*Recheck Cond.*Bitmap Index Scan/s);
+				plan => qr/Custom Scan \(AnnScan\).*Index Filter/s);
 			note("$method ($order), $where: recall $mean, worst $worst");
 			cmp_ok($mean, '>=', $unfiltered - $slack, "$method ($order), $where: recall");
 		}

@@ -105,7 +105,7 @@ my @damage = (
 my %path;
 for my $i (0 .. $#damage)
 {
-	$node->safe_psql('postgres', "CREATE TABLE t$i AS SELECT id, id % 5 AS tenant, 'note ' || id % 7 AS note, v FROM base;
+	$node->safe_psql('postgres', "CREATE TABLE t$i AS SELECT id, id % 6 AS tenant, 'note ' || id % 7 AS note, v FROM base;
 		CREATE INDEX t${i}_idx ON t$i USING hnsw (v vector_l2_ops) INCLUDE (tenant, note) WITH (quantizer = none);
 		DELETE FROM t$i WHERE id BETWEEN 10 AND 20; ANALYZE t$i");
 	$path{$i} = $node->data_dir . '/' . $node->safe_psql('postgres', "SELECT pg_relation_filepath('t${i}_idx')");
@@ -123,6 +123,7 @@ for my $i (0 .. $#damage)
 		my $page = substr($file, $_ * 8192, 8192);
 		unpack('S', substr($page, $special + 4, 2)) == $kind && (!$usable{$kind} || $usable{$kind}->($page))
 	} 0 .. length($file) / 8192 - 1;
+	die 'no page to damage' unless defined $block;
 	my $page = substr($file, $block * 8192, 8192);
 	$change->($page, $block);
 	substr($file, $block * 8192, 8192) = $page;
@@ -140,10 +141,10 @@ for my $i (0 .. $#damage)
 	my $set = 'SET enable_seqscan = off; SET enable_sort = off;';
 	my @sql = (
 		"SELECT defect FROM ann_index_check('t${i}_idx', false)",
-		(map { "$set SELECT count(*) FROM (SELECT id FROM t$i WHERE tenant = $_ ORDER BY v <-> '$query' LIMIT 50) s" } 0 .. 4),
+		(map { "$set SELECT count(*) FROM (SELECT id FROM t$i WHERE tenant = $_ ORDER BY v <-> '$query' LIMIT 50) s" } 0 .. 5),
 		"$set SELECT count(*) FROM (SELECT id FROM t$i WHERE note > 'note 3' ORDER BY v <-> '$query') s",
-		"INSERT INTO t$i SELECT id, id % 5, 'note ' || id % 7, v FROM base WHERE id < 30",
-		"INSERT INTO t$i SELECT id + 6000, id % 5, 'x', v * v FROM base WHERE id < 60",
+		"INSERT INTO t$i SELECT id, id % 6, 'note ' || id % 7, v FROM base WHERE id < 30",
+		"INSERT INTO t$i SELECT id + 6000, id % 6, 'x', v * v FROM base WHERE id < 60",
 		"VACUUM t$i",
 		"SELECT count(*) FROM ann_index_check('t${i}_idx', true)");
 
