@@ -141,7 +141,7 @@ checkEntry(CheckState *state, uint32 list, BlockNumber block, int entry, const A
 				memcpy(state->vector + (Size) part * ANN_PAGE_USABLE, AnnPageRaw((Page) state->vectors), ANN_PAGE_USABLE);
 		}
 		memcpy(&tid, state->vector, sizeof(tid));
-		if (!ItemPointerEquals(&tid, unconstify(ItemPointerData *, &item->tid)))
+		if (!AnnSameTid(&tid, &item->tid))
 			DEFECT(state, block, entry, "its vector was written for another heap tuple");
 		if (AnnIvfHasCodes(layout))
 		{

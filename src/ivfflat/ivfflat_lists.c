@@ -62,7 +62,7 @@ readLongVector(AnnIvfScan *state, Relation index, const BlockNumber *blocks, con
 			return;
 	}
 	memcpy(&stored_tid, state->vector, sizeof(stored_tid));
-	if (ItemPointerEquals(&stored_tid, unconstify(ItemPointerData *, tid)))
+	if (AnnSameTid(&stored_tid, tid))
 		scoreVector(state, state->vector + ANN_IVF_VECTOR_HEADER, tid);
 }
 
@@ -84,7 +84,7 @@ AnnIvfReadVector(AnnIvfScan *state, Relation index, const AnnIvfPending *pending
 			ItemPointerData stored_tid;
 
 			memcpy(&stored_tid, vector, sizeof(stored_tid));
-			if (ItemPointerEquals(&stored_tid, &tid))
+			if (AnnSameTid(&stored_tid, &tid))
 				scoreVector(state, vector + ANN_IVF_VECTOR_HEADER, &tid);
 		}
 		UnlockReleaseBuffer(buffer);
@@ -102,7 +102,7 @@ AnnIvfReadVector(AnnIvfScan *state, Relation index, const AnnIvfPending *pending
 				 layout->pages_per_vector);
 		if (AnnPageIsOurs(page, ANN_IVFFLAT_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_IVF_CODES &&
 			AnnIvfListPageOf(page)->nblocks >= first + layout->pages_per_vector &&
-			ItemPointerEquals(&AnnIvfEntryOf(page, &shape, pending->slot)->tid, &tid))
+			AnnSameTid(&AnnIvfEntryOf(page, &shape, pending->slot)->tid, &tid))
 		{
 			memcpy(blocks, AnnIvfListPageOf(page)->blocks + first, sizeof(BlockNumber) * layout->pages_per_vector);
 			found = true;
@@ -285,7 +285,7 @@ addPlain(AnnIvfScan *state, Relation index, BlockNumber block, const AnnIvfShape
 			ItemPointerData stored_tid;
 
 			memcpy(&stored_tid, vector, sizeof(stored_tid));
-			if (ItemPointerEquals(&stored_tid, unconstify(ItemPointerData *, tid)))
+			if (AnnSameTid(&stored_tid, tid))
 				scoreVector(state, vector + ANN_IVF_VECTOR_HEADER, tid);
 		}
 	}

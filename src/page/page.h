@@ -41,6 +41,13 @@ StaticAssertDecl(sizeof(AnnPageOpaqueData) == 8, "on-disk format");
 #define ANN_PAGE_HEADER MAXALIGN(SizeOfPageHeaderData)
 #define ANN_PAGE_USABLE (BLCKSZ - ANN_PAGE_HEADER - MAXALIGN(sizeof(AnnPageOpaqueData)))
 
+/* Whether two heap TIDs are the same; damage may have made one of them that a page holds invalid. */
+static inline bool
+AnnSameTid(const ItemPointerData *a, const ItemPointerData *b)
+{
+	return memcmp(a, b, sizeof(ItemPointerData)) == 0;
+}
+
 /* How a change reaches the disk. */
 typedef enum AnnWriteMode
 {
