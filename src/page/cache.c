@@ -37,6 +37,7 @@ dropStale(AnnIndexCaches *caches, Oid except)
 	AnnIndexCache *cache;
 
 	caches->any_stale = false;
+	caches->last = NULL;
 	hash_seq_init(&seq, caches->table);
 	while ((cache = hash_seq_search(&seq)) != NULL)
 	{
@@ -64,6 +65,12 @@ AnnIndexCacheFind(AnnIndexCaches *caches, Relation index)
 	AnnIndexCache *cache;
 	bool		found;
 
+	/* Nearly always, and several times a query. */
+	cache = caches->last;
+	if (cache != NULL && cache->relid == relid && !caches->any_stale && cache->loaded &&
+		AnnLocatorEquals(cache->locator, AnnRelationLocator(index)))
+		return cache;
+
 	if (caches->table == NULL)
 	{
 		HASHCTL		ctl = {0};
@@ -81,7 +88,7 @@ AnnIndexCacheFind(AnnIndexCaches *caches, Relation index)
 		memset((char *) cache + sizeof(Oid), 0, caches->size - sizeof(Oid));
 	if (cache->loaded && !AnnLocatorEquals(cache->locator, AnnRelationLocator(index)))
 		cache->loaded = false;
-	return cache;
+	return caches->last = cache;
 }
 
 /*

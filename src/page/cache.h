@@ -34,6 +34,7 @@ typedef struct AnnIndexCaches
 	const char *name;
 	Size		size;			/* of the access method's struct */
 	HTAB	   *table;
+	AnnIndexCache *last;		/* that was found last; NULL: none */
 	bool		any_stale;
 } AnnIndexCaches;
 

@@ -37,10 +37,6 @@ rankingDesc(void)
 void
 AnnScanMembersInit(AnnScanState *state)
 {
-	TupleDesc	desc = rankingDesc();
-
-	state->ranking_input = ExecInitExtraTupleSlot(state->css.ss.ps.state, desc, &TTSOpsVirtual);
-	state->ranking_slot = ExecInitExtraTupleSlot(state->css.ss.ps.state, desc, &TTSOpsMinimalTuple);
 	state->member_memory = AllocSetContextCreate(CurrentMemoryContext, "AnnScan members", ALLOCSET_DEFAULT_SIZES);
 	state->emitted_memory = AllocSetContextCreate(CurrentMemoryContext, "AnnScan emitted", ALLOCSET_SMALL_SIZES);
 }
@@ -65,9 +61,10 @@ AnnScanMembersMake(AnnScanState *state)
 static void
 endRanking(AnnScanState *state)
 {
+	if (state->ranking == NULL)
+		return;
 	ExecClearTuple(state->ranking_slot);
-	if (state->ranking != NULL)
-		tuplesort_end(state->ranking);
+	tuplesort_end(state->ranking);
 	state->ranking = NULL;
 }
 
@@ -160,6 +157,13 @@ AnnScanRankBegin(AnnScanState *state, uint64 bound)
 	int			first = state->nemitted == 0 && list_length(state->plan.parts) == 1 ? 1 : 0;
 
 	endRanking(state);
+	if (state->ranking_slot == NULL)
+	{
+		TupleDesc	desc = rankingDesc();
+
+		state->ranking_input = ExecInitExtraTupleSlot(state->css.ss.ps.state, desc, &TTSOpsVirtual);
+		state->ranking_slot = ExecInitExtraTupleSlot(state->css.ss.ps.state, desc, &TTSOpsMinimalTuple);
+	}
 	state->ranked = 0;
 	state->ranking_read = 0;
 	state->ranking_bound = bound;

@@ -12,26 +12,29 @@
 #include "planner/annscan.h"
 #include "planner/annscan_include.h"
 
-StaticAssertDecl(sizeof(AnnScanCosts) % sizeof(double) == 0, "AnnScanCosts is copied as doubles");
-
-/* With an exponent: without, what a parallel worker reads would be an Integer. */
-static Node *
-makeDouble(double value)
+/* The numbers of a plan, copied bit by bit: as nodes they would be text, which every execution had to read. */
+typedef struct PlanNumbers
 {
-	return (Node *) makeFloat(psprintf("%.17e", value));
-}
+	double		limit;
+	double		search_limit;
+	AnnScanCosts costs;
+} PlanNumbers;
+
+#define PLAN_INTS ((int) (sizeof(PlanNumbers) / sizeof(int32)))
+
+StaticAssertDecl(sizeof(PlanNumbers) % sizeof(double) == 0, "PlanNumbers has no padding");
 
 /* The plan's own data as a list that the server can copy and print. */
 static List *
 planToList(const AnnScanPlan *plan)
 {
-	const double limits[] = {plan->limit, plan->search_limit};
+	PlanNumbers numbers = {plan->limit, plan->search_limit, plan->costs};
+	int32		ints[PLAN_INTS];
 	List	   *list = NIL;
 
-	for (int i = 0; i < lengthof(limits); i++)
-		list = lappend(list, makeDouble(limits[i]));
-	for (int i = 0; i < sizeof(AnnScanCosts) / sizeof(double); i++)
-		list = lappend(list, makeDouble(((const double *) &plan->costs)[i]));
+	memcpy(ints, &numbers, sizeof(ints));
+	for (int i = 0; i < PLAN_INTS; i++)
+		list = lappend_int(list, ints[i]);
 	return list_make5(list_make2_oid(plan->index, plan->opno), list_make2_int(plan->key_hidden, plan->ordered), list, plan->include,
 					  plan->parts);
 }
@@ -39,21 +42,25 @@ planToList(const AnnScanPlan *plan)
 AnnScanPlan
 AnnScanPlanFromList(List *list)
 {
-	List	   *doubles = lthird(list);
-	AnnScanPlan plan = {
+	List	   *packed = lthird(list);
+	int32		ints[PLAN_INTS];
+	PlanNumbers numbers;
+
+	for (int i = 0; i < PLAN_INTS; i++)
+		ints[i] = list_nth_int(packed, i);
+	memcpy(&numbers, ints, sizeof(numbers));
+	return (AnnScanPlan)
+	{
 		.index = linitial_oid(linitial(list)),
 		.opno = lsecond_oid(linitial(list)),
 		.key_hidden = linitial_int(lsecond(list)) != 0,
 		.ordered = lsecond_int(lsecond(list)) != 0,
-		.limit = floatVal(linitial(doubles)),
-		.search_limit = floatVal(lsecond(doubles)),
+		.limit = numbers.limit,
+		.search_limit = numbers.search_limit,
+		.costs = numbers.costs,
 		.include = lfourth(list),
 		.parts = llast(list),
 	};
-
-	for (int i = 0; i < sizeof(AnnScanCosts) / sizeof(double); i++)
-		((double *) &plan.costs)[i] = floatVal(list_nth(doubles, 2 + i));
-	return plan;
 }
 
 /* What the path hands to AnnPlanAnnScan. */
