@@ -183,7 +183,7 @@ help:
 	@echo "make deb             the Debian packages, in build/deb"
 	@echo "make fuzz            long fuzz run of the input functions (FUZZ_SECONDS=600)"
 	@echo "make bench           compare with pgvector, hnswlib and faiss (DATASET=... WHAT=... ROWS=... STORAGE=...)"
-	@echo "make bench-planner   time of the plans that are chosen over that of the best (GRID=quick|full|large TABLES=...)"
+	@echo "make bench-planner   time of the plans that are chosen over that of the best (GRID=quick|full|large TABLES=... KS=... SHARES=... BUDGET=...)"
 	@echo "make bench-calibrate what the planner's constants come from"
 	@echo "make bench-exact     the same for exact search, over dimensions and storage"
 	@echo "make, make install, make installcheck: as with every PGXS extension (PG_CONFIG=...)"
@@ -197,7 +197,7 @@ test test-asan fuzz test-versions test-fresh deb:
 bench:
 	@$(CHOSEN) DATASET='$(DATASET)' WHAT='$(WHAT)' ROWS='$(ROWS)' STORAGE='$(STORAGE)' $(top)/test/bench/run
 bench-planner:
-	@$(CHOSEN) GRID='$(GRID)' TABLES='$(TABLES)' $(top)/test/bench/run planner
+	@$(CHOSEN) GRID='$(GRID)' TABLES='$(TABLES)' KS='$(KS)' SHARES='$(SHARES)' BUDGET='$(BUDGET)' $(top)/test/bench/run planner
 bench-calibrate:
 	@$(CHOSEN) $(top)/test/bench/run calibrate
 bench-exact:

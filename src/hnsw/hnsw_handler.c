@@ -37,7 +37,10 @@
 #define CARD_VISITS 4.0
 
 /* A search for members visits more rows: the inverse of their share to this power. */
-#define FILTER_DETOUR 0.65
+#define FILTER_DETOUR 0.8
+
+/* A search that goes on behind the rows it was told of finds so many times as many hardly worse. */
+#define GOES_ON 2.0
 
 /* Memory that a scan takes for a row it has seen. */
 #define SEEN_BYTES 24.0
@@ -102,6 +105,8 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	cost->spread = SPREAD;
 	cost->first = Min(ef, rows);
 	cost->per_row = cost->per_wanted = AnnHnswVisitsPerRow((int) ef);
+	cost->goes_on = GOES_ON;
+	cost->wanted_growth = 1;
 	cost->first_detour = cost->row_detour = FILTER_DETOUR;
 	/* Every row seen is remembered; it is in the frontier, or among the results. */
 	cost->sweep_at = rows / ANN_HNSW_SWEEP_SHARE;

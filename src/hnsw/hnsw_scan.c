@@ -142,9 +142,10 @@ static bool
 workIsDone(const HnswScan *state, double more)
 {
 	const AnnHnswSearch *search = state->search;
-	double		max_work = state->base.max_work;
+	/* Without codes a visit scores all neighbours that were not seen. */
+	uint64		work = state->space.layout.code_size > 0 ? Max(search->nvisited, search->nscored) : search->nvisited;
 
-	return max_work > 0 && Max(search->nvisited, search->nscored) + more >= max_work;
+	return AnnScanWorkIsDone(&state->base, work + more, search->nmatched);
 }
 
 /* What ends the beam of a filtered scan. */

@@ -17,8 +17,11 @@
 #define START_OPS 4000.0
 
 /* A list: its head, the query's code relative to its centroid; and for each dimension of that. */
-#define LIST_OPS 200.0
-#define LIST_DIM_OPS 0.2
+#define LIST_OPS 100.0
+#define LIST_DIM_OPS 0.1
+
+/* What an entry costs of a code among few: a list has many of them one behind the other. */
+#define SEQUENCE_SHARE 0.6
 
 /* Lists near a query are longer than others, since queries are where rows are. */
 #define NEAR_LENGTH 1.3
@@ -39,8 +42,11 @@
 /* Rows that `probes` lists are expected to find as they should. */
 #define FIRST_ROWS 10.0
 
+/* A search that goes on behind the rows it was told of finds so many times as many hardly worse. */
+#define GOES_ON 1.25
+
 /* A search for members reads more lists at first: the inverse of their share to this power. */
-#define FILTER_DETOUR 1.1
+#define FILTER_DETOUR 1.3
 
 /* An index that somebody only thinks of is of 768 dimensions. */
 static const AnnIvfLayout hypothetical = {
@@ -80,7 +86,7 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	if (AnnIvfHasCodes(&layout))
 	{
 		cost->work = (cpu_operator_cost * ANN_PAGE_OPS + page_cost) / layout.entries +
-			cpu_operator_cost * (ANN_CODE_OPS + ANN_CODE_LINE_OPS * layout.entry_size / ANN_LINE_BYTES);
+			cpu_operator_cost * SEQUENCE_SHARE * (ANN_CODE_OPS + ANN_CODE_LINE_OPS * layout.entry_size / ANN_LINE_BYTES);
 		cost->row = VECTORS_PER_ROW *
 			(vector_cost + layout.pages_per_vector * (ANN_PAGE_OPS * cpu_operator_cost + page_cost));
 	}
@@ -101,8 +107,10 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	cost->rows = rows;
 	cost->first = Min(rows, probes * length * (probes < lists ? NEAR_LENGTH : 1));
 	cost->per_row = ENTRIES_PER_ROW;
-	/* The first lists are meant for so many rows; for more of them as many lists more are read. */
+	/* The first lists are meant for so many rows; for more of them more lists are read. */
 	cost->per_wanted = Max(ENTRIES_PER_ROW, cost->first / FIRST_ROWS);
+	cost->goes_on = GOES_ON;
+	cost->wanted_growth = 0.5;
 	cost->first_detour = FILTER_DETOUR;
 	cost->row_detour = 1;
 	cost->sweep_at = rows;

@@ -409,7 +409,7 @@ AnnIvfScanHasAll(const AnnIvfScan *state)
 bool
 AnnIvfScanWorkIsDone(const AnnIvfScan *state)
 {
-	return state->base.max_work > 0 && state->base.nvisited >= state->base.max_work;
+	return AnnScanWorkIsDone(&state->base, state->base.nvisited, state->nscanned);
 }
 
 /* The list to be read next, without taking it; false if there is none. */

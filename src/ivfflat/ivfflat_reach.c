@@ -9,6 +9,9 @@
 
 #include "ivfflat/ivfflat_scan.h"
 
+/* How many times the entries of the first lists as many rows need as those are meant for; it grows with their root. */
+#define UNFILTERED_REACH 1.2
+
 /* Entries of a page whose radius is looked at. */
 #define RADIUS_ENTRIES 2
 
@@ -130,10 +133,15 @@ finishLearning(AnnIvfScan *state)
 static bool
 isOutOfReach(const AnnIvfScan *state)
 {
+	const AnnIndexScan *base = &state->base;
 	const AnnIvfReach *reach = state->reach;
 
 	if (reach->nwanted < reach->wanted_count)
 		return false;
+	/* Without a filter the lists to be read grow with the root of the rows that are wanted. */
+	if (AnnScanIsPlain(base) && state->nscanned >= reach->ncompared * UNFILTERED_REACH *
+		sqrt(Max(1, (double) reach->wanted_count / ANN_IVF_CALIBRATED_ROWS)))
+		return true;
 	if (reach->calibrated && reach->share > 0)
 	{
 		double		share = reach->share * ANN_IVF_CALIBRATED_ROWS / Max(reach->wanted_count, ANN_IVF_CALIBRATED_ROWS);

@@ -43,9 +43,23 @@ typedef struct AnnScanCosts
 	AnnSearchCost search;
 	Cost		rank;			/* of ranking one member */
 	double		passing;		/* share of the members that pass the index's test of included columns */
-	double		table_rows;		/* rows read from the table for its filter after which that is done as well */
-	double		table_work;		/* units of work after which what passes of the whole table is ranked; 0: never */
+	Cost		cards;			/* of finding members that pass by testing included columns before rows are visited; 0: no such way */
+	Cost		fetch;			/* of the row of a member that is found */
+
+	/* Of a search of all rows whose filter the index does not know */
+	Cost		look;			/* a row of the table that is read for its filter */
+	double		share;			/* of the rows that are expected to pass */
+	double		first_look;		/* rows after which that is judged by those that have passed */
+	Cost		other;			/* what is done if the search is given up; 0: it never is */
 } AnnScanCosts;
+
+/* What becomes of a search of all rows whose filter the index does not know. */
+typedef enum AnnSearchVerdict
+{
+	ANN_SEARCH_GOES_ON,
+	ANN_SEARCH_AGAIN,			/* it is made again, for more rows */
+	ANN_SEARCH_IS_LOST
+} AnnSearchVerdict;
 
 /* The expressions of a plan: custom_exprs. */
 typedef enum AnnScanExprs
@@ -63,6 +77,7 @@ typedef struct AnnScanPlan
 	Oid			index;
 	Oid			opno;
 	bool		ordered;		/* rows are wanted in the order of their distances */
+	bool		late_members;	/* the bitmap is made if a search of all rows is given up */
 	bool		key_hidden;		/* nobody reads a distance that is a resjunk column */
 	List	   *parts;			/* sets of the index's parts (scan.h), in the order in which they are searched */
 	double		limit;			/* rows that the query is expected to take; 0: unknown */
@@ -86,13 +101,17 @@ extern void AnnEstimateRange(PlannerInfo *root, RelOptInfo *rel, const AnnOrder 
 
 /* annscan_cost.c */
 extern bool AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *search,
-						   const BitmapHeapPath *members, const BitmapHeapPath *other, bool distance_read,
-						   AnnScanPlan *plan, Path *path);
-extern BitmapHeapPath *AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order,
+						   const BitmapHeapPath *members, bool distance_read, AnnScanPlan *plan, Path *path);
+extern BitmapHeapPath *AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, double index_pages,
 										 const BitmapHeapPath *members);
-extern IndexPath *AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *scan,
+extern Path *AnnCostSeqScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, const Path *scan);
+extern IndexPath *AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, const IndexPath *scan,
 								   IndexOptInfo *index);
-extern double AnnMaxWork(const AnnScanPlan *plan, double members);
+extern double AnnMaxWork(const AnnScanPlan *plan, double members, double *trial_work, double *trial_members);
+extern double AnnFirstTold(const AnnScanPlan *plan);
+extern double AnnMaxWorkOfAll(const AnnScanPlan *plan, Cost spent);
+extern bool AnnFilterSurprises(const AnnScanPlan *plan, double looked_at, double passed);
+extern AnnSearchVerdict AnnJudgeSearch(const AnnScanPlan *plan, double looked_at, double passed, double *told, Cost *spent);
 
 /* annscan_plan.c */
 extern AnnScanPlan AnnScanPlanFromList(List *list);

@@ -8,6 +8,8 @@
 
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
+#include "utils/float.h"
+#include "utils/spccache.h"
 
 #include "compat.h"
 #include "planner/annscan.h"
@@ -34,55 +36,79 @@
 #define FETCH_OPS 150.0
 #define BITMAP_PAGE_OPS 250.0
 
-/* A row that is ranked, beside its page and its distance; a member of a bitmap. */
+/* A page of a sequential scan, and a row on it beside cpu_tuple_cost. */
+#define SEQUENTIAL_PAGE_OPS 150.0
+#define SEQUENTIAL_ROW_OPS 5.0
+
+/* A row that is sorted by its distance, for the nearest ones; a row that is ranked, beside its page and its distance; a member of a bitmap. */
+#define SORT_OPS 20.0
 #define RANK_OPS 20.0
 #define MEMBER_OPS 16.0
 
 /*
- * Where ranking would be cheaper than a search is expected to be, a search is
- * given this share of its cost all the same: if the filter goes with the query
- * it ends much sooner, and nobody can know.  Not if that is less than so many beams.
+ * A search of members that has taken so many times what was expected of it is not going to end soon. It is
+ * made if it is expected to cost this share of the ranking at the most, and given up if it has met
+ * a small share of the members by the time that it should have met so many.
  */
-#define TRY_SHARE 0.3
-#define LEAST_TRY 3.0
+#define PATIENCE 2.0
+#define MOST_SHARE 0.8
+#define EXPECTED_MEMBERS 12.0
+#define MISSED_SHARE 0.25
 
 /*
- * A search that has taken so many times what was expected of it is not going to end soon; nor
- * may it take more than this share of what ranking costs.
+ * Where ranking the members would be cheaper than a search for them is expected to be, that is tried all the same: if the
+ * filter goes with the query it ends much sooner, and nobody can know.  By so many units of work, and by this share
+ * of those before the first row, so many members must have been met, and so many times what chance has.
  */
-#define PATIENCE 2.5
-#define MOST_SHARE 0.5
+#define TRIAL_WORK 16.0
+#define TRIAL_SHARE 0.25
+#define TRIAL_MEMBERS 2
+#define TRIAL_GAIN 4.0
 
-/* What counts of a bitmap scan that could have been planned, where the table has to be ranked instead. */
-#define OTHER_SHARE 0.8
-
-/*
- * Price of a ranking that is made after such an attempt, relative to its own: what an
- * attempt costs in vain is less than what it gains when it is not.
- */
-#define TRIED_RANK 0.9
-
-/*
- * How often the filter is expected to refuse what is near the query, so that the ranking is made after all;
- * and where the ranking is so many times what a bitmap scan could do, and the loss that great.
- */
+/* How often the filter is expected to refuse what is near the query, so that the ranking is made after all. */
 #define FAR_FILTERS 0.01
-#define FEARED_FILTERS 0.05
-#define FEARED_LOSS 6.0
 
 /*
- * A filter surprises if the rows that it takes to find those wanted exceed what is
- * expected by so many standard deviations (of a negative binomial distribution), and
- * some rows more.
+ * How often the filter is expected to let pass what is near the query.  So much is risked for that: it may save
+ * nearly all of the cost.
  */
-#define SURPRISE_DEVIATIONS 4
-#define SURPRISE_ROWS 16
+#define NEAR_FILTERS 0.4
 
-/* Cost of reading a page of the table somewhere, with so much to do there. */
+/*
+ * A search of all rows whose filter the index does not know is judged by the rows that pass among those
+ * it finds first.  So many of them, or as many as cost this share of what would be done instead, are looked at
+ * before; what is expected of the filter counts as much as some rows that have passed.
+ */
+#define FIRST_LOOK 8
+#define FIRST_LOOK_SHARE 0.1
+#define PRIOR_PASSED 2.0
+
+/* A search for more than this share of the rows that pass is no use. */
+#define MOST_WANTED 0.7
+
+/* It is lost if all of it is expected to take so many times what would be done instead, and what is left this share. */
+#define LOST 1.3
+#define NEARLY_DONE 0.1
+
+/* So it is if it has taken this share of that and has not found half of the rows. */
+#define HOPELESS 0.4
+
+/* The filter refuses what is near if that many rows should have passed, and fewer than this share of them has. */
+#define SURPRISE_ROWS 5
+#define SURPRISE_SHARE 0.2
+
+/* An index that is asked again, since many more rows are needed than it was told of, is told of so many times those. */
+#define WIDEN_MARGIN 1.3
+
+/* What it is told of at first, for a row that is wanted, unless what is expected to be needed is no more than that much. */
+#define FIRST_TOLD 1.5
+#define MOST_TOLD 4.0
+
+/* Cost of reading a page of the table somewhere, with so much to do there; an index of so many pages is in the cache as well. */
 static Cost
-pageCost(PlannerInfo *root, const RelOptInfo *rel, const AnnOrder *order, double ops)
+pageCost(PlannerInfo *root, const RelOptInfo *rel, double index_pages, double ops)
 {
-	return ops * cpu_operator_cost + AnnRandomPageCost(root, rel->reltablespace, order->index->pages);
+	return ops * cpu_operator_cost + AnnRandomPageCost(root, rel->reltablespace, index_pages);
 }
 
 /* Pages that so many rows lie on which lie anywhere in the table. */
@@ -99,77 +125,184 @@ static Cost
 rankCost(PlannerInfo *root, const RelOptInfo *rel, const AnnOrder *order, double members, Cost distance)
 {
 	/* Members are read in the table's order, each page once. */
-	return pagesOfRows(rel, members) / members * pageCost(root, rel, order, FETCH_OPS) + distance + cpu_tuple_cost +
+	return pagesOfRows(rel, members) / members * pageCost(root, rel, order->index->pages, FETCH_OPS) + distance + cpu_tuple_cost +
 		rel->baserestrictcost.per_tuple + RANK_OPS * cpu_operator_cost;
 }
 
-/* Cost of ranking the rows of the table that pass: what a sequential scan and a sort do. */
+/* Cost of reading all rows of the table and testing them by the filter. */
 static Cost
-rankTableCost(const RelOptInfo *rel, double passing, Cost distance)
+tableCost(PlannerInfo *root, const RelOptInfo *rel, double index_pages)
 {
-	return rel->pages * seq_page_cost +
-		rel->tuples * (cpu_tuple_cost + rel->baserestrictcost.per_tuple) + rel->baserestrictcost.startup +
-		passing * (distance + RANK_OPS * cpu_operator_cost);
+	double		page_cost;
+
+	get_tablespace_page_costs(rel->reltablespace, NULL, &page_cost);
+	return rel->pages * (SEQUENTIAL_PAGE_OPS * cpu_operator_cost + page_cost * AnnUncachedShare(root, index_pages)) +
+		rel->tuples * (SEQUENTIAL_ROW_OPS * cpu_operator_cost + cpu_tuple_cost + rel->baserestrictcost.per_tuple) +
+		rel->baserestrictcost.startup;
+}
+
+/* Units of work that cost so much. */
+static double
+workFor(const AnnSearchCost *search, Cost budget)
+{
+	return Max(budget - search->start, 0) / (search->work * (1 + search->spread / 2));
+}
+
+/* Rows that the index finds for the cost of the first one. */
+static double
+firstRows(const AnnSearchCost *search)
+{
+	return search->first / Max(search->per_wanted, 1);
+}
+
+/* Cost of a search of all rows that is told to find so many and tests them by the filter. */
+static Cost
+lookCost(const AnnScanCosts *costs, double rows)
+{
+	return AnnCostOfSearch(&costs->search, rows, 1) + rows * costs->look;
+}
+
+/* What each further row costs in a search that goes on. */
+static Cost
+moreCost(const AnnScanCosts *costs)
+{
+	return costs->search.per_row * costs->search.work + costs->search.row + costs->look;
+}
+
+/* How many rows a search that is expected to need so many is told to find at first. */
+static double
+firstTold(const AnnScanCosts *costs, double wanted, double needed)
+{
+	needed *= WIDEN_MARGIN;
+	if (needed <= MOST_TOLD * wanted)
+		return needed;
+	return Min(needed, Max(FIRST_TOLD * wanted, firstRows(&costs->search)));
 }
 
 /*
- * The work that a search may take before the ranking, of this cost, is made instead; 0 if it is
- * made at once.  more is what the caller does for a unit of it.
+ * Cost of a search of all rows that is expected to need so many; *first is set to that of its beginning, by
+ * which it is known what the filter has to do with the query.
+ */
+static Cost
+filteredSearchCost(const AnnScanCosts *costs, double wanted, double needed, Cost *first)
+{
+	double		told = firstTold(costs, wanted, needed);
+
+	*first = lookCost(costs, told);
+	if (costs->search.goes_on * Max(told, firstRows(&costs->search)) >= needed)
+		return *first + Max(needed - Max(told, firstRows(&costs->search)), 0) * moreCost(costs);
+	return *first + lookCost(costs, WIDEN_MARGIN * needed);
+}
+
+/*
+ * Cost of the cheapest way without order that the relation has by now to those of its rows that pass, and of
+ * sorting them by the distance.
+ */
+static Cost
+sortCost(const RelOptInfo *rel, Cost distance)
+{
+	Cost		least = get_float8_infinity();
+	ListCell   *lc;
+
+	foreach(lc, rel->pathlist)
+	{
+		const Path *path = lfirst(lc);
+
+		if (path->pathkeys == NIL && bms_equal(PATH_REQ_OUTER(path), rel->lateral_relids))
+			least = Min(least, path->total_cost + path->rows * (distance + SORT_OPS * cpu_operator_cost));
+	}
+	return least;
+}
+
+/*
+ * Prices a search of all rows whose filter the index does not know, for so many rows of a plan
+ * with a limit.  What is done if it is lost costs `instead`, by itself or as what else there
+ * is.  False if it is no better.
+ */
+static bool
+costFilteredSearch(AnnScanCosts *costs, double wanted, Cost instead, Cost *price)
+{
+	Cost		first;
+	Cost		all = filteredSearchCost(costs, wanted, wanted / costs->share, &first);
+	Cost		try = lookCost(costs, FIRST_LOOK);
+
+	/* Where too few rows pass the search ends only when it has seen all. */
+	if (wanted >= MOST_WANTED * costs->share * costs->search.rows)
+	{
+		costs->first_look = FIRST_LOOK;
+		*price = try + instead;
+		return false;
+	}
+	costs->first_look = FIRST_LOOK + floor(FIRST_LOOK_SHARE * instead / moreCost(costs));
+	try = Min(first, try + FIRST_LOOK_SHARE * instead);
+	*price = NEAR_FILTERS * first + (1 - NEAR_FILTERS) * Min(all + FAR_FILTERS * instead, try + instead);
+	return *price < instead;
+}
+
+/*
+ * How a search for so many of some members is made, whose ranking costs `rank`: the most it may take, in units of
+ * work, 0 if it is better left; whether it is a trial; its price, with that of the ranking. Late members are
+ * not near ones, which would have been found before.
  */
 static double
-maxWork(const AnnScanCosts *costs, Cost expected, Cost rank, Cost more)
+memberSearch(const AnnScanPlan *plan, double wanted, double members, bool *trial, Cost *price)
 {
-	Cost		budget = Max(TRY_SHARE * rank, expected < MOST_SHARE * rank ? Min(MOST_SHARE * rank, PATIENCE * expected) : 0);
+	const AnnScanCosts *costs = &plan->costs;
+	const AnnSearchCost *search = &costs->search;
+	double		count = members * costs->passing;
+	Cost		rank = members * costs->rank;
+	Cost		expected = AnnCostOfSearch(search, wanted, count / Max(search->rows, 1)) + wanted * costs->fetch;
+	Cost		near = AnnCostOfSearch(search, wanted, 1) + wanted * costs->fetch;
+	Cost		try = search->start + search->work * Max(TRIAL_WORK, TRIAL_SHARE * search->first);
 
-	if (budget <= LEAST_TRY * AnnCostOfSearch(&costs->search, 0, 1))
+	if (costs->cards > 0)
+		expected = Min(expected, costs->cards + wanted * costs->fetch);
+	*trial = expected >= MOST_SHARE * rank;
+	*price = rank;
+	if (!*trial)
+	{
+		*price = expected + FAR_FILTERS * rank;
+		return workFor(search, Min(rank, PATIENCE * expected));
+	}
+	if (plan->late_members || count <= wanted || NEAR_FILTERS * near + (1 - NEAR_FILTERS) * (try + rank) >= rank)
 		return 0;
-	return (budget - costs->search.start) / (costs->search.work * (1 + costs->search.spread / 2) + more);
+	*price = Min(NEAR_FILTERS * near + (1 - NEAR_FILTERS) * (try + rank), expected + FAR_FILTERS * rank);
+	return workFor(search, Max(MOST_SHARE * rank, near));
 }
 
 /*
- * After how many rows a filter of which so many are expected to be seen for those wanted
- * must be one that refuses the rows near the query.  Those far from it are found by a search of
- * nearly everything only.
- */
-static double
-surprisingRows(double seen, double wanted)
-{
-	return seen * (1 + SURPRISE_DEVIATIONS / sqrt(Max(wanted, 1))) + SURPRISE_ROWS;
-}
-
-/*
- * The cost of a search for so many rows among the share of the index's that passes, or that of testing the
- * conditions on included columns before rows are visited, if that is less: of all rows, or of those that a
- * condition on the first column leaves.
+ * The cost of finding so many rows among the share of the index's that passes by testing the
+ * conditions on included columns before rows are visited: of all rows, or of those that a
+ * condition on the first column leaves; 0: there is no such way.
  */
 static Cost
-orCards(PlannerInfo *root, const AnnOrder *order, const AnnSearchCost *search, double rows, double share, Cost cost)
+cardCost(PlannerInfo *root, const AnnOrder *order, const AnnSearchCost *search, double rows, double share)
 {
 	double		tested = search->rows;
 	double		visited = Min(search->rows * share, search->card_visits * Max(rows, 1));
 	ListCell   *lc;
 
 	if (search->card_work <= 0 || order->included == NIL)
-		return cost;
+		return 0;
 	foreach(lc, order->included)
 		if (AnnIncludeIsKeyed(root, order->index, list_make1(lfirst(lc))))
 			tested = Min(tested, search->rows * clause_selectivity(root, lfirst(lc), 0, JOIN_INNER, NULL));
-	return Min(cost, search->start + search->work * (search->card_work * tested + visited));
+	return search->start + search->work * (search->card_work * tested + visited);
 }
 
 /*
  * Sets rows and costs of the path and, in the plan, what is decided by at run
  * time.  `search` is the plain index path, `members` NULL or the path of the
- * bitmap that restricts the search; other is NULL or the bitmap scan that is a way to do
- * without it; distance_read says that somebody reads true distances.
+ * bitmap that restricts the search, at once or, with plan->late_members, when a search of all rows is
+ * lost; distance_read says that somebody reads true distances.
  *
  * The price of a search that ranking may replace is that of the cheaper one.  False if
- * the members are going to be ranked at once, which a bitmap scan and a sort do as well.
+ * the members are going to be ranked at once, which a bitmap scan and a sort do as well, or the search for late
+ * members is no use.
  */
 bool
 AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *search,
-			   const BitmapHeapPath *members, const BitmapHeapPath *other, bool distance_read,
-			   AnnScanPlan *plan, Path *path)
+			   const BitmapHeapPath *members, bool distance_read, AnnScanPlan *plan, Path *path)
 {
 	AnnScanCosts *costs = &plan->costs;
 	double		tuples = Max(rel->tuples, 1);
@@ -188,9 +321,12 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 	 * Of a row that is returned, what the index has not paid for.  Every path is charged a distance later; an
 	 * index that leaves nothing to recheck has it.
 	 */
-	fetch = pageCost(root, rel, order, ANN_PAGE_OPS);
+	fetch = pageCost(root, rel, order->index->pages, ANN_PAGE_OPS);
 	row = cpu_tuple_cost + ROW_OPS * cpu_operator_cost -
 		(distance_read && costs->search.rechecks > 0 ? 0 : distance.per_tuple);
+
+	costs->look = pageCost(root, rel, order->index->pages, FETCH_OPS) + cpu_tuple_cost + rel->baserestrictcost.per_tuple;
+	costs->share = Min(Max(path->rows, 1) / tuples, 1);
 
 	if (members == NULL && order->included == NIL)
 	{
@@ -219,23 +355,15 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 		}
 		else if (plan->limit > 0)
 		{
-			Cost		filter = pageCost(root, rel, order, FETCH_OPS) + cpu_tuple_cost + rel->baserestrictcost.per_tuple;
-			Cost		expected = AnnCostOfRows(&costs->search, seen) + seen * filter;
-			Cost		rank = rankTableCost(rel, path->rows, distance.per_tuple);
+			Cost		first;
+			Cost		expected = filteredSearchCost(costs, wanted, seen, &first);
 
 			/* Rows without a distance that come first are returned before it is known how far the search has to go. */
 			if (list_length(AnnOrderParts(order)) == 1)
 			{
-				Cost		instead = rank;
-
-				/* What a search in vain is measured by is what could have been planned; but the table is ranked then. */
-				if (other != NULL)
-					instead = Min(instead, OTHER_SHARE * (AnnCostBitmapScan(root, rel, order, other)->path.total_cost +
-														  path->rows * distance.per_tuple));
-				costs->table_work = Max(maxWork(costs, expected, instead, (filter + costs->search.row) / costs->search.per_row), 1);
-				costs->table_rows = Min(surprisingRows(seen, plan->limit), rank / filter);
-				plan->search_limit = seen;
-				expected = Min(expected + (rank > FEARED_LOSS * instead ? FEARED_FILTERS : FAR_FILTERS) * rank, TRIED_RANK * rank);
+				costs->other = tableCost(root, rel, order->index->pages) +
+					path->rows * (distance.per_tuple + RANK_OPS * cpu_operator_cost);
+				costFilteredSearch(costs, wanted, costs->other, &expected);
 			}
 			path->startup_cost = expected;
 			path->total_cost = path->startup_cost + path->rows * Max(row, 0);
@@ -255,7 +383,10 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 		costs->passing = share;
 		if (plan->limit > 0)
 			expected = Min(expected, AnnCostOfSearch(&costs->search, UNHINTED_WORK * taken, share));
-		expected = orCards(root, order, &costs->search, plan->limit > 0 ? taken : count, share, expected) + cpu_operator_cost * INCLUDE_OPS;
+		costs->cards = cardCost(root, order, &costs->search, plan->limit > 0 ? taken : count, share);
+		if (costs->cards > 0)
+			expected = Min(expected, costs->cards);
+		expected += cpu_operator_cost * INCLUDE_OPS;
 		row = Max(fetch + row, cpu_tuple_cost);
 		/* A scan that tests what comes out goes through the same rows, and returns more of them. */
 		plain = search->path.startup_cost +
@@ -266,13 +397,13 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 	else
 	{
 		Cost		bitmap;
-		Cost		rank;
-		Cost		expected;
 		Selectivity share;
 		double		count;
 		double		taken;
 		double		refused;
-		bool		at_once;
+		bool		trial;
+		bool		useful;
+		Cost		price;
 
 		cost_bitmap_tree_node(members->bitmapqual, &bitmap, &share);
 		count = Max(share * tuples, 1);
@@ -283,14 +414,20 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 		plan->search_limit = plan->limit * refused;
 		/* The other conditions come before the distance. */
 		costs->rank = rankCost(root, rel, order, count, distance.per_tuple * Min(path->rows / count, 1));
-		rank = count * costs->rank;
-		expected = orCards(root, order, &costs->search, taken, share * costs->passing,
-						   AnnCostOfSearch(&costs->search, taken, share * costs->passing)) + taken * fetch;
-		at_once = AnnMaxWork(plan, count) <= 0;
-		path->startup_cost = bitmap + count * MEMBER_OPS * cpu_operator_cost +
-			(at_once ? rank : Min(TRIED_RANK * rank, expected + FAR_FILTERS * rank));
+		costs->cards = cardCost(root, order, &costs->search, taken, share * costs->passing);
+		costs->fetch = fetch;
+		useful = memberSearch(plan, taken, count, &trial, &price) > 0 && plan->search_limit > 0;
+		if (!useful)
+			price = count * costs->rank;
+		price += bitmap + count * MEMBER_OPS * cpu_operator_cost;
+		if (plan->late_members)
+		{
+			costs->other = price;
+			useful = costFilteredSearch(costs, wanted, Min(price, sortCost(rel, distance.per_tuple)), &price);
+		}
+		path->startup_cost = price;
 		path->total_cost = path->startup_cost + path->rows * Max(row, 0);
-		return !at_once;
+		return useful;
 	}
 	return true;
 }
@@ -300,7 +437,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
  * do the same: its pages are priced as AnnScan's are, so that the two compare.
  */
 BitmapHeapPath *
-AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const BitmapHeapPath *members)
+AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, const BitmapHeapPath *members)
 {
 	BitmapHeapPath *path = makeNode(BitmapHeapPath);
 	Cost		bitmap;
@@ -313,8 +450,20 @@ AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, con
 	count = Max(share * Max(rel->tuples, 1), 1);
 	path->path.startup_cost = bitmap;
 	path->path.total_cost = Min(members->path.total_cost, bitmap +
-								pagesOfRows(rel, count) * pageCost(root, rel, order, BITMAP_PAGE_OPS) +
+								pagesOfRows(rel, count) * pageCost(root, rel, index_pages, BITMAP_PAGE_OPS) +
 								count * (cpu_tuple_cost + rel->baserestrictcost.per_tuple));
+	return path;
+}
+
+/* Likewise a sequential scan. */
+Path *
+AnnCostSeqScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, const Path *scan)
+{
+	Path	   *path = makeNode(Path);
+
+	*path = *scan;
+	path->total_cost = Min(scan->total_cost, tableCost(root, rel, index_pages));
+	path->startup_cost = Min(scan->startup_cost, path->total_cost);
 	return path;
 }
 
@@ -323,7 +472,7 @@ AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, con
  * relation.  Each row is a page that is touched, but none that has to be read if it is in the cache.
  */
 IndexPath *
-AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *scan, IndexOptInfo *index)
+AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, const IndexPath *scan, IndexOptInfo *index)
 {
 	IndexPath  *path = makeNode(IndexPath);
 	double		count = Max(scan->indexselectivity * Max(rel->tuples, 1), 1);
@@ -332,20 +481,96 @@ AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, cons
 	path->path.parent = rel;
 	path->indexinfo = index;
 	path->path.total_cost = Min(scan->path.total_cost, scan->indextotalcost +
-								count * (pageCost(root, rel, order, FETCH_OPS) + cpu_tuple_cost +
+								count * (pageCost(root, rel, index_pages, FETCH_OPS) + cpu_tuple_cost +
 										 rel->baserestrictcost.per_tuple));
 	path->path.startup_cost = Min(scan->path.startup_cost, path->path.total_cost);
 	return path;
 }
 
-/* Units of work after which a search for some of so many members is to be given up; 0: they are better ranked at once. */
+/*
+ * Units of work after which a search for some of so many members is to be given up; 0: they are better ranked at
+ * once.  *trial_work and *trial_members say that it is to be given up after so much work unless it
+ * has found so many; 0: there is no such rule.
+ */
 double
-AnnMaxWork(const AnnScanPlan *plan, double members)
+AnnMaxWork(const AnnScanPlan *plan, double members, double *trial_work, double *trial_members)
 {
 	const AnnScanCosts *costs = &plan->costs;
-	Cost		rank = members * costs->rank;
+	bool		trial = false;
+	Cost		price;
+	double		expected;
+	double		work = plan->search_limit > 0 ? memberSearch(plan, plan->search_limit, members, &trial, &price) : 0;
 
-	if (plan->search_limit <= 0 || members * costs->passing <= plan->search_limit)
-		return 0;
-	return maxWork(costs, AnnCostOfSearch(&costs->search, plan->search_limit, members * costs->passing / Max(costs->search.rows, 1)), rank, 0);
+	if (trial)
+		*trial_work = Max(TRIAL_WORK, TRIAL_SHARE * costs->search.first);
+	else
+		*trial_work = EXPECTED_MEMBERS * Max(costs->search.rows, 1) / Max(members * costs->passing, 1);
+	expected = *trial_work * members * costs->passing / Max(costs->search.rows, 1);
+	*trial_members = trial ? Max(TRIAL_MEMBERS, TRIAL_GAIN * expected) : MISSED_SHARE * expected;
+	return work;
+}
+
+/* How many rows a search of all rows is told to find at first, because of a filter that the index does not know. */
+double
+AnnFirstTold(const AnnScanPlan *plan)
+{
+	return firstTold(&plan->costs, plan->limit, plan->limit / plan->costs.share);
+}
+
+/* Units of work after which such a search is to be given up, when others before have cost so much; 0: never. */
+double
+AnnMaxWorkOfAll(const AnnScanPlan *plan, Cost spent)
+{
+	const AnnScanCosts *costs = &plan->costs;
+
+	return costs->other > 0 ? Max(workFor(&costs->search, LOST * costs->other - spent), 1) : 0;
+}
+
+/* Whether so few of the rows that it has looked at have passed that the filter must refuse what is near the query. */
+bool
+AnnFilterSurprises(const AnnScanPlan *plan, double looked_at, double passed)
+{
+	double		expected = looked_at * plan->costs.share;
+
+	return expected >= SURPRISE_ROWS && passed < SURPRISE_SHARE * expected;
+}
+
+/*
+ * What is to become of a search that was told to find so many rows, by those it has looked at.  Where it is to be
+ * made again, *told is set to how many it is told then, and what has been spent is added to *spent.
+ */
+AnnSearchVerdict
+AnnJudgeSearch(const AnnScanPlan *plan, double looked_at, double passed, double *told, Cost *spent)
+{
+	const AnnScanCosts *costs = &plan->costs;
+	double		found_well = Max(*told, firstRows(&costs->search));
+	double		share;
+	double		needed;
+	Cost		so_far;
+	Cost		rest;
+	bool		widen;
+
+	if (looked_at < FIRST_LOOK)
+		return ANN_SEARCH_GOES_ON;
+	if (costs->other > 0 && AnnFilterSurprises(plan, looked_at, passed))
+		return ANN_SEARCH_IS_LOST;
+	share = (passed + PRIOR_PASSED) / (looked_at + PRIOR_PASSED / costs->share);
+	needed = looked_at + Max(plan->limit - passed, 0) / share;
+	widen = needed > costs->search.goes_on * found_well;
+	if (looked_at < (widen ? Min(found_well, costs->first_look) : costs->first_look))
+		return ANN_SEARCH_GOES_ON;
+	so_far = lookCost(costs, *told) - Max(found_well - looked_at, 0) * costs->look + Max(looked_at - found_well, 0) * moreCost(costs);
+	if (widen)
+		rest = lookCost(costs, WIDEN_MARGIN * needed);
+	else
+		rest = (needed - looked_at) * costs->look + Max(needed - Max(looked_at, found_well), 0) * (moreCost(costs) - costs->look);
+	if (costs->other > 0 && rest > NEARLY_DONE * costs->other &&
+		(*spent + so_far + rest > LOST * costs->other ||
+		 (*spent + so_far > HOPELESS * costs->other && passed < plan->limit / 2)))
+		return ANN_SEARCH_IS_LOST;
+	if (!widen || looked_at < found_well)
+		return ANN_SEARCH_GOES_ON;
+	*told = WIDEN_MARGIN * needed;
+	*spent += so_far;
+	return ANN_SEARCH_AGAIN;
 }

@@ -110,7 +110,7 @@ initHeapExpressions(AnnScanState *state, const CustomScan *scan)
 	state->columns = ExecBuildProjectionInfo(list_copy_head(scan->custom_scan_tlist, state->distance_column),
 											 state->heap_context, ss->ss_ScanTupleSlot, ps,
 											 RelationGetDescr(ss->ss_currentRelation));
-	if (state->plan.costs.table_work > 0)
+	if (state->plan.costs.other > 0 && !state->plan.late_members)
 		state->heap_filter = ExecInitQual((List *) overHeap((Node *) scan->scan.plan.qual, scan->custom_scan_tlist), ps);
 	ps->scanopsset = scanopsset;
 }
@@ -287,7 +287,7 @@ bool
 AnnScanPasses(AnnScanState *state, AnnScanRow *row)
 {
 	return AnnScanFetch(state, &row->tid) &&
-		matches(state, row, state->members != NULL && AnnTidSetNeedsRecheck(state->members, &row->tid));
+		matches(state, row, state->members == NULL || AnnTidSetNeedsRecheck(state->members, &row->tid));
 }
 
 /* Whether every visible row passes that the set of members has as one of its own. */
@@ -312,11 +312,7 @@ searchLimit(const AnnScanState *state)
 	{
 		if (state->ranges != NULL)
 			return plan->search_limit;
-		/*
-		 * A filter that the index does not know may let the first rows pass: told of as many as it is
-		 * expected to refuse, the search would find them all before it returns one.
-		 */
-		return state->css.ss.ps.qual == NULL ? plan->limit : 0;
+		return state->css.ss.ps.qual == NULL && state->recheck == NULL ? plan->limit : state->told;
 	}
 	if (state->members != NULL)
 		limit = Min(limit, AnnTidSetCount(state->members));
@@ -361,9 +357,10 @@ searchPart(AnnScanState *state)
 		state->base->keys = AnnIncludeKeys(state->include, &state->base->nkeys);
 	}
 	if (state->members != NULL)
-		state->base->max_work = AnnMaxWork(&state->plan, AnnTidSetCount(state->members));
+		state->base->max_work = AnnMaxWork(&state->plan, AnnTidSetCount(state->members), &state->base->trial_work,
+										   &state->base->trial_members);
 	else
-		state->base->max_work = state->plan.costs.table_work;
+		state->base->max_work = AnnMaxWorkOfAll(&state->plan, state->spent);
 	/* Rows without a distance need no sorting. */
 	state->gather = 0;
 	state->gathered = 0;
@@ -371,6 +368,29 @@ searchPart(AnnScanState *state)
 	if ((state->members != NULL || state->include != NULL || state->base->max_work > 0) && (state->base->parts & ANN_PART_NUMBERS))
 		state->gather = (uint64) Max(state->plan.limit, 0);
 	AnnScanOrderReset(state);
+}
+
+/* Ranks what passes. */
+static void
+rank(AnnScanState *state, const char *why)
+{
+	AnnScanRankMembers(state);
+	state->stopped = why;
+	state->phase = ANN_SCAN_RANKED;
+}
+
+/* Restricts the scan to the members; if they are few they are ranked, and the result is true. */
+static bool
+rankFewMembers(AnnScanState *state)
+{
+	double		trial_work;
+	double		trial_members;
+
+	AnnScanMembersMake(state);
+	if (AnnMaxWork(&state->plan, AnnTidSetCount(state->members), &trial_work, &trial_members) > 0)
+		return false;
+	rank(state, "members ranked at once");
+	return true;
 }
 
 /* Begins to search the index for the query's value, or ranks the members if they are few. */
@@ -381,20 +401,8 @@ startScan(AnnScanState *state)
 	Datum		value;
 	bool		isnull;
 
-	if (state->css.custom_ps != NIL)
-	{
-		double		members;
-
-		AnnScanMembersMake(state);
-		members = AnnTidSetCount(state->members);
-		if (AnnMaxWork(&state->plan, members) <= 0)
-		{
-			AnnScanRankMembers(state);
-			state->stopped = "members ranked at once";
-			state->phase = ANN_SCAN_RANKED;
-			return;
-		}
-	}
+	if (state->css.custom_ps != NIL && !state->plan.late_members && rankFewMembers(state))
+		return;
 
 	MemoryContextReset(state->query_memory);
 	value = ExecEvalExprSwitchContext(state->query, econtext, &isnull);
@@ -410,6 +418,13 @@ startScan(AnnScanState *state)
 		AnnIncludeSet(state->include, state->include_operands, econtext);
 	state->part = 0;
 	state->beyond = false;
+	/*
+	 * A filter that the index does not know may let the first rows pass: told of as many as it is
+	 * expected to refuse, the search would find them all before it returns one.
+	 */
+	state->told = state->plan.limit > 0 ? AnnFirstTold(&state->plan) : 0;
+	state->spent = 0;
+	state->judged_at = 0;
 	searchPart(state);
 	state->phase = ANN_SCAN_SEARCH;
 }
@@ -440,17 +455,29 @@ gather(AnnScanState *state)
 	while (state->gathered < state->gather && AnnScanReadIndex(state, &row))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (state->plan.costs.table_rows > 0 && ++state->looked_at > state->plan.costs.table_rows)
+		state->looked_at++;
+		if (AnnScanPasses(state, &row))
 		{
-			state->index_done = true;
-			state->base->stop = ANN_STOP_WORK;
-			break;
+			row.passed = true;
+			AnnScanOrderPut(state, &row);
+			state->gathered++;
 		}
-		if (!AnnScanPasses(state, &row))
-			continue;
-		row.passed = true;
-		AnnScanOrderPut(state, &row);
-		state->gathered++;
+		else if (state->members == NULL && state->include == NULL && state->looked_at > state->judged_at)
+		{
+			AnnSearchVerdict verdict = AnnJudgeSearch(&state->plan, state->looked_at, state->gathered, &state->told,
+													  &state->spent);
+
+			if (verdict == ANN_SEARCH_AGAIN)
+			{
+				state->judged_at = state->looked_at;
+				searchPart(state);
+			}
+			else if (verdict == ANN_SEARCH_IS_LOST)
+			{
+				state->index_done = true;
+				state->base->stop = ANN_STOP_WORK;
+			}
+		}
 	}
 	if (state->index_done && state->base->stop == ANN_STOP_WORK)
 		return false;
@@ -458,6 +485,27 @@ gather(AnnScanState *state)
 	if (state->members == NULL)
 		state->base->max_work = 0;
 	return true;
+}
+
+/* Finds another way than the search, which has taken too long. */
+static void
+giveUp(AnnScanState *state)
+{
+	if (state->members != NULL)
+		rank(state, "search cost more than ranking members");
+	else if (!state->plan.late_members)
+		rank(state, "search cost more than reading the table");
+	else if (AnnFilterSurprises(&state->plan, state->looked_at, state->gathered))
+	{
+		/* What a search finds far from the query would be poor. */
+		AnnScanMembersMake(state);
+		rank(state, "filter refuses what is near");
+	}
+	else if (!rankFewMembers(state))
+	{
+		state->part = 0;
+		searchPart(state);
+	}
 }
 
 /* The next row of the result; it is the scan tuple.  False at the end. */
@@ -478,10 +526,7 @@ nextRow(AnnScanState *state, AnnScanRow *row)
 				if (state->base->stop == ANN_STOP_WORK)
 				{
 					AnnScanOrderReset(state);
-					AnnScanRankMembers(state);
-					state->stopped = state->members != NULL ? "search cost more than ranking members" :
-						"search cost more than reading the table";
-					state->phase = ANN_SCAN_RANKED;
+					giveUp(state);
 					break;
 				}
 				if (state->base->stop == ANN_STOP_ITERATIVE)

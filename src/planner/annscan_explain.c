@@ -63,6 +63,8 @@ AnnExplainAnnScan(CustomScanState *css, List *ancestors, ExplainState *es)
 		showConditions(css, "Range", ANN_EXPR_RANGES, ancestors, es);
 	if (scan->custom_plans != NIL)
 		showConditions(css, "Recheck Cond", ANN_EXPR_RECHECK, ancestors, es);
+	if (state->plan.late_members)
+		ExplainPropertyText("Bitmap", "if the search of all rows finds too few", es);
 	if (!es->analyze || css->ss.ps.instrument == NULL)
 		return;
 

@@ -41,18 +41,19 @@ AnnScanMembersInit(AnnScanState *state)
 	state->emitted_memory = AllocSetContextCreate(CurrentMemoryContext, "AnnScan emitted", ALLOCSET_SMALL_SIZES);
 }
 
-/* Runs the bitmap's plan, unless its result still holds. */
+/* Restricts the scan to the members. Runs the bitmap's plan, unless its result still holds. */
 void
 AnnScanMembersMake(AnnScanState *state)
 {
 	TIDBitmap  *bitmap;
 
+	state->members = state->made;
 	if (state->members != NULL)
 		return;
 	bitmap = (TIDBitmap *) MultiExecProcNode(linitial(state->css.custom_ps));
 	if (bitmap == NULL || !IsA(bitmap, TIDBitmap))
 		elog(ERROR, "unrecognized result from subplan");
-	state->members = AnnTidSetFromBitmap(bitmap, state->member_memory);
+	state->members = state->made = AnnTidSetFromBitmap(bitmap, state->member_memory);
 	tbm_free(bitmap);
 	state->counts.members += AnnTidSetCount(state->members);
 	state->counts.lossy_pages += state->members->nlossy;
@@ -77,10 +78,11 @@ AnnScanMembersReset(AnnScanState *state, bool keep)
 	state->emitted = NULL;
 	state->nemitted = 0;
 	state->emitted_capacity = 0;
+	state->members = NULL;
 	if (!keep)
 	{
 		MemoryContextReset(state->member_memory);
-		state->members = NULL;
+		state->made = NULL;
 	}
 }
 

@@ -18,6 +18,7 @@
 #include "planner/planner.h"
 
 static bool enable_annscan = true;
+static bool enable_late_bitmap = true;
 static set_rel_pathlist_hook_type next_set_rel_pathlist_hook = NULL;
 
 static const CustomPathMethods path_methods = {
@@ -159,17 +160,36 @@ membersPath(PlannerInfo *root, RelOptInfo *rel)
 	return best;
 }
 
+/* Offers a sequential scan, to be sorted, at AnnScan's prices. */
+static void
+addSeqScan(PlannerInfo *root, RelOptInfo *rel, double index_pages)
+{
+	ListCell   *lc;
+
+	foreach(lc, rel->pathlist)
+	{
+		const Path *path = lfirst(lc);
+
+		if (path->pathtype == T_SeqScan && bms_equal(PATH_REQ_OUTER(path), rel->lateral_relids))
+		{
+			if (enable_seqscan)
+				add_path(rel, AnnCostSeqScan(root, rel, index_pages, path));
+			return;
+		}
+	}
+}
+
 /*
  * Offers the scans of single indexes that give the rows which a ranking would rank, to be sorted,
  * at AnnScan's prices: the server takes each of their rows for a page read from disk.
  */
 static void
-addIndexScans(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order)
+addIndexScans(PlannerInfo *root, RelOptInfo *rel, double index_pages)
 {
 	RelOptInfo *copy;
 	ListCell   *lc;
 
-	if (!enable_indexscan || rel->baserestrictinfo == NIL || order->pathkey == NULL)
+	if (!enable_indexscan || rel->baserestrictinfo == NIL)
 		return;
 	copy = copyForPaths(rel, false);
 	create_index_paths(root, copy);
@@ -183,14 +203,17 @@ addIndexScans(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order)
 			continue;
 		foreach(index, rel->indexlist)
 			if (((IndexOptInfo *) lfirst(index))->indexoid == path->indexinfo->indexoid)
-				add_path(rel, (Path *) AnnCostPlainScan(root, rel, order, path, lfirst(index)));
+				add_path(rel, (Path *) AnnCostPlainScan(root, rel, index_pages, path, lfirst(index)));
 	}
 }
 
-/* Offers a search of all rows or, with members, of those; other is the bitmap scan that could be made instead. */
+/*
+ * Offers a search of all rows or, with members, of those: at once, or late, if a search of all rows
+ * finds too few that pass.
+ */
 static void
 addAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *search,
-		   BitmapHeapPath *members, const BitmapHeapPath *other)
+		   BitmapHeapPath *members, bool late)
 {
 	CustomPath *path = makeNode(CustomPath);
 	AnnScanPlan plan = {0};
@@ -216,8 +239,16 @@ addAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const Inde
 	if (root->limit_tuples > 0 && isOnlyRelation(root, rel) &&
 		list_length(root->query_pathkeys) == list_length(path->path.pathkeys))
 		plan.limit = root->limit_tuples;
-	if (!AnnCostAnnScan(root, rel, order, search, members, other, distance_read, &plan, &path->path))
-		add_path(rel, (Path *) AnnCostBitmapScan(root, rel, order, members));
+	plan.late_members = late;
+	/* Rows without a distance that come first are returned before it is known how far the search has to go. */
+	if (late && (plan.limit <= 0 || order->ranges != NIL || list_length(AnnOrderParts(order)) > 1))
+		return;
+	if (!AnnCostAnnScan(root, rel, order, search, members, distance_read, &plan, &path->path))
+	{
+		if (late)
+			return;
+		add_path(rel, (Path *) AnnCostBitmapScan(root, rel, order->index->pages, members));
+	}
 	path->custom_private = AnnScanPathPrivate(root, order, &plan);
 	add_path(rel, &path->path);
 }
@@ -246,6 +277,30 @@ orderAmongMembers(const AnnOrder *order, const BitmapHeapPath *members)
 	*result = *order;
 	result->included = list_difference_ptr(order->included, addBitmapConditions(NIL, members->bitmapqual));
 	return result;
+}
+
+/* Whether the query's first sort key is a distance of the relation's rows. */
+static bool
+isSortedByDistance(PlannerInfo *root, const RelOptInfo *rel)
+{
+	ListCell   *lc;
+
+	if (root->query_pathkeys == NIL)
+		return false;
+	foreach(lc, linitial_node(PathKey, root->query_pathkeys)->pk_eclass->ec_members)
+	{
+		EquivalenceMember *member = lfirst(lc);
+		Node	   *expr = (Node *) member->em_expr;
+
+		if (!bms_equal(member->em_relids, rel->relids))
+			continue;
+		if (IsA(expr, OpExpr))
+			set_opfuncid((OpExpr *) expr);
+		if (AnnIsDistance(IsA(expr, OpExpr) ? ((OpExpr *) expr)->opfuncid :
+						  IsA(expr, FuncExpr) ? ((FuncExpr *) expr)->funcid : InvalidOid))
+			return true;
+	}
+	return false;
 }
 
 static void
@@ -285,10 +340,22 @@ setRelPathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte
 		orders = lappend(orders, order);
 	}
 	if (orders == NIL)
+	{
+		if (!isSortedByDistance(root, rel))
+			return;
+		members = membersPath(root, rel);
+		if (members != NULL)
+			add_path(rel, (Path *) AnnCostBitmapScan(root, rel, 0, members));
+		addIndexScans(root, rel, 0);
 		return;
+	}
 
 	members = membersPath(root, rel);
-	addIndexScans(root, rel, linitial(orders));
+	if (((AnnOrder *) linitial(orders))->pathkey != NULL)
+	{
+		addSeqScan(root, rel, ((AnnOrder *) linitial(orders))->index->pages);
+		addIndexScans(root, rel, ((AnnOrder *) linitial(orders))->index->pages);
+	}
 	foreach(lc, orders)
 	{
 		AnnOrder   *order = lfirst(lc);
@@ -296,9 +363,11 @@ setRelPathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte
 											   list_make1_int(0), order->pathkey ? list_make1(order->pathkey) : NIL,
 											   ForwardScanDirection, false, rel->lateral_relids, 1.0, false);
 
-		addAnnScan(root, rel, order, search, NULL, members);
+		addAnnScan(root, rel, order, search, NULL, false);
 		if (members != NULL)
-			addAnnScan(root, rel, orderAmongMembers(order, members), search, members, NULL);
+			addAnnScan(root, rel, orderAmongMembers(order, members), search, members, false);
+		if (members != NULL && enable_late_bitmap && order->included == NIL)
+			addAnnScan(root, rel, order, search, members, true);
 	}
 }
 
@@ -309,6 +378,9 @@ AnnScanInit(void)
 	DefineCustomBoolVariable("ann.enable_annscan",
 							 "Enables the planner's use of AnnScan plans.", NULL,
 							 &enable_annscan, true, PGC_USERSET, GUC_EXPLAIN, NULL, NULL, NULL);
+	DefineCustomBoolVariable("ann.enable_late_bitmap",
+							 "Enables AnnScan plans that make a bitmap if a search of all rows finds too few.", NULL,
+							 &enable_late_bitmap, true, PGC_USERSET, GUC_EXPLAIN, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("ann");
 	RegisterCustomScanMethods(&ann_scan_methods);
 	next_set_rel_pathlist_hook = set_rel_pathlist_hook;

@@ -35,7 +35,7 @@ planToList(const AnnScanPlan *plan)
 	memcpy(ints, &numbers, sizeof(ints));
 	for (int i = 0; i < PLAN_INTS; i++)
 		list = lappend_int(list, ints[i]);
-	return list_make5(list_make2_oid(plan->index, plan->opno), list_make2_int(plan->key_hidden, plan->ordered), list, plan->include,
+	return list_make5(list_make2_oid(plan->index, plan->opno), list_make3_int(plan->key_hidden, plan->ordered, plan->late_members), list, plan->include,
 					  plan->parts);
 }
 
@@ -55,6 +55,7 @@ AnnScanPlanFromList(List *list)
 		.opno = lsecond_oid(linitial(list)),
 		.key_hidden = linitial_int(lsecond(list)) != 0,
 		.ordered = lsecond_int(lsecond(list)) != 0,
+		.late_members = lthird_int(lsecond(list)) != 0,
 		.limit = numbers.limit,
 		.search_limit = numbers.search_limit,
 		.costs = numbers.costs,

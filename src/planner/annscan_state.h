@@ -104,11 +104,15 @@ typedef struct AnnScanState
 	bool		bound_null;
 
 	/* Members (annscan_filter.c) */
-	AnnTidSet  *members;		/* NULL: not made yet, or no bitmap */
+	AnnTidSet  *members;		/* those that are searched or ranked; NULL: all rows */
+	AnnTidSet  *made;			/* the bitmap; NULL: not made yet, or none */
 	MemoryContext member_memory;
 	uint64		gathered;		/* rows that passed before the first was returned */
 	uint64		gather;			/* how many are to be: 0 for none */
 	uint64		looked_at;		/* rows of the index, for that */
+	uint64		judged_at;		/* looked_at when the search was last begun again */
+	double		told;			/* rows that a search of all was told to find */
+	Cost		spent;			/* on searches that were begun again */
 	ItemPointerData *emitted;	/* in member_memory's child */
 	uint64		nemitted;
 	uint64		emitted_capacity;

@@ -18,6 +18,7 @@ typedef enum AnnKind
 
 /* support.c */
 extern AnnKind AnnKindOfType(Oid type);
+extern bool AnnIsDistance(Oid function);
 
 /* annscan_path.c */
 extern void AnnScanInit(void);

@@ -55,6 +55,19 @@ typedef struct ArgEstimate
 
 PG_FUNCTION_INFO_V1(ann_distance_support);
 
+/* Whether a function, if there is one, is a distance of ours. */
+bool
+AnnIsDistance(Oid function)
+{
+	Oid			support = OidIsValid(function) ? get_func_support(function) : InvalidOid;
+	FmgrInfo	info;
+
+	if (!OidIsValid(support))
+		return false;
+	fmgr_info(support, &info);
+	return info.fn_addr == ann_distance_support;
+}
+
 /* Which kind of vector a type is, by its name: the types may live in any schema. */
 AnnKind
 AnnKindOfType(Oid type)

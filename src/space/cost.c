@@ -81,6 +81,15 @@ AnnIndexIsReadable(const IndexOptInfo *index)
 	return readable;
 }
 
+/* Share of the pages of the query's tables, and more_pages, that the cache has no room for. */
+double
+AnnUncachedShare(PlannerInfo *root, double more_pages)
+{
+	double		pages = Max(root->total_table_pages, 0) + more_pages;
+
+	return pages > effective_cache_size ? 1 - effective_cache_size / pages : 0;
+}
+
 /*
  * Cost of reading one page somewhere, beside the CPU's: what is larger than the
  * cache has to be read, in the proportion that the tables of the query and
@@ -89,11 +98,10 @@ AnnIndexIsReadable(const IndexOptInfo *index)
 Cost
 AnnRandomPageCost(PlannerInfo *root, Oid tablespace, double more_pages)
 {
-	double		pages = Max(root->total_table_pages, 0) + more_pages;
 	double		random_page;
 
 	get_tablespace_page_costs(tablespace, &random_page, NULL);
-	return random_page * (pages > effective_cache_size ? 1 - effective_cache_size / pages : 0);
+	return random_page * AnnUncachedShare(root, more_pages);
 }
 
 double
@@ -160,13 +168,16 @@ AnnCostOfRows(const AnnSearchCost *cost, double rows)
 }
 
 /*
- * Cost of a scan for so many rows that pass a filter, which it knows of itself, if
- * this share of all rows does.
+ * Cost of a scan that is told to find so many rows that pass a filter, which it knows of itself, if
+ * this share of all rows does; 1: there is no filter.
  */
 Cost
 AnnCostOfSearch(const AnnSearchCost *cost, double rows, double share)
 {
 	double		inverse = 1 / Max(Min(share, 1), 1 / Max(cost->rows, 1));
+
+	if (share >= 1)
+		return costOfScan(cost, rows, cost->first * pow(Max(rows * cost->per_wanted / cost->first, 1), cost->wanted_growth));
 
 	return costOfScan(cost, rows, Max(cost->first * pow(inverse, cost->first_detour),
 									  rows * cost->per_wanted * pow(inverse, cost->row_detour)));
@@ -210,7 +221,8 @@ AnnEstimateIndexScan(PlannerInfo *root, IndexPath *path, AnnSearchCostFunction d
 	wanted = rowsWanted(root, index->rel, cost.rows);
 	if (wanted > 0)
 	{
-		Cost		expected = AnnCostOfRows(&cost, wanted);
+		/* It is not told how many are wanted, and finds those behind the first ones less well: that is no saving. */
+		Cost		expected = Max(AnnCostOfRows(&cost, wanted), AnnCostOfSearch(&cost, wanted, 1));
 
 		if (index->rel->baserestrictinfo != NIL)
 			expected += FAR_FILTERS * (AnnCostOfRows(&cost, cost.rows) - expected);

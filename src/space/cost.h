@@ -39,6 +39,8 @@ typedef struct AnnSearchCost
 	double		first;			/* units of work before the first row is returned */
 	double		per_row;		/* units of work for a row returned: `first` suffices for first / per_row rows */
 	double		per_wanted;		/* the same where the scan is told how many are wanted (AnnIndexScan.limit) */
+	double		goes_on;		/* times as many rows as it was told of it finds hardly worse */
+	double		wanted_growth;	/* without a filter so much work grows with the rows to this power */
 	double		first_detour;	/* with a filter `first` grows with 1 / its share of the rows to this power, */
 	double		row_detour;		/* and per_wanted to this */
 	double		sweep_at;		/* units of work after which the scan goes through the whole index instead */
@@ -60,6 +62,7 @@ extern void AnnRegisterSearchCost(amcostestimate_function estimate, AnnSearchCos
 extern bool AnnIndexIsReadable(const IndexOptInfo *index);
 extern void AnnDescribeSearch(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost);
 
+extern double AnnUncachedShare(PlannerInfo *root, double more_pages);
 extern Cost AnnRandomPageCost(PlannerInfo *root, Oid tablespace, double more_pages);
 extern double AnnFormRechecks(AnnRefineForm form);
 extern Cost AnnCostOfRows(const AnnSearchCost *cost, double rows);

@@ -76,6 +76,8 @@ typedef struct AnnIndexScan
 	int			nkeys;
 	double		limit;			/* rows the caller is going to take; 0: unknown */
 	double		max_work;		/* rows visited (hnsw), entries looked at (ivfflat) after which the scan ends; 0: no bound */
+	double		trial_work;		/* in the same units: it ends after so much work as well, */
+	double		trial_members;	/* unless it has found so many members; 0: no such rule */
 
 	/* Of the tuple that was returned last (also for rows that pass no recheck) */
 	AnnInterval interval;		/* of the operator's result; lo == hi: the value that the SQL function computes */
@@ -127,6 +129,14 @@ extern bool ann_index_gettuple(IndexScanDesc scan, ScanDirection direction);
 extern void ann_index_endscan(IndexScanDesc scan);
 
 extern AnnIterativeScan AnnScanIterative(const AnnIndexScan *base, AnnIterativeScan setting);
+/* Whether the scan's caller has a better way by now: after so much work, with so many members found. */
+static inline bool
+AnnScanWorkIsDone(const AnnIndexScan *base, double work, double members)
+{
+	return (base->max_work > 0 && work >= base->max_work) ||
+		(base->trial_work > 0 && work >= base->trial_work && members < base->trial_members);
+}
+
 extern void AnnScanAddTid(AnnIndexScan *base, const ItemPointerData *tid);
 extern void AnnScanKeepMembers(AnnIndexScan *base);
 extern void AnnScanReturn(AnnIndexScan *base, const AnnInterval *interval, double next_lo);

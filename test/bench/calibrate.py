@@ -44,7 +44,7 @@ class Calibration:
         plan = s.prepare(query.sql)
         timing = Timing()
         for _ in range(REPEATS):
-            s.time(timing, QUERIES, BUDGET)
+            s.time([(plan, timing)], QUERIES, BUDGET)
         return timing.microseconds, plan.cost
 
     def difference(self, what: str, less: Query, more: Query) -> None:

@@ -10,13 +10,15 @@ import psycopg
 
 from datasets import Dataset, copy_binary
 
-SWITCHES = ("enable_seqscan", "enable_bitmapscan", "enable_indexscan", "ann.enable_annscan")
+REPEATS = 3
+SWITCHES = ("enable_seqscan", "enable_bitmapscan", "enable_indexscan", "ann.enable_annscan", "ann.enable_late_bitmap")
 
 
 @dataclass(frozen=True)
 class Plan:
     """A plan without what differs from query to query."""
 
+    name: str  # under which it is prepared
     shape: str  # its nodes with the indexes they read, from the top down
     cost: float
 
@@ -38,6 +40,8 @@ class Timing:
 
 def shape_of(node: dict) -> str:
     name = node.get("Custom Plan Provider") or node["Node Type"]
+    if "Bitmap" in node:
+        name = f"late {name}"
     index = node.get("Index Name") or node.get("Index")
     children = [shape_of(n) for n in node.get("Plans", []) if n["Parent Relationship"] not in ("InitPlan", "SubPlan")]
     return " ".join([name] + ([index] if index else []) + [f"({c})" for c in children])
@@ -51,10 +55,10 @@ class Session:
         self.sql("CREATE EXTENSION IF NOT EXISTS ann")
         self.sql("SELECT '[1]'::vector")  # its library brings settings
         self.clock = Path(f"/proc/{self.connection.info.backend_pid}/schedstat")
+        self.prepared = 0
         # Parallel workers would have clocks of their own.
         for setting in ("jit = off", "max_parallel_workers_per_gather = 0", "plan_cache_mode = force_generic_plan"):
             self.sql(f"SET {setting}")
-        self.has_annscan = self.value("SELECT count(*) FROM pg_settings WHERE name = 'ann.enable_annscan'") == 1
 
     def sql(self, statement: str) -> None:
         self.connection.execute(statement)
@@ -71,8 +75,7 @@ class Session:
 
     def set_switches(self, on: Sequence[str]) -> None:
         for switch in SWITCHES:
-            if switch != "ann.enable_annscan" or self.has_annscan:
-                self.sql(f"SET {switch} = {'on' if switch in on else 'off'}")
+            self.sql(f"SET {switch} = {'on' if switch in on else 'off'}")
 
     @contextmanager
     def only_indexes(self, table: str, names: Sequence[str]) -> Iterator[None]:
@@ -84,30 +87,46 @@ class Session:
         finally:
             self.sql(f"UPDATE pg_index SET indisvalid = true WHERE indrelid = '{table}'::regclass")
 
-    def prepare(self, query: str) -> Plan:
-        """Plan a query of one parameter, its number, for execute()."""
+    def forget(self) -> None:
+        """All plans that were prepared."""
         self.sql("DEALLOCATE ALL")
-        self.sql(f"PREPARE q (int) AS {query}")
-        node = self.value("EXPLAIN (FORMAT json) EXECUTE q (0)")[0]["Plan"]
-        return Plan(shape_of(node), node["Total Cost"])
 
-    def execute(self, query: int) -> tuple[float, list[int]]:
+    def prepare(self, query: str) -> Plan:
+        """Plan a query of one parameter, its number.  The plan stays as it is when settings change, or the indexes that are seen: the
+        server plans again if a table changes, not if an index does."""
+        self.prepared += 1
+        name = f"plan{self.prepared}"
+        self.sql(f"PREPARE {name} (int) AS {query}")
+        return self.explain(name)
+
+    def explain(self, name: str) -> Plan:
+        node = self.value(f"EXPLAIN (FORMAT json) EXECUTE {name} (0)")[0]["Plan"]
+        return Plan(name, shape_of(node), node["Total Cost"])
+
+    def execute(self, plan: Plan, query: int) -> tuple[float, list[int]]:
         """Microseconds of processor time, and the ids."""
         start = self.nanoseconds()
-        rows = self.connection.execute(f"EXECUTE q ({query})").fetchall()
+        rows = self.connection.execute(f"EXECUTE {plan.name} ({query})").fetchall()
         return (self.nanoseconds() - start) / 1000, [row[0] for row in rows]
 
-    def time(self, timing: Timing, queries: int, budget: float) -> None:
-        """Execute what was prepared, once for each of so many queries, or fewer, but two, if that takes more than the budget, in seconds
-        of processor time; a later call executes what the first did."""
-        spent = 0.0
-        self.execute(0)
-        for query in list(timing.best) or range(queries):
-            if spent > budget * 1e6 and query > 1 and len(timing.best) < queries and query not in timing.best:
-                break
-            took, timing.answers[query] = self.execute(query)
-            timing.best[query] = min(took, timing.best.get(query, took))
-            spent += took
+    def time(self, runs: Sequence[tuple[Plan, Timing]], queries: int, budget: float) -> None:
+        """Execute every plan for each of so many queries; for fewer, but two, if that takes more than the budget, in seconds of processor
+        time for a plan.  Plans take turns query by query, so that they meet the same moods of the machine; short executions are
+        repeated, since what ran before them has filled the caches."""
+        spent = [0.0] * len(runs)
+        for query in range(queries):
+            for i, (plan, timing) in enumerate(runs):
+                if query > 1 and spent[i] > budget * 1e6 and query not in timing.best:
+                    continue
+                for _ in range(REPEATS):
+                    took, timing.answers[query] = self.execute(plan, query)
+                    timing.best[query] = min(took, timing.best.get(query, took))
+                    spent[i] += took
+                    if REPEATS * took > budget * 1e6 / queries:
+                        break
+        for plan, _ in runs:
+            if self.explain(plan.name) != plan:
+                raise RuntimeError(f"{plan}: the server has made another plan, {self.explain(plan.name)}")
 
     def load(self, table: str, data: Dataset, inline: bool, columns: dict[str, np.ndarray]) -> None:
         """A table of the base vectors with further integer columns, and TABLE_query of the query vectors."""

@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from plans import SWITCHES, Plan, Session, Timing
 
 SCALE = 1_000_000  # of the filter columns: a row's value is its place in some order, 0 to SCALE - 1
 QUERIES = 20
-ROUNDS = 4
+ROUNDS = 5
 CHUNK = 16_384  # rows that distances are computed for at once
+CONTENDER = 2.0  # a plan that takes so many times the fastest one's time in a round is out, unless it is chosen
 LIMIT_REGRET = 1.5
 RECALL_LOSS = 0.02
 RECALL_SAMPLE = 50  # rows a cell must have been asked for, over its queries, before its recall says anything
@@ -107,6 +108,7 @@ FORCED = [
             ((index,), ("enable_indexscan",)),
             ((index,), ("enable_indexscan", "ann.enable_annscan")),
             ((*FILTERS, index), ("enable_indexscan", "enable_bitmapscan", "ann.enable_annscan")),
+            ((*FILTERS, index), ("enable_indexscan", "enable_bitmapscan", "ann.enable_annscan", "ann.enable_late_bitmap")),
         )
     ),
 ]
@@ -169,12 +171,27 @@ class Truth:
 @dataclass
 class Measured:
     plan: Plan
-    indexes: tuple[str, ...]  # with which, and with these switches, it is chosen
-    switches: tuple[str, ...]
     timing: Timing = field(default_factory=Timing)
     recall: float = 0
     wanted: int = 0
     wrong: int = 0
+
+
+def rivals(known: dict[str, Measured], chosen: Measured, indexes: Sequence[str]) -> list[Measured]:
+    """What could be done with these indexes, by shape of plan.  A plan whose answers are worse is no better."""
+    missing = set(INDEX_SETS["all"]) - set(indexes)
+    return [m for m in known.values() if not any(m.plan.uses(i) for i in missing)
+            and (m.recall >= chosen.recall - RECALL_LOSS or m is chosen)]
+
+
+def contenders(known: dict[str, Measured], chosen: dict[str, str]) -> list[Measured]:
+    """Those that are chosen for some set of indexes or may be the best one there: the others are not worth another round."""
+    kept = set(chosen.values())
+    for name, shape in chosen.items():
+        possible = rivals(known, known[shape], INDEX_SETS[name])
+        least = min(m.timing.microseconds for m in possible)
+        kept.update(m.plan.shape for m in possible if m.timing.microseconds < CONTENDER * least)
+    return [m for shape, m in known.items() if shape in kept]
 
 
 class Bench:
@@ -222,6 +239,7 @@ class Bench:
         query = f"""SELECT id FROM items{'' if f.kind == 'none' else ' WHERE ' + f.condition}
             ORDER BY v <-> (SELECT v FROM items_query WHERE id = $1) LIMIT {k}"""
         known: dict[str, Measured] = {}
+        s.forget()
         where = {"table": table.name, "rows": table.rows, "share": f.share, "kind": f.kind, "k": k}
 
         def look(indexes: tuple[str, ...], switches: tuple[str, ...]) -> str:
@@ -229,32 +247,27 @@ class Bench:
             with s.only_indexes("items", indexes):
                 s.set_switches(switches)
                 plan = s.prepare(query)
-            known.setdefault(plan.shape, Measured(plan, indexes, switches))
+            known.setdefault(plan.shape, Measured(plan))
             return plan.shape
 
         for indexes, switches in FORCED:
             look(indexes, switches)
         chosen_shapes = {name: look(indexes, SWITCHES) for name, indexes in INDEX_SETS.items()}
         # The machine's moods meet all of them.
+        running = list(known.values())
         for _ in range(ROUNDS):
-            for m in known.values():
-                with s.only_indexes("items", m.indexes):
-                    s.set_switches(m.switches)
-                    s.prepare(query)
-                s.time(m.timing, QUERIES, self.budget)
+            s.time([(m.plan, m.timing) for m in running], QUERIES, self.budget)
+            for m in running:
+                m.recall, m.wanted, m.wrong = truth.judge(f, k, m.timing.answers)
+            running = contenders(known, chosen_shapes)
         for m in known.values():
-            m.recall, m.wanted, m.wrong = truth.judge(f, k, m.timing.answers)
             record = {"plan": m.plan.shape, "cost": m.plan.cost, "us": m.timing.microseconds, "queries": len(m.timing.answers),
                       "recall": m.recall, "wanted": m.wanted, "wrong": m.wrong}
             self.plans.append(where | record)
             self.write(where | record)
         for name, indexes in INDEX_SETS.items():
             chosen = known[chosen_shapes[name]]
-            missing = set(INDEX_SETS["all"]) - set(indexes)
-            # A plan whose answers are worse is no better.
-            possible = [m for m in known.values() if not any(m.plan.uses(i) for i in missing)
-                        and (m.recall >= chosen.recall - RECALL_LOSS or m is chosen)]
-            best = min(possible, key=lambda m: m.timing.microseconds)
+            best = min(rivals(known, chosen, indexes), key=lambda m: m.timing.microseconds)
             cell = where | {
                 "indexes": name,
                 "chosen": chosen.plan.shape,
@@ -354,12 +367,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file for the raw results, JSON lines")
     parser.add_argument("--grid", choices=GRIDS, default="quick")
     parser.add_argument("--tables", help="DATASET:ROWS:inline|toast, several with commas, in place of the grid's")
+    parser.add_argument("--ks", help="LIMITs, with commas, in place of the grid's")
+    parser.add_argument("--shares", help="shares of the rows that pass, with commas, in place of the grid's")
     parser.add_argument("--budget", type=float, default=0.1, help="seconds of processor time for a plan, in each round")
     args = parser.parse_args()
     grid = GRIDS[args.grid]
     if args.tables:
         fields = [t.split(":") for t in args.tables.split(",")]
         grid = Grid([Table(name, int(rows), storage == "inline") for name, rows, storage in fields], grid.ks, grid.shares)
+    if args.ks:
+        grid.ks = [int(k) for k in args.ks.split(",")]
+    if args.shares:
+        grid.shares = [float(share) for share in args.shares.split(",")]
     bench = Bench(args.out, grid, args.data, args.budget)
     bench.run()
     if not bench.report():
