@@ -21,6 +21,8 @@
 /* CHAIN pages of an index whose rows are not known yet. */
 #define EMPTY_CHAIN_PAGES 4
 
+#define LINE_BYTES 64
+
 /* Walks of a chain that VACUUM's work may spoil, before it is called damage. */
 #define MAX_RESTARTS 10000
 
@@ -441,6 +443,7 @@ AnnHnswWalkChain(Relation index, AnnHnswCache *cache, uint32 chain, AnnHnswPiece
 	const AnnHnswLayout *layout = &cache->meta.layout;
 	AnnHnswChain head = AnnHnswReadChain(index, &cache->meta, chain);
 	SeenPieces	seen;
+	Size		size = AnnHnswPieceSize(layout);
 	int			restarts = 0;
 	uint64		length = 0;		/* pieces in succession that were seen before */
 	uint32		id = head.first;
@@ -456,6 +459,10 @@ AnnHnswWalkChain(Relation index, AnnHnswCache *cache, uint32 chain, AnnHnswPiece
 		/* Those of a build lie side by side. */
 		do
 		{
+			AnnHnswPiece *next = AnnHnswPieceOnPage(layout, BufferGetPage(buffer), piece->next);
+
+			for (Size i = 0; i < size; i += LINE_BYTES)
+				__builtin_prefetch((char *) next + i);
 			if ((strange = piece->chain != chain || piece->count > (uint32) AnnHnswPieceCards(layout)))
 				break;
 			if (!addSeen(&seen, id))
@@ -466,7 +473,7 @@ AnnHnswWalkChain(Relation index, AnnHnswCache *cache, uint32 chain, AnnHnswPiece
 				visit(arg, piece);
 			}
 			id = piece->next;
-			piece = AnnHnswPieceOnPage(layout, BufferGetPage(buffer), id);
+			piece = next;
 		} while (length == 0 && id != ANN_HNSW_NO_PIECE && AnnHnswPieceBlock(layout, id) == block);
 		UnlockReleaseBuffer(buffer);
 		checkLength(index, layout, id, length);

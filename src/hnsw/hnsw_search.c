@@ -33,6 +33,9 @@
  */
 #define BEAM_ERRORS 2.5
 
+/* The same where cards name all members, so that no way has to be found to them. */
+#define CARD_ERRORS 1.75
+
 /* Estimates that are known to be good for nothing before there are so many. */
 #define MIN_ERRORS 8
 
@@ -549,13 +552,13 @@ offerEdges(AnnHnswSearch *search, const AnnRowId *rows, const float *estimates, 
 
 /* ---- rows that count ---- */
 
-/* How far a row may lie before its estimate, as far as those that were visited tell. */
+/* Standard deviation of the estimates of those rows that were visited. */
 static double
-reach(const AnnHnswSearch *search)
+deviation(const AnnHnswSearch *search)
 {
 	double		mean = search->errors / search->nerrors;
 
-	return BEAM_ERRORS * sqrt(Max(search->errors2 / search->nerrors - mean * mean, 0));
+	return sqrt(Max(search->errors2 / search->nerrors - mean * mean, 0));
 }
 
 /*
@@ -568,7 +571,7 @@ beamIsFull(const AnnHnswSearch *search, float estimate)
 {
 	if (search->nbest < search->ef || estimate <= search->best[0])
 		return false;
-	return search->nerrors < MIN_ERRORS || estimate > search->nearest[0] + reach(search);
+	return search->nerrors < MIN_ERRORS || estimate > search->nearest[0] + BEAM_ERRORS * deviation(search);
 }
 
 /*
@@ -654,7 +657,7 @@ AnnHnswSearchHasAll(const AnnHnswSearch *search)
 #define TAKE_AT_ONCE 3
 #define LINE_BYTES 64
 #define MIN_SLICE 16
-#define CARDS_AT_ONCE 4
+#define CARDS_AT_ONCE 6
 #define PLAIN_SLICE 8
 
 /*
@@ -1234,7 +1237,8 @@ AnnHnswSearchIsSettled(const AnnHnswSearch *search)
 	if (search->nresults == 0)
 		return false;
 	return search->nfrontier == 0 ||
-		(search->nerrors >= Max(search->ef, MIN_ERRORS) && search->frontier[0].score > search->results[0].score + reach(search));
+		(search->nerrors >= Max(search->ef, MIN_ERRORS) &&
+		 search->frontier[0].score > search->results[0].score + CARD_ERRORS * deviation(search));
 }
 
 static void
