@@ -62,6 +62,8 @@ AnnHnswBuildPhaseName(int64 phase)
 			return "partitioning rows";
 		case ANN_BUILD_CONNECT:
 			return "building graph of a partition";
+		case ANN_BUILD_REFINE:
+			return "searching for missing neighbours";
 		case ANN_BUILD_LINK:
 			return "linking unreachable rows";
 		case ANN_BUILD_WRITE:

@@ -7,7 +7,7 @@
  * belongs to its two nearest pivots.  One partition after the other is made a
  * graph in memory, whose edges are merged with those that its rows have from
  * their other partition.  Then every row is searched for in the whole graph, for
- * neighbours that were in neither.
+ * neighbours that were in neither, again one partition after the other.
  */
 #include "postgres.h"
 
@@ -41,7 +41,16 @@
 
 #define CONNECT_NODES 64
 #define MERGE_NODES 512
-#define REFINE_PAGES 64
+#define REFINE_NODES 64
+
+/*
+ * What rows are sorted by: the partition, then whether it is that of the nearest
+ * pivot (0) or another (1), then the row.
+ */
+#define MEMBER(pivot, nth, row) ((int64) (pivot) << 33 | (int64) ((nth) > 0) << 32 | (row))
+#define MEMBER_PARTITION(member) ((member) >> 33)
+#define MEMBER_IS_NEAREST(member) (((member) >> 32 & 1) == 0)
+#define MEMBER_ROW(member) ((AnnRowId) (member))
 
 /* Pivots that a row belongs to, nearest first; -1 where there are fewer. */
 typedef struct Membership
@@ -71,7 +80,7 @@ typedef struct Partitioner
 	AnnBuild   *build;
 	Tuplesortstate *sort;
 	bool		has_next;		/* `next` was read from the sort, not used yet */
-	uint64		next;
+	int64		next;
 	AnnRowId   *sample;			/* reservoir */
 	uint32		nsample;
 	uint32		sample_capacity;
@@ -295,7 +304,8 @@ assignRows(Partitioner *p, const Pivots *pivots)
 	RowReader	reader;
 
 	initReader(&reader, build);
-	p->sort = tuplesort_begin_datum(INT8OID, Int8LessOperator, InvalidOid, false, SORT_KILOBYTES, NULL, 0);
+	p->sort = tuplesort_begin_datum(INT8OID, Int8LessOperator, InvalidOid, false, SORT_KILOBYTES, NULL,
+									TUPLESORT_RANDOMACCESS);
 	for (BlockNumber block = 0; block < nblocks; block++)
 	{
 		int			n = rowsOfBlock(build, block, ids);
@@ -313,7 +323,7 @@ assignRows(Partitioner *p, const Pivots *pivots)
 														 pivots->rows[j]->dense, pivots->rows[j]->stored));
 			for (int j = 0; j < OVERLAP; j++)
 				if (member.pivot[j] >= 0)
-					tuplesort_putdatum(p->sort, Int64GetDatum((int64) member.pivot[j] << 32 | ids[i]), false);
+					tuplesort_putdatum(p->sort, Int64GetDatum(MEMBER(member.pivot[j], j, ids[i])), false);
 
 			p->rows++;
 			if (p->nsample < p->sample_capacity)
@@ -334,6 +344,21 @@ assignRows(Partitioner *p, const Pivots *pivots)
 
 /* ---- partitions ---- */
 
+/* Looks at the next member of a partition, p->next; false if there is none. */
+static bool
+nextMember(Partitioner *p)
+{
+	Datum		value;
+	bool		isnull;
+
+	if (!p->has_next && AnnTuplesortGetDatum(p->sort, &value, &isnull))
+	{
+		p->next = DatumGetInt64(value);
+		p->has_next = true;
+	}
+	return p->has_next;
+}
+
 /*
  * Puts the rows of the next partition, or as many as there is memory for, into
  * the empty graph.  False if there are none left.
@@ -345,22 +370,10 @@ loadPartition(Partitioner *p)
 	int64		partition = -1;
 
 	AnnGraphReset(build->graph);
-	for (;;)
+	while (nextMember(p) && (partition < 0 || MEMBER_PARTITION(p->next) == partition))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (!p->has_next)
-		{
-			Datum		value;
-			bool		isnull;
-
-			if (!AnnTuplesortGetDatum(p->sort, &value, &isnull))
-				break;
-			p->next = (uint64) DatumGetInt64(value);
-			p->has_next = true;
-		}
-		if (partition >= 0 && (int64) (p->next >> 32) != partition)
-			break;
-		if (AnnGraphAllot(build->graph, (AnnRowId) p->next) == ANN_GRAPH_NO_NODE)
+		if (AnnGraphAllot(build->graph, MEMBER_ROW(p->next)) == ANN_GRAPH_NO_NODE)
 		{
 			if (partition < 0)
 				ereport(ERROR,
@@ -369,7 +382,7 @@ loadPartition(Partitioner *p)
 						 errhint("maintenance_work_mem is too small for this index.")));
 			break;
 		}
-		partition = (int64) (p->next >> 32);
+		partition = MEMBER_PARTITION(p->next);
 		p->has_next = false;
 	}
 	return partition >= 0;
@@ -656,37 +669,82 @@ linkRows(AnnBuild *build)
 }
 
 /*
- * Gives each row the neighbours that were in neither of its partitions, as a search of the
- * whole graph finds them: each participant takes pages until none are left.
+ * Puts the next rows, in the order of the partitions of their nearest pivots, into
+ * the empty graph, as many as there is memory for: as names only.  False if there
+ * are none left.
+ */
+static bool
+loadRows(Partitioner *p)
+{
+	bool		some = false;
+
+	AnnGraphReset(p->build->graph);
+	while (nextMember(p))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (MEMBER_IS_NEAREST(p->next))
+		{
+			if (AnnGraphAllot(p->build->graph, MEMBER_ROW(p->next)) == ANN_GRAPH_NO_NODE)
+				break;
+			some = true;
+		}
+		p->has_next = false;
+	}
+	return some;
+}
+
+/*
+ * Gives the rows that the graph names the neighbours that were in neither of their
+ * partitions, as a search of the whole index finds them: each participant takes
+ * some until none are left.
  */
 static void
-refineRows(AnnBuild *build)
+refineRows(AnnBuild *build, AnnHnswCache *cache)
 {
-	const AnnHnswLayout *layout = &build->meta.layout;
-	AnnRowId   *ids = palloc(sizeof(AnnRowId) * layout->rows_per_page);
-	AnnHnswCache *cache = AnnHnswCacheGet(build->index);
+	uint32		count = AnnGraphCount(build->graph);
 	MemoryContext old = MemoryContextSwitchTo(build->tuple_context);
-	BlockNumber nblocks = RelationGetNumberOfBlocks(build->index);
 	uint32		start;
 	uint32		end;
 
-	AnnBuildReport(build, ANN_BUILD_LINK);
-	AnnHnswCacheRefresh(build->index, cache);
-	build->space.alpha = AnnGraphAlpha(build->graph);
-	while (AnnBuildTakeNodes(build, nblocks, REFINE_PAGES, &start, &end))
-		for (BlockNumber block = start; block < end; block++)
+	while (AnnBuildTakeNodes(build, count, REFINE_NODES, &start, &end))
+		for (AnnGraphNode node = start; node < end; node++)
 		{
-			int			n = rowsOfBlock(build, block, ids);
-
-			for (int i = 0; i < n; i++)
-			{
-				CHECK_FOR_INTERRUPTS();
-				AnnHnswRefineRow(build->index, cache, &build->space, ids[i], layout->slots, mergeEdges, build);
-				MemoryContextReset(build->tuple_context);
-			}
+			CHECK_FOR_INTERRUPTS();
+			AnnHnswRefineRow(build->index, cache, &build->space, AnnGraphRow(build->graph, node), build->meta.layout.slots,
+							 mergeEdges, build);
+			MemoryContextReset(build->tuple_context);
 		}
 	MemoryContextSwitchTo(old);
-	pfree(ids);
+}
+
+/*
+ * Refines all rows, those of one partition after the other: the pages that their
+ * searches read are few at a time then.
+ */
+static void
+refineIndex(Partitioner *p)
+{
+	AnnBuild   *build = p->build;
+	AnnBuildShared *shared = build->shared;
+	AnnHnswCache *cache = AnnHnswCacheGet(build->index);
+
+	AnnBuildReport(build, ANN_BUILD_REFINE);
+	AnnHnswCacheRefresh(build->index, cache);
+	build->space.alpha = AnnGraphAlpha(build->graph);
+	if (build->leader)
+		tuplesort_rescan(p->sort);
+	do
+	{
+		AnnBuildWait(build);
+		if (build->leader)
+		{
+			shared->more = loadRows(p);
+			pg_atomic_write_u32(&shared->next, 0);
+		}
+		AnnBuildWait(build);
+		AnnGraphForget(build->graph);
+		refineRows(build, cache);
+	} while (shared->more);
 }
 
 /* When all rows have the edges of their partitions: entries, meta page, rows to calibrate with. */
@@ -789,15 +847,12 @@ AnnBuildPartitions(AnnBuild *build)
 	}
 
 	if (build->leader)
-	{
-		if (partitioner.sort != NULL)
-			tuplesort_end(partitioner.sort);
 		writeSample(&partitioner, &reader);
-		pg_atomic_write_u32(&shared->next, 0);
-	}
 	AnnBuildWait(build);
 	if (!shared->filled)
-		refineRows(build);
+		refineIndex(&partitioner);
+	if (build->leader && partitioner.sort != NULL)
+		tuplesort_end(partitioner.sort);
 	AnnBuildWait(build);
 	if (build->leader)
 	{
