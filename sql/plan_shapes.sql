@@ -8,7 +8,7 @@ SELECT setseed(0.5);
 CREATE TABLE shapes (id int, rare int, middle int, most int, v vector(520));
 ALTER TABLE shapes ALTER v SET STORAGE EXTERNAL;
 -- sums of six waves
-INSERT INTO shapes SELECT i, i % 500, i % 12, i % 20, (SELECT array_agg(a[1] * sin(j) + a[2] * cos(j) + a[3] * sin(j * 0.1) + a[4] * cos(j * 0.2)
+INSERT INTO shapes SELECT i, i % 500, i % 24, i % 20, (SELECT array_agg(a[1] * sin(j) + a[2] * cos(j) + a[3] * sin(j * 0.1) + a[4] * cos(j * 0.2)
 		+ a[5] * sin(j * 0.3) + a[6] * cos(j * 0.4) ORDER BY j) FROM generate_series(1, 520) j)::real[]::vector
 	FROM (SELECT i, array_agg(random()) AS a FROM generate_series(1, 5000) i, generate_series(1, 6) GROUP BY i ORDER BY i) r;
 CREATE INDEX shapes_rare ON shapes (rare);
@@ -49,8 +49,8 @@ SELECT condition, tab, wanted, shape(condition, tab) FROM shape_cases ORDER BY n
 DROP INDEX shapes_v, shapes_small_v;
 CREATE INDEX shapes_v ON shapes USING ivfflat (v vector_l2_ops);
 CREATE INDEX shapes_small_v ON shapes_small USING ivfflat (v vector_l2_ops);
--- its search is so cheap that the bitmap hardly pays here
-SELECT condition, tab, wanted, shape(condition, tab) FROM shape_cases WHERE condition <> 'middle = 7' ORDER BY n;
+-- and of the other access method
+SELECT condition, tab, wanted, shape(condition, tab) FROM shape_cases ORDER BY n;
 
 -- An operator class that is not whole is found out.
 CREATE OPERATOR CLASS shape_no_function FOR TYPE vector USING hnsw AS OPERATOR 1 <-> (vector, vector) FOR ORDER BY float_ops;
