@@ -32,6 +32,7 @@ OBJS = \
 	src/hnsw/hnsw_graph_finish.o \
 	src/hnsw/hnsw_handler.o \
 	src/hnsw/hnsw_insert.o \
+	src/hnsw/hnsw_keepers.o \
 	src/hnsw/hnsw_options.o \
 	src/hnsw/hnsw_orphans.o \
 	src/hnsw/hnsw_page.o \

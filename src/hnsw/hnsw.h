@@ -50,7 +50,7 @@
 
 #define ANN_HNSW_MAX_ENTRY_PAGES 128
 
-/* Alpha is chosen so that the relative neighbourhood rule fills this share of the slots. */
+/* The build chooses alpha so that the relative neighbourhood rule fills this share of the slots. */
 #define ANN_HNSW_ALPHA_KEEPS 0.6f
 #define ANN_HNSW_MIN_ALPHA 1.0f
 #define ANN_HNSW_MAX_ALPHA 2.0f
@@ -136,6 +136,7 @@ typedef struct AnnHnswMetaPageData
 	uint32		calibrated_rows;	/* and when it was calibrated by a full sample; 0: it was not */
 	BlockNumber piece_pages;	/* PIECE pages, linked, or invalid */
 	uint32		free_pieces;	/* list of pieces in no chain, or ANN_HNSW_NO_PIECE */
+	float		keeps;			/* share of the slots that the rule is to fill for inserts: alpha follows it */
 	BlockNumber entry_pages[ANN_HNSW_MAX_ENTRY_PAGES];	/* ENTRY pages in order; the rest is invalid */
 } AnnHnswMetaPageData;
 
@@ -280,7 +281,8 @@ StaticAssertDecl(sizeof(AnnHnswPiece) == 12, "on-disk format");
 
 /*
  * The head of a slot with codes.  In both kinds of slot the sign of the length is
- * set if a nearer edge of the row occludes this one (hnsw_prune.c).
+ * set if a nearer edge of the row occludes this one (hnsw_prune.c), and its lowest
+ * bit if the edge is a keeper (README, Keepers).
  */
 typedef struct AnnHnswSlot
 {
@@ -485,17 +487,67 @@ AnnHnswVectorIsExternal(const AnnHnswLayout *layout)
 }
 
 #define ANN_HNSW_OCCLUDED ((AnnHalf) 0x8000)	/* in a half */
+#define ANN_HNSW_KEEPER 1		/* in a half, or in the bits of a float */
+
+/* The bits of an edge's length, marks and all: those of a half, or of a float. */
+static inline uint32
+AnnHnswLengthBits(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
+{
+	uint32		bits;
+
+	if (AnnHnswHasCodes(layout))
+		return AnnHnswCodedSlot(layout, row, i)->length;
+	memcpy(&bits, &AnnHnswGetPlainSlot(layout, row, i)->length, sizeof(bits));
+	return bits;
+}
+
+/* The patch that changes them; *bits is what it points to. */
+static inline AnnPagePatch
+AnnHnswPatchLength(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i, uint32 *bits)
+{
+	AnnHalf		half = (AnnHalf) *bits;
+
+	if (!AnnHnswHasCodes(layout))
+		return (AnnPagePatch) {&AnnHnswGetPlainSlot(layout, row, i)->length, bits, sizeof(*bits)};
+	memcpy(bits, &half, sizeof(half));
+	return (AnnPagePatch) {&AnnHnswCodedSlot(layout, row, i)->length, bits, sizeof(half)};
+}
+
+/* Whether the edge may not make way for another one: README, Keepers. */
+static inline bool
+AnnHnswIsKeeper(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
+{
+	return (AnnHnswLengthBits(layout, row, i) & ANN_HNSW_KEEPER) != 0;
+}
+
+/* Makes the edge of a slot in memory a keeper. */
+static inline void
+AnnHnswMarkKeeper(const AnnHnswLayout *layout, char *slot)
+{
+	uint32		bits;
+
+	if (AnnHnswHasCodes(layout))
+		((AnnHnswSlot *) slot)->length |= ANN_HNSW_KEEPER;
+	else
+	{
+		memcpy(&bits, &((AnnHnswPlainSlot *) slot)->length, sizeof(bits));
+		bits |= ANN_HNSW_KEEPER;
+		memcpy(&((AnnHnswPlainSlot *) slot)->length, &bits, sizeof(bits));
+	}
+}
 
 /* The length of that edge. */
 static inline float
 AnnHnswEdgeLength(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
 {
+	AnnHalf		half;
 	float		length;
 
 	if (!AnnHnswHasCodes(layout))
 		return fabsf(AnnHnswGetPlainSlot(layout, row, i)->length);
-	ann_kernels.f16_to_f32(&AnnHnswCodedSlot(layout, row, i)->length, &length, 1);
-	return fabsf(length);
+	half = AnnHnswCodedSlot(layout, row, i)->length & ~(ANN_HNSW_OCCLUDED | ANN_HNSW_KEEPER);
+	ann_kernels.f16_to_f32(&half, &length, 1);
+	return length;
 }
 
 /* Says in slot i whether it is occluded. */
@@ -525,7 +577,7 @@ AnnHnswEdgeLengths(const AnnHnswLayout *layout, AnnHnswRowHeader *row, float *le
 		AnnHalf		halves[256];
 
 		for (int i = 0; i < row->nedges; i++)
-			halves[i] = AnnHnswCodedSlot(layout, row, i)->length;
+			halves[i] = AnnHnswCodedSlot(layout, row, i)->length & ~ANN_HNSW_KEEPER;
 		ann_kernels.f16_to_f32(halves, lengths, row->nedges);
 	}
 	else
@@ -570,6 +622,7 @@ AnnHnswRowSetRemove(AnnHnswRowSet *set, AnnRowId row)
 }
 
 extern void AnnHnswRowSetInit(AnnHnswRowSet *set, uint64 nrows);
+extern void AnnHnswRowSetClear(AnnHnswRowSet *set);
 extern void AnnHnswRowSetFree(AnnHnswRowSet *set);
 extern bool AnnHnswRowSetNext(const AnnHnswRowSet *set, AnnRowId *row);
 
@@ -652,7 +705,7 @@ extern uint32 AnnHnswEntryCapacity(const AnnHnswLayout *layout, double rows);
 extern BlockNumber AnnHnswEntryBlock(const AnnHnswMetaPageData *meta, const AnnHnswLayout *layout, uint32 entry);
 extern void AnnHnswFormEntry(const AnnHnswSpace *space, AnnRowId row, const float *dense, const char *stored,
 							 AnnHnswEntry *entry, float *scratch);
-extern void AnnHnswPutEntry(Relation index, AnnWriteMode mode, uint32 entry, const AnnHnswEntry *data);
+extern void AnnHnswPutEntry(Relation index, AnnWriteMode mode, uint32 entry, const AnnHnswEntry *data, bool any);
 
 extern void AnnHnswRemoveEntry(Relation index, uint32 entry, AnnRowId row);
 extern void AnnHnswCountRows(Relation index, AnnWriteMode mode, double rows, float alpha_step);
@@ -715,8 +768,10 @@ typedef void (*AnnHnswMergeEdges) (void *arg, AnnHnswRowHeader *old, AnnHnswRowH
 
 extern void AnnHnswRefineRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row, int beam,
 							 AnnHnswMergeEdges merge, void *arg);
+extern float AnnHnswKeptShare(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, const AnnRowId *rows,
+							  int nrows);
 extern void AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row,
-							 AnnHnswRowSet *twice);
+							 const AnnHnswRowSet *reached, AnnHnswRowSet *twice);
 extern bool ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
 							IndexUniqueCheck check_unique, bool index_unchanged, IndexInfo *info);
 

@@ -196,10 +196,11 @@ findEf(Relation index, const AnnHnswMetaPageData *meta, const AnnRowId *rows, in
 }
 
 /*
- * Writes the ef into the meta page, unless the centre is another one than `meta` says.
+ * Writes the ef, and keeps unless that is 0, into the meta page, unless the centre is another
+ * one than `meta` says.
  */
 static void
-writeEf(Relation index, AnnWriteMode mode, const AnnHnswMetaPageData *meta, int ef, double rows)
+writeEf(Relation index, AnnWriteMode mode, const AnnHnswMetaPageData *meta, int ef, float keeps, double rows)
 {
 	Buffer		buffer = ReadBuffer(index, ANN_HNSW_META_BLOCK);
 
@@ -210,6 +211,8 @@ writeEf(Relation index, AnnWriteMode mode, const AnnHnswMetaPageData *meta, int 
 		AnnHnswMetaPageData *page = AnnHnswMetaOnPage(AnnPageEditAdd(&edit, buffer, false));
 
 		page->ef_search = ef;
+		if (keeps > 0)
+			page->keeps = keeps;
 		page->calibrated_rows = (uint32) Min(rows, PG_UINT32_MAX);
 		AnnPageEditCommit(&edit);
 	}
@@ -245,6 +248,20 @@ sampleRows(Relation index, const AnnHnswLayout *layout, AnnRowId *rows, int n)
 	return found;
 }
 
+/* What the rule keeps for inserts at the build's alpha. */
+static float
+findKeeps(Relation index, const AnnHnswMetaPageData *meta, const AnnRowId *rows, int nrows)
+{
+	AnnHnswCache *cache = AnnHnswCacheGet(index);
+	AnnHnswSpace space;
+
+	if (meta->rows < FEW_ROWS)
+		return 0;
+	AnnHnswCacheRefresh(index, cache);
+	AnnHnswSpaceInit(&space, &cache->meta, cache->center);
+	return AnnHnswKeptShare(index, cache, &space, rows, nrows);
+}
+
 /* At the end of a build.  `rows` is a sample. */
 void
 AnnHnswCalibrateBuild(Relation index, const AnnRowId *rows, int nrows)
@@ -255,7 +272,8 @@ AnnHnswCalibrateBuild(Relation index, const AnnRowId *rows, int nrows)
 	AnnHnswReadMeta(index, &meta);
 	ef = findEf(index, &meta, rows, nrows);
 	if (ef > 0)
-		writeEf(index, ANN_WRITE_BUILD, &meta, meta.rows < FEW_ROWS ? Max(ef, ANN_HNSW_DEFAULT_EF_SEARCH) : ef, meta.rows);
+		writeEf(index, ANN_WRITE_BUILD, &meta, meta.rows < FEW_ROWS ? Max(ef, ANN_HNSW_DEFAULT_EF_SEARCH) : ef,
+				findKeeps(index, &meta, rows, nrows), meta.rows);
 }
 
 /*
@@ -280,7 +298,7 @@ AnnHnswCalibrateAgain(Relation index)
 		n = sampleRows(index, &meta.layout, rows, ANN_HNSW_CALIBRATION_ROWS);
 		ef = findEf(index, &meta, rows, n);
 		if (ef > 0)
-			writeEf(index, ANN_WRITE_WAL, &meta, meta.rows < FEW_ROWS ? Max(ef, ANN_HNSW_DEFAULT_EF_SEARCH) : ef, meta.rows);
+			writeEf(index, ANN_WRITE_WAL, &meta, meta.rows < FEW_ROWS ? Max(ef, ANN_HNSW_DEFAULT_EF_SEARCH) : ef, 0, meta.rows);
 		pfree(rows);
 	}
 	UnlockPage(index, ANN_HNSW_CALIBRATION_LOCK, ExclusiveLock);
@@ -310,7 +328,7 @@ AnnHnswCalibrateFirst(Relation index)
 	if (AnnHnswWantsCalibration(&meta))
 	{
 		n = sampleRows(index, &meta.layout, rows, INSERT_ROWS);
-		writeEf(index, ANN_WRITE_WAL, &meta, Max(findEf(index, &meta, rows, n), ANN_HNSW_DEFAULT_EF_SEARCH), 0);
+		writeEf(index, ANN_WRITE_WAL, &meta, Max(findEf(index, &meta, rows, n), ANN_HNSW_DEFAULT_EF_SEARCH), 0, 0);
 	}
 	UnlockPage(index, ANN_HNSW_CALIBRATION_LOCK, ExclusiveLock);
 }

@@ -902,6 +902,60 @@ countPage(const AnnHnswLayout *layout, Page page, Census *census)
 		AnnHnswCountItems(page, &census->items);
 }
 
+/* Live rows that no walk along edges from the entries comes to; inserts meanwhile may make a difference. */
+static uint64
+rowsOutOfReach(Relation index, const AnnHnswMetaPageData *meta, BlockNumber nblocks)
+{
+	const AnnHnswLayout *layout = &meta->layout;
+	AnnHnswCache *cache = AnnHnswCacheGet(index);
+	uint64		nrows = (uint64) nblocks * layout->rows_per_page;
+	uint64		count = 0;
+	AnnHnswRowSet present;
+	AnnHnswRowSet live;
+	AnnHnswRowSet reached;
+	AnnHnswRowSet expanded;
+
+	AnnHnswRowSetInit(&present, nrows);
+	AnnHnswRowSetInit(&live, nrows);
+	AnnHnswRowSetInit(&reached, nrows);
+	AnnHnswRowSetInit(&expanded, nrows);
+	for (BlockNumber block = ANN_HNSW_META_BLOCK + 1; block < nblocks; block++)
+	{
+		Buffer		buffer = ReadBufferExtended(index, MAIN_FORKNUM, block, RBM_NORMAL, NULL);
+		Page		page = BufferGetPage(buffer);
+
+		CHECK_FOR_INTERRUPTS();
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		if (AnnPageIsOurs(page, ANN_HNSW_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_HNSW_ROW)
+			for (int i = 0; i < layout->rows_per_page; i++)
+			{
+				uint8		state = AnnHnswRowOnPage(layout, page, i)->state;
+
+				if (state != ANN_HNSW_FREE)
+					AnnHnswRowSetAdd(&present, block * layout->rows_per_page + i);
+				if (state == ANN_HNSW_LIVE)
+					AnnHnswRowSetAdd(&live, block * layout->rows_per_page + i);
+			}
+		UnlockReleaseBuffer(buffer);
+	}
+	AnnHnswCacheRefresh(index, cache);
+	for (uint32 i = 0; i < cache->meta.nentries; i++)
+	{
+		AnnRowId	row = ((AnnHnswEntry *) (cache->entries + i * cache->entry_size))->row;
+
+		if (AnnHnswRowSetHas(&present, row))
+			AnnHnswRowSetAdd(&reached, row);
+	}
+	AnnHnswSpread(index, NULL, layout, &present, &reached, &expanded);
+	for (AnnRowId row = 0; AnnHnswRowSetNext(&live, &row); row++)
+		count += !AnnHnswRowSetHas(&reached, row);
+	AnnHnswRowSetFree(&present);
+	AnnHnswRowSetFree(&live);
+	AnnHnswRowSetFree(&reached);
+	AnnHnswRowSetFree(&expanded);
+	return count;
+}
+
 /*
  * Describes an hnsw index; reads all of it.
  */
@@ -970,6 +1024,7 @@ AnnHnswDescribeIndex(AnnInfo *info)
 	info->line(info, "NULL vectors", UINT64_FORMAT, census.listed[0]);
 	info->line(info, "zero vectors", UINT64_FORMAT, census.listed[1]);
 	info->line(info, "entries", "%u of %u", meta.nentries, meta.entry_capacity);
+	info->line(info, "rows out of reach", UINT64_FORMAT, rowsOutOfReach(index, &meta, nblocks));
 	info->line(info, "edges per row", "%.1f of %u",
 			   census.rows[ANN_HNSW_LIVE] == 0 ? 0.0 : (double) census.edges / census.rows[ANN_HNSW_LIVE],
 			   layout->slots);

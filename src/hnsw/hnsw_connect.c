@@ -483,7 +483,19 @@ packLength(const AnnGraph *graph, float d2, bool occluded)
 	/* A length out of range is the longest. */
 	if (half >= 0x7C00)
 		half = 0x7BFF;
-	return half | (occluded ? OCCLUDED : 0);
+	return (half & ~ANN_HNSW_KEEPER) | (occluded ? OCCLUDED : 0);
+}
+
+/* The length of an edge between two nodes, as lists of edges have it. */
+AnnHalf
+AnnGraphLength(AnnGraph *graph, AnnGraphNode a, AnnGraphNode b)
+{
+	Probe		from;
+	Probe		to;
+
+	loadNodeProbe(graph, &from, a);
+	loadNodeProbe(graph, &to, b);
+	return packLength(graph, probeDistance2(graph, &from, &to), false);
 }
 
 /*

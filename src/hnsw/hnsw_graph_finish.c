@@ -27,7 +27,8 @@ setBit(uint8 *bits, AnnGraphNode node)
 }
 
 /*
- * Marks what can be reached from marked nodes.  Sweeps in place of a queue, which
+ * Marks what can be reached from marked nodes; the edges that reach it become keepers.
+ * Sweeps in place of a queue, which
  * could take as much memory as the graph; each goes on where the last one left
  * new marks.
  */
@@ -42,6 +43,7 @@ spread(AnnGraph *graph, uint8 *reached, uint8 *expanded, uint32 n)
 		for (AnnGraphNode node = 0; node < n; node++)
 		{
 			AnnGraphNode *links;
+			AnnHalf    *lengths;
 
 			if (node % 8 == 0 && reached[node / 8] == expanded[node / 8])
 			{
@@ -52,10 +54,12 @@ spread(AnnGraph *graph, uint8 *reached, uint8 *expanded, uint32 n)
 				continue;
 			setBit(expanded, node);
 			links = linksOf(graph, node);
+			lengths = lengthsOf(graph, links);
 			for (int i = 0; i < graph->shape.slots && links[i] != ANN_GRAPH_NO_NODE; i++)
 				if (!getBit(reached, links[i]))
 				{
 					setBit(reached, links[i]);
+					lengths[i] |= ANN_HNSW_KEEPER;
 					again = again || links[i] < node;
 				}
 		}
@@ -64,7 +68,7 @@ spread(AnnGraph *graph, uint8 *reached, uint8 *expanded, uint32 n)
 }
 
 /*
- * Gives `node` an edge from one of its neighbours: one with a free slot, or in
+ * Gives `node` a keeper from one of its neighbours: one with a free slot, or in
  * place of the furthest edge, occluded if possible, whose target keeps other
  * edges to it.  True if it has one now.
  */
@@ -80,7 +84,7 @@ linkFromNeighbour(AnnGraph *graph, AnnGraphNode node, const uint8 *reached, uint
 		{
 			AnnGraphNode *from = linksOf(graph, links[i]);
 			AnnHalf    *from_lengths = lengthsOf(graph, from);
-			AnnHalf		length = lengths[i] & ~OCCLUDED;
+			AnnHalf		length = lengths[i] & ~(OCCLUDED | ANN_HNSW_KEEPER);
 			int			count = countLinks(graph, from);
 			int			at;
 
@@ -89,12 +93,15 @@ linkFromNeighbour(AnnGraph *graph, AnnGraphNode node, const uint8 *reached, uint
 			/* Linked itself since the last look, it may have the edge all along. */
 			for (at = 0; at < count; at++)
 				if (from[at] == node)
+				{
+					from_lengths[at] |= ANN_HNSW_KEEPER;
 					return true;
+				}
 			if (count == graph->shape.slots)
 			{
 				int			victim = count - 1;
 
-				while (victim >= 0 && (indegree[from[victim]] < 3 || (pass == 0 && !(from_lengths[victim] & OCCLUDED))))
+				while (victim >= 0 && (indegree[from[victim]] < 3 || (from_lengths[victim] & ANN_HNSW_KEEPER) || (pass == 0 && !(from_lengths[victim] & OCCLUDED))))
 					victim--;
 				if (victim < 0)
 					continue;
@@ -103,7 +110,7 @@ linkFromNeighbour(AnnGraph *graph, AnnGraphNode node, const uint8 *reached, uint
 			}
 			for (at = count; at > 0 && (from_lengths[at - 1] & ~OCCLUDED) > length; at--)
 				;
-			insertLink(graph, from, count, at, node, length);
+			insertLink(graph, from, count, at, node, length | ANN_HNSW_KEEPER);
 			indegree[node]++;
 			return true;
 		}
@@ -111,8 +118,43 @@ linkFromNeighbour(AnnGraph *graph, AnnGraphNode node, const uint8 *reached, uint
 }
 
 /*
- * Links nodes that cannot be reached from the entries.  Returns how many there
- * were.  Nobody else works on the graph.  Needs a byte and a quarter for each
+ * Gives `node` a keeper from an entry that is reached and has a free slot, or an edge that
+ * is no keeper.
+ */
+static void
+linkFromEntries(AnnGraph *graph, AnnGraphNode node, const AnnGraphNode *entries, uint32 nentries, const uint8 *reached)
+{
+	for (uint32 e = 0; e < nentries; e++)
+	{
+		AnnGraphNode *from = linksOf(graph, entries[e]);
+		AnnHalf    *lengths = lengthsOf(graph, from);
+		AnnHalf		length;
+		int			count = countLinks(graph, from);
+		int			at;
+
+		if (!getBit(reached, entries[e]))
+			continue;
+		if (count == graph->shape.slots)
+		{
+			int			victim = count - 1;
+
+			while (victim >= 0 && (lengths[victim] & ANN_HNSW_KEEPER))
+				victim--;
+			if (victim < 0)
+				continue;
+			removeLink(graph, from, count--, victim);
+		}
+		length = AnnGraphLength(graph, entries[e], node);
+		for (at = count; at > 0 && (lengths[at - 1] & ~OCCLUDED) > length; at--)
+			;
+		insertLink(graph, from, count, at, node, length | ANN_HNSW_KEEPER);
+		return;
+	}
+}
+
+/*
+ * Makes keepers (README) of edges until each node but the first entry has one, and links
+ * nodes that cannot be reached from there.  Returns how many no entry reaches.  Nobody else works on the graph.  Needs a byte and a quarter for each
  * node.
  */
 uint32
@@ -124,7 +166,6 @@ AnnGraphLinkUnreachable(AnnGraph *graph, const AnnGraphNode *entries, uint32 nen
 	uint8	   *expanded = MemoryContextAllocExtended(CurrentMemoryContext, bytes, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	uint8	   *indegree = MemoryContextAllocExtended(CurrentMemoryContext, (Size) n + 1, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	uint32		unreachable = 0;
-	bool		first = true;
 
 	for (AnnGraphNode node = 0; node < n; node++)
 	{
@@ -135,30 +176,36 @@ AnnGraphLinkUnreachable(AnnGraph *graph, const AnnGraphNode *entries, uint32 nen
 				indegree[links[i]]++;
 	}
 
-	/* A link may cut off what was reached through the one it replaces: look again. */
+	/* Parts that nothing joins are joined at their entries. */
+	for (uint32 i = 0; i < nentries; i++)
+	{
+		/* A partition's row may have become a TID of an equal one. */
+		if (getBit(reached, entries[i]) || AnnGraphRow(graph, entries[i]) == ANN_HNSW_NO_ROW)
+			continue;
+		if (i > 0 && !linkFromNeighbour(graph, entries[i], reached, indegree))
+			linkFromEntries(graph, entries[i], entries, nentries, reached);
+		setBit(reached, entries[i]);
+		spread(graph, reached, expanded, n);
+	}
+	/* Those that no neighbour can link may be reached from one that was linked after them. */
 	for (int round = 0; round < 3; round++)
 	{
 		bool		linked = false;
 
-		memset(reached, 0, bytes);
-		memset(expanded, 0, bytes);
-		for (uint32 i = 0; i < nentries; i++)
-			setBit(reached, entries[i]);
-		spread(graph, reached, expanded, n);
 		for (AnnGraphNode node = 0; node < n; node++)
 		{
 			if (getBit(reached, node))
 				continue;
-			unreachable += first;
+			unreachable += round == 0;
 			if (linkFromNeighbour(graph, node, reached, indegree))
 			{
 				setBit(reached, node);
 				linked = true;
 			}
 		}
-		first = false;
 		if (!linked)
 			break;
+		spread(graph, reached, expanded, n);
 	}
 	pfree(reached);
 	pfree(expanded);
@@ -189,6 +236,8 @@ AnnGraphWriteSlots(AnnGraph *graph, AnnGraphNode node, AnnHnswRowHeader *row)
 		length[i] = copysignf(lengthOf(graph, lengths[i]), lengths[i] & OCCLUDED ? -1 : 1);
 	}
 	ann_kernels.f32_to_f16(length, halves, n);
+	for (int i = 0; i < n; i++)
+		halves[i] = (AnnHalf) ((halves[i] & ~ANN_HNSW_KEEPER) | (lengths[i] & ANN_HNSW_KEEPER));
 
 	row->nedges = (uint8) n;
 	for (int i = 0; i < n; i++)
@@ -212,8 +261,9 @@ AnnGraphWriteSlots(AnnGraph *graph, AnnGraphNode node, AnnHnswRowHeader *row)
 		{
 			AnnHnswPlainSlot *slot = AnnHnswGetPlainSlot(layout, row, i);
 
-			slot->row = tailOf(graph, to)->row;
-			slot->length = length[i];
+			AnnHnswFormSlot(layout, (char *) slot, tailOf(graph, to)->row, length[i], NULL, NULL, NULL);
+			if (lengths[i] & ANN_HNSW_KEEPER)
+				AnnHnswMarkKeeper(layout, (char *) slot);
 		}
 	}
 }

@@ -92,6 +92,7 @@ struct AnnGraph
 	uint32		connected;
 };
 
+extern AnnHalf AnnGraphLength(AnnGraph *graph, AnnGraphNode a, AnnGraphNode b);
 extern char *AnnGraphBlockAddress(AnnGraph *graph, uint32 block);
 extern char *AnnGraphAttachChunk(AnnGraph *graph, uint32 chunk);
 

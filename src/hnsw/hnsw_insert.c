@@ -21,6 +21,19 @@
 /* Step of alpha for the share of the slots by which one row misses the target. */
 #define ALPHA_GAIN 0.05f
 
+/* Vectors of candidates are kept, to be compared exactly, while all may take no more than this. */
+#define MAX_CANDIDATE_BYTES ((Size) 16 * 1024 * 1024)
+
+/*
+ * Bytes that an insert should not log more of, images of pages aside; what a record of an edge
+ * takes beside its slot; the share of neighbours that take an edge back; and the share of a row's
+ * slots that it uses in any case.
+ */
+#define MAX_LOGGED 8000
+#define RECORD_BYTES 52
+#define BACK_SHARE 0.7
+#define LEAST_EDGES 0.3
+
 /* A visited row that may become a neighbour. */
 typedef struct Candidate
 {
@@ -31,8 +44,8 @@ typedef struct Candidate
 	float		length;			/* from the new row */
 	bool		occluded;		/* by a nearer candidate that is a neighbour */
 	AnnHnswEdgeCode *code;		/* with codes */
-	AnnCodeProbe *probe;
-	float	   *dense;			/* without: vector and halfvec */
+	AnnCodeProbe *probe;		/* of that, where vectors are not kept */
+	float	   *dense;			/* vector and halfvec */
 	char	   *stored;			/* others */
 	Size		stored_size;
 } Candidate;
@@ -43,11 +56,14 @@ typedef struct InsertState
 	AnnWriteMode mode;
 	const AnnHnswSpace *space;
 	const AnnHnswPoint *point;
+	int			beam;
 	int			capacity;
+	bool		keeps_vectors;	/* of vector and halfvec candidates */
 	int			ncandidates;
 	int			nkept;			/* candidates that the rule keeps, up to the slots */
 	Candidate  *candidates;		/* heap, worst score first */
 	AnnRowId	self;			/* the row when it is in the index already, or ANN_HNSW_NO_ROW */
+	bool		as_new;			/* it is searched for as if it were not */
 	const AnnHnswMetaPageData *meta;	/* where rows are to be chained */
 	uint32		chain;
 	AnnRowId	equal;			/* a row that holds the same value, or ANN_HNSW_NO_ROW */
@@ -98,7 +114,7 @@ collect(void *arg, AnnRowId row, const AnnHnswRowHeader *header, const char *sto
 		memset(candidate, 0, sizeof(*candidate));
 		if (code != NULL)
 			candidate->code = palloc(offsetof(AnnHnswEdgeCode, code) + space->layout.code_size);
-		else if (state->point->dense != NULL)
+		if (state->keeps_vectors)
 			candidate->dense = palloc(sizeof(float) * space->layout.dim);
 	}
 	else if (score < state->candidates[0].score)
@@ -115,8 +131,13 @@ collect(void *arg, AnnRowId row, const AnnHnswRowHeader *header, const char *sto
 	if (code != NULL)
 	{
 		memcpy(candidate->code, code, offsetof(AnnHnswEdgeCode, code) + space->layout.code_size);
-		AnnHnswDecode(space, stored, state->scratch);
-		candidate->length = AnnHnswPairLength(space, state->point->dense, NULL, state->scratch, NULL);
+		if (candidate->dense != NULL)
+			AnnHnswDecode(space, stored, candidate->dense);
+		else
+		{
+			AnnHnswDecode(space, stored, state->scratch);
+			candidate->length = AnnHnswPairLength(space, state->point->dense, NULL, state->scratch, NULL);
+		}
 	}
 	else if (candidate->dense != NULL)
 		AnnHnswDecode(space, stored, candidate->dense);
@@ -151,7 +172,7 @@ compareLength(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* Squared distance of two candidates: that of their codes, where they have some. */
+/* Squared distance of two candidates: that of their codes where their vectors are not kept. */
 static float
 between2(const AnnHnswSpace *space, const Candidate *a, const Candidate *b)
 {
@@ -165,11 +186,11 @@ between2(const AnnHnswSpace *space, const Candidate *a, const Candidate *b)
 
 /*
  * Moves the neighbours of the new row to the front of the candidates, in order
- * of preference, and returns their number: those that the relative neighbourhood
- * rule keeps, nearest first, then the nearest of the others.
+ * of preference, and returns their number, `limit` at most: those that the relative
+ * neighbourhood rule keeps, nearest first, then the nearest of the others.
  */
 static int
-chooseEdges(InsertState *state)
+chooseEdges(InsertState *state, int limit)
 {
 	const AnnHnswSpace *space = state->space;
 	Candidate  *c = state->candidates;
@@ -182,7 +203,7 @@ chooseEdges(InsertState *state)
 	int			nkept = 0;
 	int			nothers = 0;
 
-	if (AnnHnswHasCodes(&space->layout))
+	if (!state->keeps_vectors && AnnHnswHasCodes(&space->layout))
 	{
 		probe_size = AnnCodeProbeSize(&space->code);
 		probes = palloc(mul_size(probe_size, Max(n, 1)));
@@ -209,7 +230,8 @@ chooseEdges(InsertState *state)
 			kept[nkept++] = c[i];
 	}
 	state->nkept = nkept;
-	for (int i = 0; i < nothers && nkept < slots; i++)
+	nkept = Min(nkept, limit);
+	for (int i = 0; i < nothers && nkept < limit; i++)
 		kept[nkept++] = others[i];
 	memcpy(c, kept, sizeof(Candidate) * nkept);
 	pfree(kept);
@@ -225,6 +247,7 @@ typedef struct NewSlot
 	const ItemPointerData *hint;
 	const AnnHalf *halves;		/* with codes */
 	const uint8 *code;
+	bool		keeper;
 } NewSlot;
 
 /*
@@ -239,11 +262,13 @@ putEdge(InsertState *state, Buffer buffer, AnnHnswRowHeader *row, const AnnHnswP
 	char	   *slot = palloc(layout->slot_size);
 	uint8		nedges = Max(row->nedges, placement->slot + 1);
 	AnnPagePatch patches[ANN_PATCH_MAX];
-	float		lengths[256];
+	uint32		bits[256];
 	int			n = 0;
 
 	AnnHnswFormSlot(layout, slot, new->to, placement->occluded ? -new->length : new->length, new->hint, new->halves,
 					new->code);
+	if (placement->keeper)
+		AnnHnswMarkKeeper(layout, slot);
 	patches[n++] = (AnnPagePatch) {slots + (Size) placement->slot * layout->slot_size, slot, layout->slot_size};
 	if (nedges > row->nedges)
 		patches[n++] = (AnnPagePatch) {&row->nedges, &nedges, sizeof(nedges)};
@@ -253,55 +278,55 @@ putEdge(InsertState *state, Buffer buffer, AnnHnswRowHeader *row, const AnnHnswP
 
 		if (edge == placement->slot)
 			continue;
-		if (AnnHnswHasCodes(layout))
-		{
-			AnnHalf    *length = &AnnHnswCodedSlot(layout, row, edge)->length;
-			AnnHalf		marked = *length | ANN_HNSW_OCCLUDED;
-
-			memcpy(&lengths[i], &marked, sizeof(marked));
-			patches[n++] = (AnnPagePatch) {length, &lengths[i], sizeof(marked)};
-		}
-		else
-		{
-			float	   *length = &AnnHnswGetPlainSlot(layout, row, edge)->length;
-
-			lengths[i] = -*length;
-			patches[n++] = (AnnPagePatch) {length, &lengths[i], sizeof(float)};
-		}
+		bits[i] = AnnHnswLengthBits(layout, row, edge) |
+			(AnnHnswHasCodes(layout) ? ANN_HNSW_OCCLUDED : (uint32) 0x80000000);
+		patches[n++] = AnnHnswPatchLength(layout, row, edge, &bits[i]);
 	}
 	AnnPageApply(state->index, state->mode, buffer, patches, n);
 	pfree(slot);
 }
 
-static bool
-hasEdge(const AnnHnswLayout *layout, AnnHnswRowHeader *row, AnnRowId to)
+/* The number of the edge to that row, or -1. */
+static int
+findEdge(const AnnHnswLayout *layout, AnnHnswRowHeader *row, AnnRowId to)
 {
 	for (int i = 0; i < row->nedges; i++)
 		if (AnnHnswEdge(layout, row, i) == to)
-			return true;
-	return false;
+			return i;
+	return -1;
 }
 
 /*
- * Adds an edge to a row of an index with codes.  Takes the row's exclusive lock.
+ * Adds an edge to a row of an index with codes.  Takes the row's exclusive lock.  True if
+ * it is there, and is a keeper if it was to be.
  */
-static void
+static bool
 linkCoded(InsertState *state, AnnHnswCache *cache, const Candidate *from, const NewSlot *new, const AnnCodeProbe *probe)
 {
 	const AnnHnswSpace *space = state->space;
 	const AnnHnswLayout *layout = &space->layout;
 	AnnHnswRowHeader *header;
-	AnnHnswPlacement placement;
+	AnnHnswPlacement placement = {.keeper = new->keeper, .slot = -1};
 	Buffer		buffer = AnnHnswLockRow(state->index, cache, layout, from->row, BUFFER_LOCK_EXCLUSIVE, &header);
+	bool		done = false;
 
-	/* VACUUM may have linked the new row already (README, VACUUM step 4). */
-	if (header->state == ANN_HNSW_LIVE && header->version == from->version && !hasEdge(layout, header, new->to))
+	if (header->state == ANN_HNSW_LIVE && header->version == from->version)
 	{
-		AnnHnswPlaceCodedEdge(space, header, new->length, probe, &placement);
-		if (placement.slot >= 0)
-			putEdge(state, buffer, header, &placement, new);
+		int			edge = findEdge(layout, header, new->to);
+
+		/* VACUUM may have linked the new row already (README, VACUUM step 4). */
+		if (edge >= 0)
+			done = !new->keeper || AnnHnswIsKeeper(layout, header, edge);
+		else
+		{
+			AnnHnswPlaceCodedEdge(space, header, new->length, probe, &placement);
+			done = placement.slot >= 0;
+			if (done)
+				putEdge(state, buffer, header, &placement, new);
+		}
 	}
 	UnlockReleaseBuffer(buffer);
+	return done;
 }
 
 typedef struct PlainEdges
@@ -341,34 +366,44 @@ plainDistance2(const void *arg, int i)
  * of the row, for which its neighbours are read without its lock.  Gives up if the
  * row has changed meanwhile: somebody else's edge is as good.
  */
-static void
+static bool
 linkPlain(InsertState *state, AnnHnswCache *cache, const Candidate *from, const NewSlot *new)
 {
 	const AnnHnswLayout *layout = &state->space->layout;
 	AnnHnswRowHeader *header;
-	AnnHnswPlacement placement;
+	AnnHnswPlacement placement = {.keeper = new->keeper, .slot = -1};
 	AnnHnswRowHeader *copy = palloc(layout->row_size);
 	PlainEdges	edges = {state, cache, copy, palloc(layout->vector_size)};
 	Buffer		buffer = AnnHnswLockRow(state->index, cache, layout, from->row, BUFFER_LOCK_SHARE, &header);
+	int			edge;
+	bool		done = false;
 
 	memcpy(copy, header, layout->row_size);
 	UnlockReleaseBuffer(buffer);
-	if (copy->state == ANN_HNSW_LIVE && copy->version == from->version && !hasEdge(layout, copy, new->to))
+	if (copy->state == ANN_HNSW_LIVE && copy->version == from->version)
 	{
-		AnnHnswPlaceEdge(state->space, copy, new->length, plainDistance2, &edges, &placement);
-		if (placement.slot >= 0)
+		edge = findEdge(layout, copy, new->to);
+		if (edge >= 0)
+			done = !new->keeper || AnnHnswIsKeeper(layout, copy, edge);
+		else
+			AnnHnswPlaceEdge(state->space, copy, new->length, plainDistance2, &edges, &placement);
+	}
+	if (placement.slot >= 0)
+	{
+		buffer = AnnHnswLockRow(state->index, cache, layout, from->row, BUFFER_LOCK_EXCLUSIVE, &header);
+		if (header->state == ANN_HNSW_LIVE && header->version == from->version &&
+			header->nedges == copy->nedges &&
+			memcmp(AnnHnswRowSlots(layout, header), AnnHnswRowSlots(layout, copy),
+				   (Size) copy->nedges * layout->slot_size) == 0)
 		{
-			buffer = AnnHnswLockRow(state->index, cache, layout, from->row, BUFFER_LOCK_EXCLUSIVE, &header);
-			if (header->state == ANN_HNSW_LIVE && header->version == from->version &&
-				header->nedges == copy->nedges &&
-				memcmp(AnnHnswRowSlots(layout, header), AnnHnswRowSlots(layout, copy),
-					   (Size) copy->nedges * layout->slot_size) == 0)
-				putEdge(state, buffer, header, &placement, new);
-			UnlockReleaseBuffer(buffer);
+			putEdge(state, buffer, header, &placement, new);
+			done = true;
 		}
+		UnlockReleaseBuffer(buffer);
 	}
 	pfree(edges.vector);
 	pfree(copy);
+	return done;
 }
 
 /* Writes the new row with its edges and returns its id. */
@@ -416,8 +451,10 @@ writeRow(InsertState *state, int nedges, ItemPointer tid)
 	row->version = place->version;
 	if (state->meta->nchains == 0)
 	{
+		/* Slots that are not in use stay what they are. */
+		uint16		used = (uint16) (AnnHnswRowSlots(layout, row) + (Size) nedges * layout->slot_size - (char *) row);
 		AnnPagePatch patches[2] = {
-			{place, row, layout->row_size},
+			{place, row, used},
 			{&page->pd_lower, &lower, sizeof(lower)}
 		};
 
@@ -460,8 +497,8 @@ maybeEnter(InsertState *state, const AnnHnswCache *cache, AnnRowId row)
 	AnnHnswEntry *data;
 
 	if (pg_prng_uint64_range(&pg_global_prng_state, 0, ROWS_STEP - 1) == 0)
-		AnnHnswCountRows(state->index, state->mode, ROWS_STEP, state->ncandidates < state->capacity ? 0 :
-						 ALPHA_GAIN * (ANN_HNSW_ALPHA_KEEPS - (float) state->nkept / layout->slots));
+		AnnHnswCountRows(state->index, state->mode, ROWS_STEP, state->ncandidates < state->beam ? 0 :
+						 ALPHA_GAIN * (meta->keeps - (float) state->nkept / layout->slots));
 	if (meta->nentries >= AnnHnswEntryCapacity(layout, 0))
 	{
 		uint32		capacity = AnnHnswEntryCapacity(layout, meta->rows);
@@ -470,11 +507,11 @@ maybeEnter(InsertState *state, const AnnHnswCache *cache, AnnRowId row)
 			return;
 		/* The table grows with the index, at the rate at which it is replaced. */
 		if (meta->nentries >= capacity)
-			entry = (uint32) pg_prng_uint64_range(&pg_global_prng_state, 0, meta->nentries - 1);
+			entry = (uint32) pg_prng_uint64_range(&pg_global_prng_state, 1, meta->nentries - 1);
 	}
 	data = palloc(AnnHnswEntrySize(layout));
 	AnnHnswFormEntry(state->space, row, state->point->dense, state->point->stored, data, state->scratch);
-	AnnHnswPutEntry(state->index, state->mode, entry, data);
+	AnnHnswPutEntry(state->index, state->mode, entry, data, false);
 }
 
 /*
@@ -486,8 +523,13 @@ findCandidates(InsertState *state, AnnHnswCache *cache, AnnHnswQuery *query, int
 {
 	AnnHnswSearch *search;
 
-	state->capacity = beam;
+	state->beam = beam;
+	/* With codes all that is visited on the way, as in the build: some of the far ones make good edges. */
+	state->capacity = AnnHnswHasCodes(&state->space->layout) ? 2 * beam : beam;
 	state->candidates = palloc(sizeof(Candidate) * state->capacity);
+	state->keeps_vectors = state->point->dense != NULL &&
+		(!AnnHnswHasCodes(&state->space->layout) ||
+		 mul_size(sizeof(float) * state->space->layout.dim, state->capacity) <= MAX_CANDIDATE_BYTES);
 	state->equal = ANN_HNSW_NO_ROW;
 
 	search = AnnHnswSearchAcquire();
@@ -495,11 +537,13 @@ findCandidates(InsertState *state, AnnHnswCache *cache, AnnHnswQuery *query, int
 	search->cache = cache;
 	search->space = state->space;
 	search->query = query;
-	search->ef = state->capacity;
+	search->ef = beam;
 	search->keep_dropped = false;
 	search->keep_results = false;
 	search->hook = collect;
 	search->hook_arg = state;
+	if (state->as_new)
+		search->skip = state->self;
 	AnnHnswSearchBegin(search);
 	AnnHnswSearchBeam(search);
 	AnnHnswSearchRelease(search);
@@ -528,52 +572,108 @@ formNewSlot(InsertState *state, AnnRowId row, const ItemPointerData *hint, NewSl
 }
 
 /*
- * Edges to the row from each of its neighbours, the first nedges candidates.
+ * Gives the row a keeper from one of the entries in `reached` (NULL: from any), whatever the
+ * distance: where no row that is near has one to give.  False if no entry has.
  */
-static void
-linkBack(InsertState *state, AnnHnswCache *cache, int nedges, AnnRowId row, ItemPointer hint)
+static bool
+keepFromEntries(InsertState *state, AnnHnswCache *cache, const AnnHnswRowSet *reached, NewSlot *new)
 {
-	NewSlot		new;
-	AnnCodeProbe *probe = NULL;
+	const AnnHnswSpace *space = state->space;
+	const AnnHnswLayout *layout = &space->layout;
+	char	   *vector = palloc(layout->vector_size);
+	bool		done = false;
 
-	formNewSlot(state, row, hint, &new);
-	if (new.code != NULL)
+	AnnHnswCacheRefresh(state->index, cache);
+	for (uint32 i = 0; i < cache->meta.nentries && !done; i++)
 	{
-		probe = palloc(AnnCodeProbeSize(&state->space->code));
-		AnnHnswProbeInit(state->space, probe, new.halves, new.code);
-	}
-	for (int i = 0; i < nedges; i++)
-	{
+		AnnRowId	from = ((AnnHnswEntry *) (cache->entries + i * cache->entry_size))->row;
+		AnnHnswRowHeader *header;
+		const char *stored;
+		Buffer		buffer;
+
 		CHECK_FOR_INTERRUPTS();
-		new.length = state->candidates[i].length;
-		if (probe != NULL)
-			linkCoded(state, cache, &state->candidates[i], &new, probe);
-		else
-			linkPlain(state, cache, &state->candidates[i], &new);
+		if (from == new->to || (reached != NULL && !AnnHnswRowSetHas(reached, from)))
+			continue;
+		buffer = AnnHnswLockRow(state->index, NULL, layout, from, BUFFER_LOCK_EXCLUSIVE, &header);
+		stored = header->state != ANN_HNSW_LIVE || findEdge(layout, header, new->to) >= 0 ? NULL :
+			AnnHnswStoredVector(state->index, layout, header, vector);
+		if (stored != NULL)
+		{
+			AnnHnswPlacement placement = {.keeper = true, .slot = AnnHnswSpareEdge(layout, header)};
+
+			if (state->point->dense != NULL)
+				AnnHnswDecode(space, stored, state->scratch);
+			new->length = AnnHnswPairLength(space, state->point->dense, state->point->stored, state->scratch, stored);
+			done = placement.slot >= 0;
+			if (done)
+				putEdge(state, buffer, header, &placement, new);
+		}
+		UnlockReleaseBuffer(buffer);
 	}
+	pfree(vector);
+	return done;
 }
 
 /*
- * Gives the row one edge from the nearest candidate that has a free slot, or an
+ * Edges to the row from each of its neighbours, the first nedges candidates, but from no
+ * more than `most`.  The first that can is its keeper (README, Keepers) if `keep` says so; false
+ * if none is.
+ */
+static bool
+linkBack(InsertState *state, AnnHnswCache *cache, int nedges, NewSlot *new, bool keep, int most)
+{
+	AnnCodeProbe *probe = NULL;
+	bool		kept = !keep;
+
+	if (new->code != NULL)
+	{
+		probe = palloc(AnnCodeProbeSize(&state->space->code));
+		AnnHnswProbeInit(state->space, probe, new->halves, new->code);
+	}
+	for (int i = 0; i < nedges; i++)
+	{
+		bool		done;
+
+		CHECK_FOR_INTERRUPTS();
+		new->length = state->candidates[i].length;
+		new->keeper = !kept;
+		if (probe != NULL)
+			done = linkCoded(state, cache, &state->candidates[i], new, probe);
+		else
+			done = linkPlain(state, cache, &state->candidates[i], new);
+		kept = kept || done;
+		if (done && --most <= 0)
+			break;
+	}
+	return kept;
+}
+
+/*
+ * Gives the row a keeper from the nearest candidate in `reached` that has a free slot, or an
  * edge to spare: the furthest whose target is in `twice`, which it leaves.  (What an
  * insert does would cut off other rows.)
  */
 static void
-linkOnce(InsertState *state, int nedges, AnnRowId row, ItemPointer hint, AnnHnswRowSet *twice)
+linkOnce(InsertState *state, AnnHnswCache *cache, int nedges, AnnRowId row, ItemPointer hint,
+		 const AnnHnswRowSet *reached, AnnHnswRowSet *twice)
 {
 	const AnnHnswLayout *layout = &state->space->layout;
 	NewSlot		new;
 	bool		done = false;
 
 	formNewSlot(state, row, hint, &new);
+	new.keeper = true;
 	qsort(state->candidates, nedges, sizeof(Candidate), compareLength);
 	for (int i = 0; i < nedges && !done; i++)
 	{
 		Candidate  *from = &state->candidates[i];
 		AnnHnswRowHeader *header;
-		Buffer		buffer = AnnHnswLockRow(state->index, NULL, layout, from->row, BUFFER_LOCK_EXCLUSIVE, &header);
+		Buffer		buffer;
 		int			slot = -1;
 
+		if (!AnnHnswRowSetHas(reached, from->row))
+			continue;
+		buffer = AnnHnswLockRow(state->index, NULL, layout, from->row, BUFFER_LOCK_EXCLUSIVE, &header);
 		if (header->state == ANN_HNSW_LIVE && header->version == from->version)
 		{
 			float		furthest = -1;
@@ -587,7 +687,8 @@ linkOnce(InsertState *state, int nedges, AnnRowId row, ItemPointer hint, AnnHnsw
 
 				if (to == row)
 					done = true;
-				else if (slot < header->nedges && length > furthest && AnnHnswRowSetHas(twice, to))
+				else if (slot < header->nedges && length > furthest && AnnHnswRowSetHas(twice, to) &&
+						 !AnnHnswIsKeeper(layout, header, j))
 				{
 					furthest = length;
 					slot = j;
@@ -599,20 +700,22 @@ linkOnce(InsertState *state, int nedges, AnnRowId row, ItemPointer hint, AnnHnsw
 			if (slot < header->nedges)
 				AnnHnswRowSetRemove(twice, AnnHnswEdge(layout, header, slot));
 			new.length = from->length;
-			putEdge(state, buffer, header, &(AnnHnswPlacement) {.slot = slot}, &new);
+			putEdge(state, buffer, header, &(AnnHnswPlacement) {.keeper = true, .slot = slot}, &new);
 			done = true;
 		}
 		UnlockReleaseBuffer(buffer);
 	}
+	if (!done)
+		keepFromEntries(state, cache, reached, &new);
 }
 
 /*
- * Sets `state` up for a row of the index, and finds its candidates.  Returns false if
- * the row does not live.
+ * Sets `state` up for a row of the index, and finds its candidates, `as_new` as if the row
+ * were not there yet.  Returns false if the row does not live.
  */
 static bool
 searchForRow(InsertState *state, AnnHnswPoint *point, Relation index, AnnWriteMode mode, AnnHnswCache *cache,
-			 const AnnHnswSpace *space, AnnRowId row, int beam, ItemPointer hint)
+			 const AnnHnswSpace *space, AnnRowId row, bool as_new, int beam, ItemPointer hint)
 {
 	const AnnHnswLayout *layout = &space->layout;
 	AnnHnswRowHeader *header;
@@ -621,6 +724,7 @@ searchForRow(InsertState *state, AnnHnswPoint *point, Relation index, AnnWriteMo
 	Buffer		buffer = AnnHnswLockRow(index, cache, layout, row, BUFFER_LOCK_SHARE, &header);
 
 	memset(state, 0, sizeof(*state));
+	state->as_new = as_new;
 	memset(point, 0, sizeof(*point));
 	found = header->state != ANN_HNSW_LIVE ? NULL : AnnHnswStoredVector(index, layout, header, stored);
 	if (found == NULL)
@@ -656,13 +760,13 @@ searchForRow(InsertState *state, AnnHnswPoint *point, Relation index, AnnWriteMo
 }
 
 /*
- * Makes a row reachable: an edge to it from a row that a search for it finds, and
+ * Makes a row reachable: a keeper from a row in `reached` that a search for it finds, and
  * edges from it as far as it has room.  Rows in `twice` are named by more than one
  * edge: one of these may make way.  For VACUUM: nobody else frees rows.
  */
 void
 AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHnswSpace *space,
-				 AnnRowId row, AnnHnswRowSet *twice)
+				 AnnRowId row, const AnnHnswRowSet *reached, AnnHnswRowSet *twice)
 {
 	const AnnHnswLayout *layout = &space->layout;
 	InsertState state;
@@ -673,11 +777,11 @@ AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const A
 	int			nedges;
 	Buffer		buffer;
 
-	if (!searchForRow(&state, &point, index, mode, cache, space, row,
+	if (!searchForRow(&state, &point, index, mode, cache, space, row, false,
 					  AnnHnswConstructionBeam(layout, cache->meta.ef_construction), &hint))
 		return;
-	nedges = chooseEdges(&state);
-	linkOnce(&state, nedges, row, &hint, twice);
+	nedges = chooseEdges(&state, space->layout.slots);
+	linkOnce(&state, cache, nedges, row, &hint, reached, twice);
 
 	buffer = AnnHnswLockRow(index, NULL, layout, row, BUFFER_LOCK_EXCLUSIVE, &header);
 	edit = AnnPageEditBegin(index, mode);
@@ -701,6 +805,40 @@ AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const A
 }
 
 /*
+ * The mean share of its slots that the rule would fill for a row, were those of a sample inserted
+ * now; 0 if the index is too small to tell.
+ */
+float
+AnnHnswKeptShare(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, const AnnRowId *rows, int nrows)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ann hnsw kept share", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	float		sum = 0;
+	int			n = 0;
+
+	for (int i = 0; i < nrows; i++)
+	{
+		InsertState state;
+		AnnHnswPoint point;
+		ItemPointerData hint;
+
+		CHECK_FOR_INTERRUPTS();
+		if (searchForRow(&state, &point, index, ANN_WRITE_BUILD, cache, space, rows[i], true,
+						 AnnHnswConstructionBeam(&space->layout, cache->meta.ef_construction), &hint) &&
+			state.ncandidates >= state.beam)
+		{
+			chooseEdges(&state, space->layout.slots);
+			sum += (float) state.nkept / space->layout.slots;
+			n++;
+		}
+		MemoryContextReset(context);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return n > 0 ? sum / n : 0;
+}
+
+/*
  * Searches a finished graph for a row of it, with this beam, and makes edges to what it
  * finds, in both directions; `merge` puts them together with the row's own.  For the
  * build: nobody frees rows.  (An edge that another participant gives the row meanwhile
@@ -718,12 +856,13 @@ AnnHnswRefineRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 	AnnHnswRowHeader *merged = palloc0(layout->row_size);
 	AnnHnswRowHeader *header;
 	ItemPointerData hint;
+	NewSlot		new;
 	int			nedges;
 	Buffer		buffer;
 
-	if (!searchForRow(&state, &point, index, ANN_WRITE_BUILD, cache, space, row, beam, &hint))
+	if (!searchForRow(&state, &point, index, ANN_WRITE_BUILD, cache, space, row, false, beam, &hint))
 		return;
-	nedges = chooseEdges(&state);
+	nedges = chooseEdges(&state, space->layout.slots);
 	for (int i = 0; i < nedges; i++)
 	{
 		Candidate  *c = &state.candidates[i];
@@ -743,7 +882,24 @@ AnnHnswRefineRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 	memcpy(AnnHnswRowSlots(layout, header), AnnHnswRowSlots(layout, merged), (Size) layout->slots * layout->slot_size);
 	MarkBufferDirty(buffer);
 	UnlockReleaseBuffer(buffer);
-	linkBack(&state, cache, nedges, row, &hint);
+	formNewSlot(&state, row, &hint, &new);
+	linkBack(&state, cache, nedges, &new, false, nedges);
+}
+
+/*
+ * How many edges a new row begins with, to its neighbours and back: as many as it can have,
+ * if an insert logs no more than MAX_LOGGED then.
+ */
+static void
+planEdges(const AnnHnswLayout *layout, int *out, int *back)
+{
+	double		room = MAX_LOGGED - (double) layout->row_size + (double) layout->slots * layout->slot_size - 3 * RECORD_BYTES;
+	double		backward = layout->slot_size + RECORD_BYTES;
+	int			least = (int) (LEAST_EDGES * layout->slots);
+
+	*out = Min(layout->slots, Max(least, (int) (room / (layout->slot_size + BACK_SHARE * backward))));
+	*back = *out == layout->slots ? layout->slots :
+		Min(layout->slots, Max(least, (int) ((room - *out * layout->slot_size) / backward)));
 }
 
 static void
@@ -751,8 +907,12 @@ insertPoint(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 			AnnAttributes *attributes, AnnHnswPoint *point, AnnHnswQuery *query, ItemPointer tid)
 {
 	InsertState state = {0};
+	NewSlot		new;
 	AnnRowId	row;
+	int			out;
+	int			back;
 	int			nedges;
+	bool		kept;
 
 	state.index = index;
 	state.mode = ANN_WRITE_WAL;
@@ -771,10 +931,14 @@ insertPoint(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 		AnnHnswAddTid(index, ANN_WRITE_WAL, &space->layout, state.equal, point, tid))
 		return;
 
-	nedges = chooseEdges(&state);
+	planEdges(&space->layout, &out, &back);
+	nedges = chooseEdges(&state, out);
 	row = writeRow(&state, nedges, tid);
-	linkBack(&state, cache, nedges, row, tid);
+	formNewSlot(&state, row, tid, &new);
+	kept = linkBack(&state, cache, nedges, &new, true, back);
 	maybeEnter(&state, cache, row);
+	if (!kept)
+		keepFromEntries(&state, cache, NULL, &new);
 }
 
 /*

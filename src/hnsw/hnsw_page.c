@@ -111,6 +111,7 @@ AnnHnswCreateMeta(Relation index, ForkNumber fork, AnnHnswMetaPageData *meta)
 	meta->center = InvalidBlockNumber;
 	meta->nentries = 0;
 	meta->entry_version = 1;
+	meta->keeps = ANN_HNSW_ALPHA_KEEPS;
 	meta->null_tids = InvalidBlockNumber;
 	meta->zero_tids = InvalidBlockNumber;
 	meta->row_page = InvalidBlockNumber;
@@ -311,11 +312,12 @@ AnnHnswFormEntry(const AnnHnswSpace *space, AnnRowId row, const float *dense, co
 /*
  * Stores entry number `entry` (at most nentries, which grows by one then, and
  * so does the table when it is full, up to what an index of this many rows keeps).
+ * `any`: entry 0, too, which only VACUUM replaces (README, Keepers).
  * Takes the meta page's lock: the caller holds no buffer lock but possibly a
  * row page's.
  */
 void
-AnnHnswPutEntry(Relation index, AnnWriteMode mode, uint32 entry, const AnnHnswEntry *data)
+AnnHnswPutEntry(Relation index, AnnWriteMode mode, uint32 entry, const AnnHnswEntry *data, bool any)
 {
 	Buffer		metabuf = ReadBuffer(index, ANN_HNSW_META_BLOCK);
 	Buffer		buffer;
@@ -330,7 +332,7 @@ AnnHnswPutEntry(Relation index, AnnWriteMode mode, uint32 entry, const AnnHnswEn
 	meta = AnnHnswMetaOnPage(AnnPageGet(index, metabuf, ANN_HNSW_PAGE_ID, ANN_HNSW_META));
 	size = AnnHnswEntrySize(&meta->layout);
 	per_page = AnnHnswEntriesPerPage(&meta->layout);
-	if (entry > meta->nentries)
+	if (entry > meta->nentries || (entry == 0 && !any))
 		entry = meta->nentries;
 	if (entry >= Max(meta->entry_capacity, AnnHnswEntryCapacity(&meta->layout, meta->rows)))
 	{
@@ -696,8 +698,8 @@ AnnHnswListRowPage(Relation index, AnnWriteMode mode, const AnnHnswLayout *layou
 }
 
 /*
- * Writes a slot, layout->slot_size bytes.  The sign of length says whether the edge
- * is occluded.  hint, the neighbour's first heap TID, halves, the
+ * Writes a slot, layout->slot_size bytes, of an edge that is no keeper.  The sign of
+ * length says whether the edge is occluded.  hint, the neighbour's first heap TID, halves, the
  * factors {add, mul}, and code are used with codes only.
  */
 void
@@ -710,6 +712,7 @@ AnnHnswFormSlot(const AnnHnswLayout *layout, char *slot, AnnRowId neighbour, flo
 
 		AnnHnswSlotSetRow(coded, neighbour);
 		ann_kernels.f32_to_f16(&length, &coded->length, 1);
+		coded->length &= ~ANN_HNSW_KEEPER;
 		coded->add = halves[0];
 		coded->mul = halves[1];
 		AnnHnswSlotSetHint(layout, coded, hint);
@@ -719,8 +722,12 @@ AnnHnswFormSlot(const AnnHnswLayout *layout, char *slot, AnnRowId neighbour, flo
 	{
 		AnnHnswPlainSlot *plain = (AnnHnswPlainSlot *) slot;
 
+		uint32		bits;
+
+		memcpy(&bits, &length, sizeof(bits));
+		bits &= ~(uint32) ANN_HNSW_KEEPER;
 		plain->row = neighbour;
-		plain->length = length;
+		memcpy(&plain->length, &bits, sizeof(bits));
 	}
 }
 

@@ -6,7 +6,7 @@
  * whether a nearer one occludes it.  So only the new edge has to be compared with
  * the others, and of them only with those that are not occluded.  A full row drops
  * the furthest occluded edge; replacing the longest, or only those that the new
- * one occludes, ruins the graph (DESIGN, fact 15).
+ * one occludes, ruins the graph (DESIGN, fact 15).  Keepers stay (README).
  */
 #include "postgres.h"
 
@@ -14,7 +14,10 @@
 
 #include "hnsw/hnsw_prune.h"
 
-/* Fills *placement for a new edge of this length; the row is as it is on its page. */
+/*
+ * Fills *placement, but for `keeper`, which is given, for a new edge of this length; the
+ * row is as it is on its page.
+ */
 void
 AnnHnswPlaceEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
 				 AnnHnswDistance2 distance2, const void *arg, AnnHnswPlacement *placement)
@@ -23,6 +26,7 @@ AnnHnswPlaceEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
 	int			n = row->nedges;
 	float		lengths[256];
 	bool		occluded[256];
+	bool		keeper[256];
 	int			furthest = -1;
 	int			victim = -1;
 
@@ -44,12 +48,15 @@ AnnHnswPlaceEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
 
 	for (int i = 0; i < n; i++)
 	{
+		keeper[i] = AnnHnswIsKeeper(layout, row, i);
+		if (keeper[i])
+			continue;
 		if (furthest < 0 || lengths[i] > lengths[furthest])
 			furthest = i;
 		if (occluded[i] && (victim < 0 || lengths[i] > lengths[victim]))
 			victim = i;
 	}
-	if (victim < 0 && !placement->occluded)
+	if (victim < 0 && (!placement->occluded || placement->keeper))
 		victim = furthest;
 	/* Of equal ones any may go. */
 	if (victim >= 0 && placement->occluded && lengths[victim] == length && pg_prng_bool(&pg_global_prng_state))
@@ -57,13 +64,32 @@ AnnHnswPlaceEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
 		int			equals = 0;
 
 		for (int i = 0; i < n; i++)
-			if (occluded[i] && lengths[i] == length &&
+			if (occluded[i] && !keeper[i] && lengths[i] == length &&
 				pg_prng_uint64_range(&pg_global_prng_state, 0, equals++) == 0)
 				victim = i;
 	}
-	else if (victim < 0 || ((placement->occluded || !occluded[victim]) && lengths[victim] <= length))
+	else if (victim < 0 ||
+			 (!placement->keeper && (placement->occluded || !occluded[victim]) && lengths[victim] <= length))
 		victim = -1;
 	placement->slot = victim;
+}
+
+/*
+ * The slot in which a row can take one more edge without regard to the rule: a free one, or
+ * that of the furthest edge that is no keeper; -1 if there is none.
+ */
+int
+AnnHnswSpareEdge(const AnnHnswLayout *layout, AnnHnswRowHeader *row)
+{
+	int			spare = -1;
+
+	if (row->nedges < layout->slots)
+		return row->nedges;
+	for (int i = 0; i < row->nedges; i++)
+		if (!AnnHnswIsKeeper(layout, row, i) &&
+			(spare < 0 || AnnHnswEdgeLength(layout, row, i) > AnnHnswEdgeLength(layout, row, spare)))
+			spare = i;
+	return spare;
 }
 
 /* The probe of a code with its factors as halves. */

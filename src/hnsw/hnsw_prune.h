@@ -29,7 +29,8 @@ AnnHnswOccludes(float alpha, float between2, float length)
 /* What becomes of a row that gets a new edge. */
 typedef struct AnnHnswPlacement
 {
-	int			slot;			/* of the new edge; -1: it is the one to drop */
+	bool		keeper;			/* given: the new edge is to be one */
+	int			slot;			/* of the new edge; -1: it is the one to drop, or all others are keepers */
 	bool		occluded;		/* the new edge */
 	int			nnewly;
 	uint8		newly[256];		/* older edges that it occludes */
@@ -42,6 +43,7 @@ extern void AnnHnswPlaceEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, f
 							 AnnHnswDistance2 distance2, const void *arg, AnnHnswPlacement *placement);
 extern void AnnHnswPlaceCodedEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
 								  const AnnCodeProbe *probe, AnnHnswPlacement *placement);
+extern int	AnnHnswSpareEdge(const AnnHnswLayout *layout, AnnHnswRowHeader *row);
 extern void AnnHnswProbeInit(const AnnHnswSpace *space, AnnCodeProbe *probe, const AnnHalf *factors, const uint8 *code);
 extern void AnnHnswMarkOccluded(const AnnHnswSpace *space, AnnHnswRowHeader *row, char *probes);
 

@@ -90,8 +90,8 @@ AnnHnswRowSetInit(AnnHnswRowSet *set, uint64 nrows)
 											MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 }
 
-static void
-rowSetClear(AnnHnswRowSet *set)
+void
+AnnHnswRowSetClear(AnnHnswRowSet *set)
 {
 	memset(set->words, 0, sizeof(uint64) * (set->nrows / 64 + 1));
 }
@@ -715,41 +715,6 @@ AnnHnswSpread(Relation index, BufferAccessStrategy strategy, const AnnHnswLayout
 }
 
 /*
- * Links the live rows that cannot be reached from the entries.
- */
-static void
-linkUnreachable(AnnHnswRepair *repair)
-{
-	AnnHnswCache *cache = AnnHnswCacheGet(repair->index);
-	AnnHnswRowSet reached;
-
-	AnnHnswRowSetInit(&reached, repair->live.nrows);
-	AnnHnswCacheRefresh(repair->index, cache);
-	for (uint32 i = 0; i < cache->meta.nentries; i++)
-	{
-		AnnRowId	row = ((AnnHnswEntry *) (cache->entries + i * cache->entry_size))->row;
-
-		if (AnnHnswRowSetHas(&repair->live, row))
-			AnnHnswRowSetAdd(&reached, row);
-	}
-	rowSetClear(&repair->linked);
-	AnnHnswSpread(repair->index, repair->strategy, &repair->space->layout, &repair->live, &reached, &repair->linked);
-	for (AnnRowId row = 0; AnnHnswRowSetNext(&repair->live, &row); row++)
-	{
-		MemoryContext old;
-
-		if (AnnHnswRowSetHas(&reached, row))
-			continue;
-		AnnVacuumDelayPoint();
-		old = MemoryContextSwitchTo(repair->work->context);
-		AnnHnswRelinkRow(repair->index, repair->mode, AnnHnswCacheGet(repair->index), repair->space, row, &repair->twice);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(repair->work->context);
-	}
-	AnnHnswRowSetFree(&reached);
-}
-
-/*
  * Removes the edges of live rows that point at deleting ones, in all blocks below
  * nblocks, and fills their places with neighbours of neighbours; live edges stay.
  * Then links rows that cannot be reached.  Allocates in CurrentMemoryContext.
@@ -772,7 +737,7 @@ AnnHnswRepairGraph(AnnHnswRepair *repair, BlockNumber nblocks)
 		MemoryContextReset(repair->work->context);
 	}
 	MemoryContextSwitchTo(old);
-	linkUnreachable(repair);
+	AnnHnswKeepRows(repair, repair->work->context);
 	AnnHnswRowSetFree(&repair->live);
 	AnnHnswRowSetFree(&repair->linked);
 	AnnHnswRowSetFree(&repair->twice);

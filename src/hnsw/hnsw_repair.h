@@ -22,6 +22,7 @@ typedef struct AnnHnswRepair
 
 extern void AnnHnswSpread(Relation index, BufferAccessStrategy strategy, const AnnHnswLayout *layout,
 						  const AnnHnswRowSet *present, AnnHnswRowSet *reached, AnnHnswRowSet *expanded);
+extern void AnnHnswKeepRows(AnnHnswRepair *repair, MemoryContext scratch);
 extern void AnnHnswRepairGraph(AnnHnswRepair *repair, BlockNumber nblocks);
 
 #endif							/* ANN_HNSW_REPAIR_H */

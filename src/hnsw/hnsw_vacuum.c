@@ -449,7 +449,7 @@ replaceEntries(VacuumState *state)
 			if (!AnnHnswRowSetHas(&state->deleting, row) && !AnnHnswRowSetHas(&entered, row) &&
 				formEntry(state, row, entry))
 			{
-				AnnHnswPutEntry(state->index, ANN_WRITE_WAL, i, entry);
+				AnnHnswPutEntry(state->index, ANN_WRITE_WAL, i, entry, true);
 				AnnHnswRowSetAdd(&entered, row);
 				found = true;
 			}
