@@ -286,6 +286,16 @@ putEdge(InsertState *state, Buffer buffer, AnnHnswRowHeader *row, const AnnHnswP
 	pfree(slot);
 }
 
+/* Makes an edge of a row a keeper.  The row's page is locked exclusively. */
+static void
+makeKeeper(InsertState *state, Buffer buffer, AnnHnswRowHeader *row, int edge)
+{
+	uint32		bits = AnnHnswLengthBits(&state->space->layout, row, edge) | ANN_HNSW_KEEPER;
+	AnnPagePatch patch = AnnHnswPatchLength(&state->space->layout, row, edge, &bits);
+
+	AnnPageApply(state->index, state->mode, buffer, &patch, 1);
+}
+
 /* The number of the edge to that row, or -1. */
 static int
 findEdge(const AnnHnswLayout *layout, AnnHnswRowHeader *row, AnnRowId to)
@@ -316,7 +326,11 @@ linkCoded(InsertState *state, AnnHnswCache *cache, const Candidate *from, const 
 
 		/* VACUUM may have linked the new row already (README, VACUUM step 4). */
 		if (edge >= 0)
-			done = !new->keeper || AnnHnswIsKeeper(layout, header, edge);
+		{
+			if (new->keeper)
+				makeKeeper(state, buffer, header, edge);
+			done = true;
+		}
 		else
 		{
 			AnnHnswPlaceCodedEdge(space, header, new->length, probe, &placement);
@@ -590,14 +604,21 @@ keepFromEntries(InsertState *state, AnnHnswCache *cache, const AnnHnswRowSet *re
 		AnnHnswRowHeader *header;
 		const char *stored;
 		Buffer		buffer;
+		int			edge;
 
 		CHECK_FOR_INTERRUPTS();
 		if (from == new->to || (reached != NULL && !AnnHnswRowSetHas(reached, from)))
 			continue;
 		buffer = AnnHnswLockRow(state->index, NULL, layout, from, BUFFER_LOCK_EXCLUSIVE, &header);
-		stored = header->state != ANN_HNSW_LIVE || findEdge(layout, header, new->to) >= 0 ? NULL :
+		edge = header->state == ANN_HNSW_LIVE ? findEdge(layout, header, new->to) : -1;
+		stored = header->state != ANN_HNSW_LIVE || edge >= 0 ? NULL :
 			AnnHnswStoredVector(state->index, layout, header, vector);
-		if (stored != NULL)
+		if (edge >= 0)
+		{
+			makeKeeper(state, buffer, header, edge);
+			done = true;
+		}
+		else if (stored != NULL)
 		{
 			AnnHnswPlacement placement = {.keeper = true, .slot = AnnHnswSpareEdge(layout, header)};
 
@@ -686,7 +707,10 @@ linkOnce(InsertState *state, AnnHnswCache *cache, int nedges, AnnRowId row, Item
 				AnnRowId	to = AnnHnswEdge(layout, header, j);
 
 				if (to == row)
+				{
+					makeKeeper(state, buffer, header, j);
 					done = true;
+				}
 				else if (slot < header->nedges && length > furthest && AnnHnswRowSetHas(twice, to) &&
 						 !AnnHnswIsKeeper(layout, header, j))
 				{
