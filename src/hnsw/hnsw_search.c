@@ -34,7 +34,7 @@
 #define BEAM_ERRORS 2.5
 
 /* The same where cards name all members, so that no way has to be found to them. */
-#define CARD_ERRORS 1.75
+#define CARD_ERRORS 2.0
 
 /* Estimates that are known to be good for nothing before there are so many. */
 #define MIN_ERRORS 8
