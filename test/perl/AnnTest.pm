@@ -9,6 +9,8 @@
 #   my ($recall, $unsorted) = index_recall($node, ...);     many queries in one statement
 #   index_ok($node, 't_v_idx');  log_ok($node);             checks
 #   my $text = answer($session, $sql);                      of a background_psql session
+#   pgbench_scripts($node, %script);                         files of these names, .sql, in basedir
+#   my ($answers, $first) = answers($node, @sql);            to statements on damaged indexes
 package AnnTest;
 
 use strict;
@@ -21,7 +23,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(ann_node random_vectors random_numbers clustered_vectors vector_text load_vectors
-  exact_distance exact_nearest recall index_recall index_ok log_ok answer plan_of index_scan %operator);
+  exact_distance exact_nearest recall index_recall index_ok log_ok answer answers pgbench_scripts plan_of index_scan %operator);
 
 # Operator of each metric.
 our %operator = (l2 => '<->', ip => '<#>', cosine => '<=>', l1 => '<+>');
@@ -48,6 +50,31 @@ sub answer
 	$text =~ s/^background_psql: QUERY_SEPARATOR\n?//mg;
 	$text =~ s/\n+\z//;
 	return $text;
+}
+
+# Writes scripts for pgbench: name => text, into name.sql below the node's basedir.
+sub pgbench_scripts
+{
+	my ($node, %script) = @_;
+	append_to_file($node->basedir . "/$_.sql", $script{$_}) for keys %script;
+	return;
+}
+
+# Runs each statement in a session of its own.  Returns how many of them the server gave an answer
+# to, be it an error, within their statement_timeout; and what came of the first, rows or error.
+sub answers
+{
+	my ($node, @sql) = @_;
+	my ($answers, $first) = (0);
+	for my $sql (@sql)
+	{
+		my ($rc, $out, $err) = $node->psql('postgres', $sql);
+		# 0: an answer, 3: an error of the script.  2 would be a lost connection.
+		$answers++ if ($rc == 0 || $rc == 3) && $err !~ /statement timeout|server closed/;
+		$err =~ s/^psql:<stdin>:\d+: //;
+		$first //= $rc == 0 ? $out : $err;
+	}
+	return ($answers, $first);
 }
 
 # A generator of its own, as Perl's rand differs between builds: returns a function

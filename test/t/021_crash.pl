@@ -33,12 +33,7 @@ UPDATE t SET v = v * array_fill(-1, ARRAY[40])::vector WHERE id = :j;
 DELETE FROM t WHERE id IN (SELECT id FROM t WHERE id >= 10000 ORDER BY random() LIMIT 2);
 },
 	vacuum => "VACUUM t;\n");
-for my $name (keys %scripts)
-{
-	open my $fh, '>', "$dir/$name.sql" or die $!;
-	print $fh $scripts{$name};
-	close $fh;
-}
+pgbench_scripts($node, %scripts);
 
 for my $round (1 .. 20)
 {

@@ -43,12 +43,7 @@ FROM (SELECT id FROM t ORDER BY v <-> (SELECT v FROM twelve WHERE id = :i)) s;
 SELECT id FROM t ORDER BY v <-> (SELECT v FROM twelve WHERE id = :i) LIMIT 10;
 },
 	vacuum => "VACUUM t;\n");
-for my $name (keys %script)
-{
-	open my $fh, '>', "$dir/$name.sql" or die $!;
-	print $fh $script{$name};
-	close $fh;
-}
+pgbench_scripts($node, %script);
 
 for my $kind ([ 'coded', '' ], [ 'plain', 'WITH (quantizer = none)' ])
 {

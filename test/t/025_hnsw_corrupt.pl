@@ -127,10 +127,7 @@ $node->start;
 for my $i (0 .. $#damage)
 {
 	my ($name, $kind, $says) = @{ $damage[$i] };
-	my $checked;
-	my $answers = 0;
-
-	for my $sql (
+	my @sql = (
 		"SELECT defect FROM ann_index_check('t${i}_idx', true)",
 		"SELECT count(*) FROM ann_index_info('t${i}_idx')",
 		"SET enable_seqscan = off; SELECT id FROM t$i ORDER BY v <-> '$query' LIMIT 5",
@@ -138,15 +135,9 @@ for my $i (0 .. $#damage)
 		"INSERT INTO t$i SELECT id + 5000, v FROM base WHERE id < 20 OR id > 1020",
 		"INSERT INTO t$i SELECT id + 6000, v * v FROM base WHERE id < 60",
 		"VACUUM t$i",
-		"SELECT count(*) FROM ann_index_check('t${i}_idx')")
-	{
-		my ($rc, $out, $err) = $node->psql('postgres', $sql);
-		# 0: an answer, 3: an error of the script.  2 would be a lost connection.
-		$answers++ if $rc == 0 || $rc == 3;
-		$err =~ s/^psql:<stdin>:\d+: //;
-		$checked //= $rc == 0 ? $out : $err;
-	}
-	is($answers, 8, "$name: answers and errors only");
+		"SELECT count(*) FROM ann_index_check('t${i}_idx')");
+	my ($answers, $checked) = answers($node, @sql);
+	is($answers, scalar @sql, "$name: answers and errors only");
 	like($checked, $says, "$name: the check finds it") if $says;
 }
 

@@ -51,12 +51,7 @@ FROM (SELECT id FROM t WHERE tenant >= :t ORDER BY v <-> (SELECT v FROM twelve W
 SELECT id FROM t WHERE tenant IN (:t, 5) ORDER BY v <-> (SELECT v FROM twelve WHERE id = :i) LIMIT 10;
 },
 	vacuum => "VACUUM t;\n");
-for my $name (keys %script)
-{
-	open my $fh, '>', "$dir/$name.sql" or die $!;
-	print $fh $script{$name};
-	close $fh;
-}
+pgbench_scripts($node, %script);
 
 for my $kind (
 	[ 'hnsw', 'INCLUDE (tenant)' ],

@@ -136,8 +136,6 @@ $node->start;
 for my $i (0 .. $#damage)
 {
 	my ($name, undef, $says) = @{ $damage[$i] };
-	my $checked;
-	my $answers = 0;
 	my $set = 'SET enable_seqscan = off; SET enable_sort = off;';
 	my @sql = (
 		"SELECT defect FROM ann_index_check('t${i}_idx', false)",
@@ -147,14 +145,7 @@ for my $i (0 .. $#damage)
 		"INSERT INTO t$i SELECT id + 6000, id % 6, 'x', v * v FROM base WHERE id < 60",
 		"VACUUM t$i",
 		"SELECT count(*) FROM ann_index_check('t${i}_idx', true)");
-
-	for my $sql (@sql)
-	{
-		my ($rc, $out, $err) = $node->psql('postgres', $sql);
-		# 0: an answer, 3: an error of the script.  2 would be a lost connection.
-		$answers++ if ($rc == 0 || $rc == 3) && $err !~ /statement timeout/;
-		$checked //= $rc == 0 ? $out : $err;
-	}
+	my ($answers, $checked) = answers($node, @sql);
 	is($answers, scalar @sql, "$name: answers and errors only");
 	like($checked, $says, "$name: the check finds it, if it does harm");
 }

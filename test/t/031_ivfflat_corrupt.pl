@@ -96,8 +96,6 @@ $node->start;
 for my $i (0 .. $#damage)
 {
 	my ($name, $kind, $says) = @{ $damage[$i] };
-	my $answers = 0;
-	my $checked = '';
 	my @statements = (
 		"SELECT defect FROM ann_index_check('t${i}_idx', true)",
 		"SELECT count(*) FROM ann_index_info('t${i}_idx')",
@@ -108,12 +106,7 @@ for my $i (0 .. $#damage)
 		"VACUUM (INDEX_CLEANUP ON) t$i",
 		"INSERT INTO t$i SELECT id + 7000 + 1000 * g, v FROM base, generate_series(1, 3) g",
 		"VACUUM (INDEX_CLEANUP ON) t$i");
-	for my $n (0 .. $#statements)
-	{
-		my ($rc, $out, $err) = $node->psql('postgres', $statements[$n]);
-		$answers++ if $rc == 0 || $err =~ /ERROR/ && $err !~ /statement timeout|server closed/;
-		$checked = "$out$err" =~ s/^psql:<stdin>:\d+: //r if $n == 0;
-	}
+	my ($answers, $checked) = answers($node, @statements);
 	is($answers, scalar @statements, "$name: every statement ends with an answer or an error");
 	like($checked, $says, "$name: found") if $says;
 }

@@ -62,12 +62,7 @@ my %script = (
 	  . join('', map { "SELECT look('$_', 'cat = :c', 40, 15, :n);\nSELECT look('$_', 'cat = :c', 40, 100, :n);\n" } '<->', '<=>'),
 	many => "$settings\n\\set n random(10, 2000)\n"
 	  . join('', map { "SELECT look('$_', 'cat < 20', 800, 25, :n);\nSELECT look('$_', 'cat < 20 AND id % 2 >= 0', 800, 1000, :n);\n" } '<->', '<=>'));
-for my $name (keys %script)
-{
-	open my $fh, '>', "$dir/$name.sql" or die $!;
-	print $fh $script{$name};
-	close $fh;
-}
+pgbench_scripts($node, %script);
 my @run = map { [ 'pgbench', '-n', '-c', $_->[1], '-T', $seconds, '-f', "$dir/$_->[0].sql", '-d', $node->connstr('postgres') ] }
   [ swap => 2 ], [ hot => 2 ], [ vacuum => 1 ], [ few => 2 ], [ many => 1 ];
 my @started = map { my ($out, $err) = ('', ''); [ IPC::Run::start($_, '>', \$out, '2>', \$err), \$out, \$err, $_ ] } @run;
