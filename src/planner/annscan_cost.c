@@ -65,6 +65,9 @@
 #define TRIAL_MEMBERS 2
 #define TRIAL_GAIN 4.0
 
+/* The share of members where the filter goes with the query. */
+#define NEAR_SHARE 0.5
+
 /* How often the filter is expected to refuse what is near the query, so that the ranking is made after all. */
 #define FAR_FILTERS 0.01
 
@@ -77,11 +80,12 @@
 /*
  * A search of all rows whose filter the index does not know is judged by the rows that pass among those
  * it finds first.  So many of them, or as many as cost this share of what would be done instead, are looked at
- * before; what is expected of the filter counts as much as some rows that have passed.
+ * before; what is expected of the filter counts as much as some rows that have passed, or so many rows.
  */
 #define FIRST_LOOK 8
 #define FIRST_LOOK_SHARE 0.1
 #define PRIOR_PASSED 2.0
+#define PRIOR_ROWS 20.0
 
 /* A search for more than this share of the rows that pass is no use. */
 #define MOST_WANTED 0.7
@@ -252,7 +256,7 @@ memberSearch(const AnnScanPlan *plan, double wanted, double members, bool *trial
 	double		count = members * costs->passing;
 	Cost		rank = members * costs->rank;
 	Cost		expected = AnnCostOfSearch(search, wanted, count / Max(search->rows, 1)) + wanted * costs->fetch;
-	Cost		near = AnnCostOfSearch(search, wanted, 1) + wanted * costs->fetch;
+	Cost		near = AnnCostOfSearch(search, wanted, NEAR_SHARE) + wanted * costs->fetch;
 	Cost		try = search->start + search->work * Max(TRIAL_WORK, TRIAL_SHARE * search->first);
 
 	if (costs->cards > 0)
@@ -544,6 +548,7 @@ AnnJudgeSearch(const AnnScanPlan *plan, double looked_at, double passed, double 
 {
 	const AnnScanCosts *costs = &plan->costs;
 	double		found_well = Max(*told, firstRows(&costs->search));
+	double		prior;
 	double		share;
 	double		needed;
 	Cost		so_far;
@@ -554,7 +559,8 @@ AnnJudgeSearch(const AnnScanPlan *plan, double looked_at, double passed, double 
 		return ANN_SEARCH_GOES_ON;
 	if (costs->other > 0 && AnnFilterSurprises(plan, looked_at, passed))
 		return ANN_SEARCH_IS_LOST;
-	share = (passed + PRIOR_PASSED) / (looked_at + PRIOR_PASSED / costs->share);
+	prior = Min(PRIOR_PASSED / costs->share, PRIOR_ROWS);
+	share = (passed + prior * costs->share) / (looked_at + prior);
 	needed = looked_at + Max(plan->limit - passed, 0) / share;
 	widen = needed > costs->search.goes_on * found_well;
 	if (looked_at < (widen ? Min(found_well, costs->first_look) : costs->first_look))
