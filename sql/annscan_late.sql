@@ -14,7 +14,7 @@ INSERT INTO line SELECT i, i * 7919 % 100, i,
 CREATE INDEX line_hnsw ON line USING hnsw (v vector_l2_ops);
 CREATE INDEX line_grp ON line (grp);
 CREATE INDEX line_place ON line (place);
-CREATE INDEX line_last ON line (id) WHERE place > 7000;
+CREATE INDEX line_last ON line (id) WHERE place > 5000;
 VACUUM ANALYZE line;
 -- rows whose TID is not what the index has
 UPDATE line SET id = id WHERE id % 2 = 0;
@@ -58,7 +58,7 @@ SELECT * FROM late('SELECT id, v <-> zero() AS d FROM line WHERE place > 5000 OR
 -- with a condition that the bitmap does not know, two bitmaps, a partial index
 SELECT * FROM late('SELECT id FROM line WHERE place > 5000 AND id % 3 > 0 ORDER BY v <-> zero() LIMIT 5');
 SELECT * FROM late('SELECT id FROM line WHERE (place > 6000 OR grp = 200) ORDER BY v <-> zero() LIMIT 5');
-SELECT * FROM late('SELECT id FROM line WHERE place > 7000 AND id > 100 ORDER BY v <-> zero() LIMIT 5');
+SELECT * FROM late('SELECT id FROM line WHERE place > 5000 AND id > 100 ORDER BY v <-> zero() LIMIT 5');
 -- a filter that reads the distance
 SELECT * FROM late('SELECT id FROM line WHERE place > 5000 AND (v <-> zero())::int % 2 = 0 ORDER BY v <-> zero() LIMIT 5');
 -- without
