@@ -56,14 +56,14 @@ $node->safe_psql('postgres', "CREATE TABLE toasted (id int, v vector(1200)); ALT
 my $holder = $node->background_psql('postgres');
 $holder->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pool');
 $node->safe_psql('postgres', $_)
-  for 'CREATE INDEX toasted_idx ON toasted USING hnsw (v vector_l2_ops)', 'UPDATE toasted SET v = v + v WHERE id <= 20', 'DELETE FROM toasted WHERE id > 50',
-  'VACUUM toasted', 'REINDEX INDEX toasted_idx';
-is(answer($holder, index_scan() . "SELECT count(*), count(DISTINCT id) FROM (SELECT id FROM toasted ORDER BY v <-> array_fill(3, ARRAY[1200])::vector) o"),
-	'60|60', 'an old snapshot has its rows');
+  for 'CREATE INDEX toasted_idx ON toasted USING hnsw (v vector_l2_ops)', 'CREATE INDEX toasted_lists ON toasted USING ivfflat (v vector_cosine_ops)', 'UPDATE toasted SET v = v + v WHERE id <= 20', 'DELETE FROM toasted WHERE id > 50',
+  'VACUUM toasted', 'REINDEX TABLE toasted';
+my $all_toasted = sub { index_scan() . "SELECT count(*), count(DISTINCT id) FROM (SELECT id FROM toasted ORDER BY v $_[0] array_fill(3, ARRAY[1200])::vector) o" };
+is(answer($holder, $all_toasted->($_)), '60|60', "$_: an old snapshot has its rows") for '<->', '<=>';
 $holder->query_safe('COMMIT');
 $holder->quit;
-is($node->safe_psql('postgres', index_scan() . "SELECT count(*), count(DISTINCT id) FROM (SELECT id FROM toasted ORDER BY v <-> array_fill(3, ARRAY[1200])::vector) o"),
-	'50|50', 'REINDEX over dead rows with long vectors');
+is($node->safe_psql('postgres', $all_toasted->($_)), '50|50', "$_: REINDEX over dead rows with long vectors") for '<->', '<=>';
+index_ok($node, $_) for 'toasted_idx', 'toasted_lists';
 
 # Part of a table, an expression, and both.
 $node->safe_psql('postgres', <<"SQL");
