@@ -26,7 +26,7 @@
 #include "types/types.h"
 
 #define ANN_IVF_MAGIC 0x46465649	/* "IVFF" */
-#define ANN_IVF_VERSION 4
+#define ANN_IVF_VERSION 5
 
 #define ANN_IVF_MAX_LISTS 32768
 #define ANN_IVF_MAX_BIT_DIM 64000
@@ -68,14 +68,15 @@ typedef struct AnnIvfLayout
 	uint8		refine;			/* AnnRefineForm */
 	uint32		vector_size;	/* bytes of a vector in re-rank form */
 	uint16		code_size;		/* bytes of a code in an entry; 0 without codes */
-	uint16		entry_size;
+	uint16		entry_size;		/* bytes of an entry, all columns together */
 	uint16		entries;		/* on a CODES page */
 	uint16		blocks;			/* VECTORS pages that a CODES page has room to name */
 	uint16		vectors_per_page;	/* 0 if a vector takes several pages */
 	uint16		pages_per_vector;
 	uint16		vector_slot;	/* bytes of a vector on a VECTORS page; 0 if it takes several */
 	uint16		attribute_size; /* bytes of the attribute area in an entry; 0 without included columns */
-	uint16		reserved[2];
+	uint16		plane_size;		/* bytes of one plane of a code */
+	uint16		reserved;
 } AnnIvfLayout;
 
 StaticAssertDecl(sizeof(AnnIvfLayout) == 32, "on-disk format");
@@ -161,8 +162,18 @@ StaticAssertDecl(sizeof(AnnIvfListHead) == 20, "on-disk format");
  *                               12     2   nblocks: VECTORS pages it owns
  *                               14     2   zero
  *                               16  4 *b   blocks[layout.blocks] (CODES)
- *                                -  e *n   entries
- * A FREE page keeps blocks; the special area's next then chains FREE pages.
+ * then the entries, column by column, each with room for n = layout.entries of them:
+ *                          2 *n x 3   add, mul, error: factors of the uppermost planes, halves
+ *                               p *n   uppermost planes of the codes, from a multiple of 16 of the page
+ *                               6 *n   heap TIDs; an invalid one marks a free entry
+ *                               4 *n   mul, error: of the whole codes, halves
+ *                               l *n   the other planes of the codes
+ *                               a *n   attribute areas, from a multiple of 4: included columns
+ *                                      (space/attributes.h), a being a multiple of 4
+ * p = layout.plane_size, l = layout.code_size - p.  The first two columns are all that most
+ * entries are asked for (README, Scan).  Codes of one plane have no factors but those, and no
+ * other planes; where there are no codes heap TIDs come first.  A FREE page keeps blocks; the
+ * special area's next then chains FREE pages.
  */
 typedef struct AnnIvfListPage
 {
@@ -178,25 +189,9 @@ typedef struct AnnIvfListPage
 StaticAssertDecl(offsetof(AnnIvfListPage, blocks) == 16, "on-disk format");
 
 /*
- * Entry                       OFFSET SIZE  FIELD
- *                                0     6   heap TID; an invalid one marks a free entry
- *                                6     6   add, mul, error as halves (with codes)
- *                               12     c   code
- *                               12+c   a   attribute area: included columns (space/attributes.h)
- * Without codes it ends with the heap TID and two bytes of zero, and the area is at 8.
+ * What tells a list's drift: its entries' squared distances from the centroid, or what goes with
+ * them, by the factors of the uppermost planes.
  */
-typedef struct AnnIvfEntry
-{
-	ItemPointerData tid;
-	AnnHalf		factors[3];
-	uint8		code[FLEXIBLE_ARRAY_MEMBER];
-} AnnIvfEntry;
-
-StaticAssertDecl(offsetof(AnnIvfEntry, code) == 12, "on-disk format");
-
-#define ANN_IVF_TID_ENTRY 8
-
-/* What tells a list's drift: its entries' squared distances from the centroid, or what goes with them. */
 static inline double
 AnnIvfEntrySpread(const AnnIvfLayout *layout, const AnnCodeFactors *factors)
 {
@@ -228,9 +223,17 @@ typedef struct AnnIvfShape
 {
 	AnnIvfPageKind kind;
 	int			entries;		/* on a page */
-	Size		entry_size;
-	Size		first_entry;	/* offset in the raw area */
 	bool		has_vectors;
+	bool		has_codes;
+	uint16		factors;		/* columns: offsets in the raw area */
+	uint16		top;
+	uint16		tids;
+	uint16		fine;
+	uint16		low;
+	uint16		attributes;
+	uint16		plane_size;		/* bytes for an entry */
+	uint16		low_size;
+	uint16		attribute_size;
 } AnnIvfShape;
 
 static inline bool
@@ -258,24 +261,40 @@ AnnIvfTotalLists(const AnnIvfMetaPageData *meta)
 	return meta->lists + 2;
 }
 
-/* The attribute area of an entry of a CODES page. */
-static inline char *
-AnnIvfEntryAttributes(const AnnIvfLayout *layout, const AnnIvfEntry *entry)
-{
-	return (char *) unconstify(AnnIvfEntry *, entry) +
-		(AnnIvfHasCodes(layout) ? offsetof(AnnIvfEntry, code) + layout->code_size : ANN_IVF_TID_ENTRY);
-}
-
 static inline AnnIvfListPage *
 AnnIvfListPageOf(Page page)
 {
 	return (AnnIvfListPage *) AnnPageRaw(page);
 }
 
-static inline AnnIvfEntry *
-AnnIvfEntryOf(Page page, const AnnIvfShape *shape, int i)
+static inline ItemPointerData *
+AnnIvfTidOf(Page page, const AnnIvfShape *shape, int i)
 {
-	return (AnnIvfEntry *) (AnnPageRaw(page) + shape->first_entry + (Size) i * shape->entry_size);
+	return (ItemPointerData *) (AnnPageRaw(page) + shape->tids) + i;
+}
+
+/* The attribute area of an entry of a CODES page. */
+static inline char *
+AnnIvfAttributesOf(Page page, const AnnIvfShape *shape, int i)
+{
+	return AnnPageRaw(page) + shape->attributes + (Size) i * shape->attribute_size;
+}
+
+/* The codes of a CODES page, entries not in use included. */
+static inline AnnCodeColumns
+AnnIvfColumnsOf(Page page, const AnnIvfShape *shape)
+{
+	const char *raw = AnnPageRaw(page);
+	AnnCodeColumns columns;
+
+	columns.count = AnnIvfListPageOf(page)->count;
+	columns.add = (const AnnHalf *) (raw + shape->factors);
+	columns.mul = columns.add + shape->entries;
+	columns.error = columns.mul + shape->entries;
+	columns.top = (const uint8 *) raw + shape->top;
+	columns.fine = (const AnnHalf *) (raw + shape->fine);
+	columns.low = (const uint8 *) raw + shape->low;
+	return columns;
 }
 
 /* ---- ivfflat_page.c: pages, list heads, blobs, free pages ---- */
@@ -361,8 +380,10 @@ typedef struct AnnIvfRanking
 	const AnnIvfCentroids *centroids;
 	const float *dense;
 	int			nbounds;
+	int			nnear;			/* of them, in the heap */
+	int			near_wanted;	/* when it is next filled */
 	int			nscored;
-	AnnIvfListScore *bounds;	/* heap of lower bounds */
+	AnnIvfListScore *bounds;	/* a heap of lower bounds, and behind it the others, none of them less */
 	AnnIvfListScore *scored;	/* heap of exact scores */
 	float	   *scratch;
 } AnnIvfRanking;
@@ -395,6 +416,12 @@ extern void AnnIvfAssignerFind(AnnIvfAssigner *assigner, int count, int *lists);
 
 /* ---- ivfflat_cache.c: what a backend remembers of an index ---- */
 
+/* The first pages of a list as they were last read: hints. */
+typedef struct AnnIvfTrail
+{
+	BlockNumber blocks[4];
+} AnnIvfTrail;
+
 typedef struct AnnIvfCache
 {
 	AnnIndexCache base;
@@ -402,6 +429,7 @@ typedef struct AnnIvfCache
 	AnnSpace	space;
 	AnnIvfCentroids centroids;
 	AnnIvfListHead *heads;		/* as of the list table's making: insert and what follows may be old */
+	AnnIvfTrail *trails;		/* one for each list */
 	AnnBufferHints hints;
 } AnnIvfCache;
 
@@ -416,6 +444,7 @@ typedef struct AnnIvfValue
 	uint32		list;
 	const char *stored;			/* NULL for lists without vectors */
 	AnnCodeFactors factors;
+	AnnCodeFactors top_factors; /* of the code's uppermost plane */
 	uint8	   *code;			/* NULL without codes */
 	const char *attributes;		/* attribute area; NULL without included columns */
 } AnnIvfValue;
@@ -434,8 +463,11 @@ extern void AnnIvfFormInList(const AnnIvfFormer *former, uint32 list, float *den
 extern void AnnIvfFormPlaced(const AnnIvfFormer *former, float *dense, const char *stored, AnnIvfValue *result);
 extern void AnnIvfFormValue(const AnnIvfFormer *former, const AnnAttributes *attributes, const Datum *values,
 							const bool *isnull, AnnIvfValue *result);
-extern void AnnIvfSetEntry(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, AnnIvfEntry *entry,
-						   ItemPointer tid, const AnnIvfValue *value);
+extern void AnnIvfSetEntry(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, Page page, int entry,
+						   const ItemPointerData *tid, const AnnIvfValue *value);
+extern void AnnIvfClearEntry(const AnnIvfShape *shape, Page page, int entry);
+extern void AnnIvfTopFactors(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, Page page, int entry,
+							 AnnCodeFactors *factors);
 
 /* ---- ivfflat_kmeans.c ---- */
 

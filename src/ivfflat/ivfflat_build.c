@@ -128,6 +128,7 @@ typedef struct SortedEntry
 	ItemPointerData tid;
 	uint16		reserved;
 	AnnCodeFactors factors;
+	AnnCodeFactors top_factors;
 	char		data[FLEXIBLE_ARRAY_MEMBER];	/* code, attributes, vector */
 } SortedEntry;
 
@@ -338,6 +339,7 @@ emit(BuildState *state, const ItemPointerData *tid, const AnnIvfValue *value)
 		return;
 	entry->reserved = 0;
 	entry->factors = value->factors;
+	entry->top_factors = value->top_factors;
 	if (value->code != NULL)
 	{
 		memcpy(to, value->code, layout->code_size);
@@ -581,7 +583,6 @@ writeEntry(Writer *writer, const SortedEntry *sorted)
 	const AnnIvfLayout *layout = &writer->meta->layout;
 	AnnIvfListPage *header = AnnIvfListPageOf((Page) writer->codes);
 	AnnIvfValue value = {0};
-	ItemPointerData tid = sorted->tid;
 	Size		code_size = 0;
 
 	if (header->count == writer->shape.entries)
@@ -601,17 +602,17 @@ writeEntry(Writer *writer, const SortedEntry *sorted)
 	if (writer->shape.has_vectors && AnnIvfHasCodes(layout))
 	{
 		value.factors = sorted->factors;
+		value.top_factors = sorted->top_factors;
 		code_size = layout->code_size;
 		value.code = (uint8 *) sorted->data;
 	}
 	value.attributes = sorted->data + code_size;
-	AnnIvfSetEntry(writer->meta, &writer->shape, AnnIvfEntryOf((Page) writer->codes, &writer->shape, header->count),
-				   &tid, &value);
+	AnnIvfSetEntry(writer->meta, &writer->shape, (Page) writer->codes, header->count, &sorted->tid, &value);
 	header->count++;
 	header->live++;
 	writer->rows++;
 	if (code_size > 0)
-		writer->spread += AnnIvfEntrySpread(layout, &sorted->factors);
+		writer->spread += AnnIvfEntrySpread(layout, &sorted->top_factors);
 	if (writer->shape.has_vectors)
 		writeVector(writer, sorted->data + code_size + layout->attribute_size, &sorted->tid);
 }

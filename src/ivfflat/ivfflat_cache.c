@@ -9,7 +9,8 @@
 
 #include "ivfflat/ivfflat.h"
 
-/* Centroids without codes are kept as vectors up to this size. */
+/* Centroids are kept as vectors up to this size, where they have codes too, and where not. */
+#define MAX_CODED_VECTORS ((Size) 4 * 1024 * 1024)
 #define MAX_CACHED_VECTORS ((Size) 16 * 1024 * 1024)
 
 static AnnIndexCaches caches = {.name = "ann ivfflat index caches", .size = sizeof(AnnIvfCache)};
@@ -25,12 +26,13 @@ loadCentroids(Relation index, AnnIvfCache *cache)
 	AnnIvfCentroids *centroids = &cache->centroids;
 	Size		dim = meta->layout.dim;
 	Size		vectors = mul_size(mul_size(sizeof(float), dim), meta->lists);
+	bool		coded = BlockNumberIsValid(meta->centroid_codes);
 
 	centroids->count = (int) meta->lists;
 	centroids->dim = (int) dim;
 	centroids->ip = meta->layout.metric == ANN_METRIC_IP;
 	centroids->block = meta->centroids;
-	if (BlockNumberIsValid(meta->centroid_codes))
+	if (coded)
 	{
 		Size		stride = AnnIvfCentroidCodeStride(&meta->centroid_code);
 		Size		size = sizeof(float) * dim + stride * meta->lists;
@@ -42,7 +44,7 @@ loadCentroids(Relation index, AnnIvfCache *cache)
 		centroids->codes = blob + sizeof(float) * dim;
 		centroids->code_stride = stride;
 	}
-	else if (BlockNumberIsValid(meta->centroids) && vectors <= MAX_CACHED_VECTORS)
+	if (BlockNumberIsValid(meta->centroids) && vectors <= (coded ? MAX_CODED_VECTORS : MAX_CACHED_VECTORS))
 	{
 		char	   *blob = MemoryContextAllocHuge(cache->base.context, vectors);
 
@@ -72,6 +74,10 @@ refresh(Relation index, AnnIvfCache *cache)
 		cache->centroids.hints = &cache->hints;
 		old = MemoryContextSwitchTo(cache->base.context);
 		cache->heads = AnnIvfReadHeads(index, &cache->meta);
+		cache->trails = palloc(mul_size(sizeof(AnnIvfTrail), AnnIvfTotalLists(&cache->meta)));
+		memset(cache->trails, 0xFF, mul_size(sizeof(AnnIvfTrail), AnnIvfTotalLists(&cache->meta)));
+		for (uint32 i = 0; i < AnnIvfTotalLists(&cache->meta); i++)
+			cache->trails[i].blocks[0] = cache->heads[i].first;
 		MemoryContextSwitchTo(old);
 	}
 	cache->meta = meta;

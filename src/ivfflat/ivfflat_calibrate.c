@@ -129,33 +129,39 @@ AnnIvfNoteNeighbour(AnnIvfScan *state, const char *stored, const ItemPointerData
 
 /* What a scan that looked for each population would know of its nearest rows. */
 void
-AnnIvfLearnEstimates(AnnIvfScan *state, Page page, const AnnIvfShape *shape, const float *estimates)
+AnnIvfLearnEstimate(AnnIvfScan *state, const ItemPointerData *tid, float estimate)
 {
 	AnnIvfCalibration *calibration = state->calibration;
-	float		limit = -INFINITY;	/* beyond it nobody looks */
+
+	for (int p = 0; p < NPOPULATIONS; p++)
+	{
+		Population *population = &calibration->populations[p];
+
+		if ((population->nestimates < ANN_IVF_CALIBRATED_ROWS || estimate < population->estimates[0]) &&
+			isOfPopulation(calibration, p, ItemPointerGetBlockNumberNoCheck(tid), ItemPointerGetOffsetNumberNoCheck(tid)))
+			AnnKeepBest(population->estimates, &population->nestimates, ANN_IVF_CALIBRATED_ROWS, estimate);
+	}
+}
+
+/* The largest estimate that anybody looks at. */
+float
+AnnIvfCalibrationLimit(const AnnIvfScan *state)
+{
+	const AnnIvfCalibration *calibration = state->calibration;
+	float		unit = state->meta.layout.metric == ANN_METRIC_COSINE ? 0.5f : 1;
+	float		limit = -INFINITY;
 
 	for (int p = 0; p < NPOPULATIONS; p++)
 	{
 		const Population *population = &calibration->populations[p];
 
-		if (hasPopulation(calibration, p))
-			limit = Max(limit, population->nestimates < ANN_IVF_CALIBRATED_ROWS ? INFINITY : population->estimates[0]);
-	}
-	for (int i = 0; i < AnnIvfListPageOf(page)->count; i++)
-	{
-		const ItemPointerData *tid = &AnnIvfEntryOf(page, shape, i)->tid;
-
-		if (estimates[i] > limit || !ItemPointerIsValid(tid))
+		if (!hasPopulation(calibration, p))
 			continue;
-		for (int p = 0; p < NPOPULATIONS; p++)
-		{
-			Population *population = &calibration->populations[p];
-
-			if (isOfPopulation(calibration, p, ItemPointerGetBlockNumberNoCheck(tid),
-							   ItemPointerGetOffsetNumberNoCheck(tid)))
-				AnnKeepBest(population->estimates, &population->nestimates, ANN_IVF_CALIBRATED_ROWS, estimates[i]);
-		}
+		if (population->nestimates < ANN_IVF_CALIBRATED_ROWS || population->nnearest < ANN_IVF_CALIBRATED_ROWS)
+			return INFINITY;
+		limit = Max(limit, Max(population->estimates[0], population->nearest[ANN_IVF_CALIBRATED_ROWS - 1].score * unit));
 	}
+	return limit;
 }
 
 static int
@@ -206,8 +212,8 @@ notePending(AnnIvfScan *state, Relation index)
 		if (mayBeNeighbour(state->calibration, &arrays->pending[i]))
 			arrays->pending[n++] = arrays->pending[i];
 	}
+	AnnIvfForgetEntries(arrays);
 	arrays->npending = n;
-	AnnIvfMixPending(arrays);
 	while (arrays->npending > 0)
 	{
 		AnnIvfPending pending = AnnIvfPopPending(arrays);
@@ -233,10 +239,10 @@ findNeighbours(AnnIvfScan *state, Relation index)
 			Population *population = &calibration->populations[p];
 
 			if (population->nestimates == ANN_IVF_CALIBRATED_ROWS)
-				population->reach = Max(population->reach, AnnIvfAngle(state, &state->next_list, population->estimates[0]));
+				population->reach = Max(population->reach, AnnIvfAngle(state, &state->ahead[0], population->estimates[0]));
 			else if (state->code == NULL && population->nnearest == ANN_IVF_CALIBRATED_ROWS)
 				population->reach = Max(population->reach,
-										AnnIvfAngle(state, &state->next_list,
+										AnnIvfAngle(state, &state->ahead[0],
 											  population->nearest[ANN_IVF_CALIBRATED_ROWS - 1].score * cosine));
 		}
 		AnnIvfReadNextList(state, index);

@@ -170,6 +170,60 @@ siftUp(AnnIvfListScore *heap, int i)
 	heap[i] = item;
 }
 
+/* Bounds whose order is found at first, and how many are sampled for that; powers of two. */
+#define FIRST_NEAR 64
+#define NEAR_SAMPLE 128
+
+/* Centroids asked for together. */
+#define PREFETCH 12
+
+/*
+ * Makes a heap of the smallest of n bounds, about `wanted`, and moves it to their front: most lists are
+ * never asked for.  Returns its size; none of the others is smaller than any of it.
+ */
+static int
+selectNear(AnnIvfListScore *bounds, int n, int wanted)
+{
+	int			nnear = n;
+
+	if (n > 4 * wanted)
+	{
+		/* A bound that about so many do not exceed: of a sample, the one of that rank. */
+		float		smallest[NEAR_SAMPLE];
+		int			rank = 1 + (int) ((int64) NEAR_SAMPLE * wanted / n);
+		int			nsmallest = 0;
+		float		threshold;
+
+		for (int i = 0; i < NEAR_SAMPLE; i++)
+		{
+			float		score = bounds[(int64) i * n / NEAR_SAMPLE].score;
+			int			at = Min(nsmallest, rank - 1);
+
+			if (nsmallest == rank && score >= smallest[rank - 1])
+				continue;
+			for (; at > 0 && smallest[at - 1] > score; at--)
+				smallest[at] = smallest[at - 1];
+			smallest[at] = score;
+			nsmallest = Min(nsmallest + 1, rank);
+		}
+		threshold = smallest[rank - 1];
+		nnear = 0;
+		for (int i = 0; i < n; i++)
+		{
+			if (bounds[i].score <= threshold)
+			{
+				AnnIvfListScore swap = bounds[i];
+
+				bounds[i] = bounds[nnear];
+				bounds[nnear++] = swap;
+			}
+		}
+	}
+	for (int i = nnear / 2 - 1; i >= 0; i--)
+		siftDown(bounds, nnear, i);
+	return nnear;
+}
+
 static AnnIvfListScore
 pop(AnnIvfListScore *heap, int *n)
 {
@@ -192,7 +246,7 @@ AnnIvfRank(AnnIvfRanking *ranking, const AnnIvfCentroids *centroids, const float
 
 	ranking->centroids = centroids;
 	ranking->dense = dense;
-	ranking->nbounds = 0;
+	ranking->nbounds = ranking->nnear = 0;
 	ranking->nscored = 0;
 	ranking->bounds = palloc(mul_size(sizeof(AnnIvfListScore), n));
 	ranking->scored = palloc(mul_size(sizeof(AnnIvfListScore), n));
@@ -209,8 +263,7 @@ AnnIvfRank(AnnIvfRanking *ranking, const AnnIvfCentroids *centroids, const float
 			ranking->bounds[i].list = i;
 		}
 		ranking->nbounds = n;
-		for (int i = n / 2 - 1; i >= 0; i--)
-			siftDown(ranking->bounds, n, i);
+		ranking->near_wanted = FIRST_NEAR;
 		pfree(estimates);
 		pfree(qc);
 	}
@@ -227,17 +280,42 @@ AnnIvfRank(AnnIvfRanking *ranking, const AnnIvfCentroids *centroids, const float
 	}
 }
 
+/* Asks for the vectors of centroids, if they are in memory.  (Always inline: gcc drops calls of what only prefetches.) */
+static pg_attribute_always_inline void
+prefetchVectors(const AnnIvfCentroids *centroids, const AnnIvfListScore *lists, int n)
+{
+	if (centroids->vectors == NULL)
+		return;
+	for (int i = 0; i < n; i++)
+	{
+		const float *vector = centroids->vectors + (Size) lists[i].list * centroids->dim;
+
+		for (int j = 0; j < centroids->dim; j += 16)
+			__builtin_prefetch(vector + j);
+	}
+}
+
 /*
  * The next list; false after the last.
  */
 bool
 AnnIvfRankNext(AnnIvfRanking *ranking, AnnIvfListScore *next)
 {
-	while (ranking->nbounds > 0 &&
-		   (ranking->nscored == 0 || ranking->scored[0].score > ranking->bounds[0].score))
+	while (ranking->nbounds > 0)
 	{
-		AnnIvfListScore item = pop(ranking->bounds, &ranking->nbounds);
+		AnnIvfListScore item;
 
+		if (ranking->nnear == 0)
+		{
+			ranking->nnear = selectNear(ranking->bounds, ranking->nbounds, ranking->near_wanted);
+			ranking->near_wanted = Min(2 * ranking->near_wanted, ANN_IVF_MAX_LISTS);
+			prefetchVectors(ranking->centroids, ranking->bounds, Min(ranking->nnear, PREFETCH));
+		}
+		if (ranking->nscored > 0 && ranking->scored[0].score <= ranking->bounds[0].score)
+			break;
+		item = pop(ranking->bounds, &ranking->nnear);
+		ranking->bounds[ranking->nnear] = ranking->bounds[--ranking->nbounds];
+		prefetchVectors(ranking->centroids, ranking->bounds, Min(ranking->nnear, 3));
 		item.score = exactScore(ranking->centroids, ranking->dense, item.list, ranking->scratch);
 		ranking->scored[ranking->nscored] = item;
 		siftUp(ranking->scored, ranking->nscored++);

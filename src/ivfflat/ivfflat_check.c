@@ -113,7 +113,8 @@ openVectors(CheckState *state, BlockNumber block)
 
 /* An entry's vector: written for this entry, and as the heap has it. */
 static void
-checkEntry(CheckState *state, uint32 list, BlockNumber block, int entry, const AnnIvfEntry *item)
+checkEntry(CheckState *state, const AnnIvfShape *shape, uint32 list, BlockNumber block, int entry,
+		   const ItemPointerData *heap_tid)
 {
 	const AnnIvfLayout *layout = &state->meta.layout;
 	const AnnIvfListPage *header = AnnIvfListPageOf((Page) state->page);
@@ -141,28 +142,35 @@ checkEntry(CheckState *state, uint32 list, BlockNumber block, int entry, const A
 				memcpy(state->vector + (Size) part * ANN_PAGE_USABLE, AnnPageRaw((Page) state->vectors), ANN_PAGE_USABLE);
 		}
 		memcpy(&tid, state->vector, sizeof(tid));
-		if (!AnnSameTid(&tid, &item->tid))
+		if (!AnnSameTid(&tid, heap_tid))
 			DEFECT(state, block, entry, "its vector was written for another heap tuple");
 		if (AnnIvfHasCodes(layout))
 		{
-			AnnCodeFactors factors;
+			AnnCodeColumns columns = AnnIvfColumnsOf((Page) state->page, shape);
+			AnnHalf		halves[2][3] = {{columns.add[entry], columns.mul[entry], columns.error[entry]}};
+			AnnCodeFactors factors[2];
 
-			AnnFactorsFromHalf(&state->meta.code, item->factors, &factors);
-			if (isnan(factors.add) || isnan(factors.mul) || isnan(factors.error) || factors.error < 0)
+			memcpy(halves[1], halves[0], sizeof(halves[0]));
+			if (shape->low_size > 0)
+				memcpy(&halves[1][1], columns.fine + 2 * entry, 2 * sizeof(AnnHalf));
+			for (int i = 0; i < 2; i++)
+				AnnFactorsFromHalf(&state->meta.code, halves[i], &factors[i]);
+			if (isnan(factors[0].add) || isnan(factors[0].mul) || isnan(factors[0].error) || factors[0].error < 0 ||
+				isnan(factors[1].mul) || isnan(factors[1].error) || factors[1].error < 0)
 				DEFECT(state, block, entry, "the factors of its code are not numbers");
 		}
 		if (state->comparable)
 			value.hash = hash_bytes((const unsigned char *) state->vector + ANN_IVF_VECTOR_HEADER,
 									(int) layout->vector_size);
-		defect = AnnAttributesDefect(state->attributes, AnnIvfEntryAttributes(layout, item));
+		defect = AnnAttributesDefect(state->attributes, AnnIvfAttributesOf((Page) state->page, shape, entry));
 		if (defect != NULL)
 			DEFECT(state, block, entry, "%s", defect);
-		value.hash = AnnAttributesHash(state->attributes, value.hash, AnnIvfEntryAttributes(layout, item));
+		value.hash = AnnAttributesHash(state->attributes, value.hash, AnnIvfAttributesOf((Page) state->page, shape, entry));
 	}
 	else
 		value.place = list == AnnIvfNullList(&state->meta) ? ANN_CHECK_NULL : ANN_CHECK_ZERO;
 	if (state->check->tid != NULL)
-		state->check->tid(state->check, &item->tid, value);
+		state->check->tid(state->check, heap_tid, value);
 }
 
 static void
@@ -183,13 +191,13 @@ checkListPage(CheckState *state, const AnnIvfShape *shape, uint32 list, uint32 c
 	}
 	for (int i = 0; i < header->count; i++)
 	{
-		const AnnIvfEntry *item = AnnIvfEntryOf((Page) state->page, shape, i);
+		const ItemPointerData *heap_tid = AnnIvfTidOf((Page) state->page, shape, i);
 
-		if (!ItemPointerIsValid(&item->tid))
+		if (!ItemPointerIsValid(heap_tid))
 			continue;
 		live++;
 		if (state->in_use)
-			checkEntry(state, list, block, i, item);
+			checkEntry(state, shape, list, block, i, heap_tid);
 	}
 	if (live != header->live)
 		DEFECT(state, block, -1, "it has %d entries and counts %d", live, header->live);

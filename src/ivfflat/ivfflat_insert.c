@@ -32,7 +32,7 @@ freeEntry(Page page, const AnnIvfShape *shape)
 	if (header->live < header->count)
 	{
 		for (int i = 0; i < header->count; i++)
-			if (!ItemPointerIsValid(&AnnIvfEntryOf(page, shape, i)->tid))
+			if (!ItemPointerIsValid(AnnIvfTidOf(page, shape, i)))
 				return i;
 	}
 	return header->count < shape->entries ? header->count : -1;
@@ -44,7 +44,7 @@ putEntry(const InsertState *state, Page page, int entry)
 {
 	AnnIvfListPage *header = AnnIvfListPageOf(page);
 
-	AnnIvfSetEntry(state->meta, &state->shape, AnnIvfEntryOf(page, &state->shape, entry), state->tid, state->value);
+	AnnIvfSetEntry(state->meta, &state->shape, page, entry, state->tid, state->value);
 	if (entry == header->count)
 		header->count++;
 	header->live++;

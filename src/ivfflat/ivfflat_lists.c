@@ -4,14 +4,44 @@
  */
 #include "postgres.h"
 
+#include <float.h>
 #include <math.h>
 
 #include "miscadmin.h"
+#include "storage/buf_internals.h"
 
 #include "ivfflat/ivfflat_scan.h"
 
 /* If one entry in so many of a page counts, the codes of all are estimated: that is done in batches. */
 #define BATCH_SHARE 4
+
+/* Entries looked at together as long as too few are known to leave any out. */
+#define FIRST_ENTRIES 32
+
+#define LINE_BYTES 64
+
+/* Scratch for the entries of a page. */
+struct AnnIvfBatch
+{
+	int32	   *ips;			/* AnnBoundColumns */
+	uint16	   *places;			/* entries whose whole codes are looked at */
+	float	   *estimates;		/* theirs */
+	float	   *errors;
+	uint8	   *tests;			/* with a filter: AnnTestResult of each */
+};
+
+AnnIvfBatch *
+AnnIvfBatchCreate(const AnnIvfLayout *layout)
+{
+	AnnIvfBatch *batch = palloc(sizeof(AnnIvfBatch));
+
+	batch->ips = palloc(mul_size(sizeof(int32), layout->entries));
+	batch->places = palloc(mul_size(sizeof(uint16), layout->entries));
+	batch->estimates = palloc(mul_size(sizeof(float), layout->entries));
+	batch->errors = palloc(mul_size(sizeof(float), layout->entries));
+	batch->tests = palloc(mul_size(sizeof(uint8), layout->entries));
+	return batch;
+}
 
 /* ---- vectors ---- */
 
@@ -66,14 +96,60 @@ readLongVector(AnnIvfScan *state, Relation index, const BlockNumber *blocks, con
 		scoreVector(state, state->vector + ANN_IVF_VECTOR_HEADER, tid);
 }
 
-void
-AnnIvfReadVector(AnnIvfScan *state, Relation index, const AnnIvfPending *pending)
+/* Fills in what a CODES page, held for sharing, says of an entry but for its bound. */
+static void
+setPending(const AnnIvfScan *state, AnnIvfPending *pending, BlockNumber block, Page page, const AnnIvfShape *shape,
+		   int entry)
 {
 	const AnnIvfLayout *layout = &state->meta.layout;
+	const AnnIvfListPage *header = AnnIvfListPageOf(page);
+	const ItemPointerData *tid = AnnIvfTidOf(page, shape, entry);
+	int			at = AnnIvfVectorBlockIndex(layout, entry);
+
+	if (at + layout->pages_per_vector > header->nblocks)
+		AnnPageCorrupted(state->centroids.index, block, "it has entries without vectors");
+	pending->heap_block = ItemPointerGetBlockNumberNoCheck(tid);
+	pending->heap_offset = ItemPointerGetOffsetNumberNoCheck(tid);
+	pending->block = layout->vectors_per_page > 0 ? header->blocks[at] : block;
+	pending->slot = (uint16) (layout->vectors_per_page > 0 ? AnnIvfVectorSlot(layout, entry) : entry);
+}
+
+/*
+ * Finds the heap TID and the vector of an entry of which only the place is known.  False if
+ * the page has another use by now, or the entry none: VACUUM has freed it.
+ */
+static bool
+findEntry(AnnIvfScan *state, Relation index, AnnIvfPending *pending)
+{
+	AnnIvfShape shape = AnnIvfShapeOf(&state->meta, 0);
 	Buffer		buffer = AnnReadBuffer(index, &state->cache->hints, pending->block);
 	Page		page = BufferGetPage(buffer);
+	bool		found;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	found = AnnIvfIsListPage(page, &shape, pending->heap_block) && pending->slot < AnnIvfListPageOf(page)->count &&
+		ItemPointerIsValid(AnnIvfTidOf(page, &shape, pending->slot));
+	if (found)
+		setPending(state, pending, pending->block, page, &shape, pending->slot);
+	UnlockReleaseBuffer(buffer);
+	return found;
+}
+
+/* Reads and scores the vector of a pending entry, if it is still there. */
+void
+AnnIvfReadVector(AnnIvfScan *state, Relation index, const AnnIvfPending *entry)
+{
+	const AnnIvfLayout *layout = &state->meta.layout;
+	AnnIvfPending found = *entry;
+	const AnnIvfPending *pending = &found;
+	Buffer		buffer;
+	Page		page;
 	ItemPointerData tid;
 
+	if (found.heap_offset == InvalidOffsetNumber && !findEntry(state, index, &found))
+		return;
+	buffer = AnnReadBuffer(index, &state->cache->hints, pending->block);
+	page = BufferGetPage(buffer);
 	ItemPointerSet(&tid, pending->heap_block, pending->heap_offset);
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	if (layout->vectors_per_page > 0)
@@ -92,7 +168,7 @@ AnnIvfReadVector(AnnIvfScan *state, Relation index, const AnnIvfPending *pending
 	else
 	{
 		/* The entry, and so its pages, may have become another's: that is told by the TID. */
-		AnnIvfShape	shape = AnnIvfShapeOf(&state->meta, 0);
+		AnnIvfShape shape = AnnIvfShapeOf(&state->meta, 0);
 		int			first = AnnIvfVectorBlockIndex(layout, pending->slot);
 		BlockNumber blocks[8];
 		bool		found = false;
@@ -102,7 +178,7 @@ AnnIvfReadVector(AnnIvfScan *state, Relation index, const AnnIvfPending *pending
 				 layout->pages_per_vector);
 		if (AnnPageIsOurs(page, ANN_IVFFLAT_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_IVF_CODES &&
 			AnnIvfListPageOf(page)->nblocks >= first + layout->pages_per_vector &&
-			AnnSameTid(&AnnIvfEntryOf(page, &shape, pending->slot)->tid, &tid))
+			AnnSameTid(AnnIvfTidOf(page, &shape, pending->slot), &tid))
 		{
 			memcpy(blocks, AnnIvfListPageOf(page)->blocks + first, sizeof(BlockNumber) * layout->pages_per_vector);
 			found = true;
@@ -117,125 +193,142 @@ AnnIvfReadVector(AnnIvfScan *state, Relation index, const AnnIvfPending *pending
 
 /* Whether an entry is in use, and one of those that count. */
 static inline AnnTestResult
-testEntry(const AnnIvfScan *state, const AnnIvfEntry *entry)
+testEntry(const AnnIvfScan *state, Page page, const AnnIvfShape *shape, int entry)
 {
 	const AnnIndexScan *base = &state->base;
+	const ItemPointerData *tid = AnnIvfTidOf(page, shape, entry);
 
-	if (!ItemPointerIsValid(&entry->tid) || !AnnScanIsMember(base, &entry->tid))
+	if (!ItemPointerIsValid(tid) || !AnnScanIsMember(base, tid))
 		return ANN_TEST_FAILS;
 	return base->filter == NULL ? ANN_TEST_PASSES :
-		base->filter(base->filter_arg, AnnIvfEntryAttributes(&state->meta.layout, entry));
+		base->filter(base->filter_arg, AnnIvfAttributesOf(page, shape, entry));
 }
 
-/* Estimates of the entries of a page that count, at least; marks which do. */
-static int
-estimateCounting(AnnIvfScan *state, Page page, const AnnIvfShape *shape, AnnCodeArray *array, uint8 *counts,
-				 float *estimates, float *errors)
+/* The largest bound of entries whose whole codes are looked at, now that their page is at hand. */
+static float
+nearLimit(const AnnIvfScan *state)
 {
-	int			n = array->count;
-	int			ncounting = 0;
+	float		limit = state->nbest < state->best_wanted ? INFINITY : state->best[0];
 
-	for (int i = 0; i < n; i++)
-	{
-		counts[i] = (uint8) testEntry(state, AnnIvfEntryOf(page, shape, i));
-		ncounting += counts[i] != ANN_TEST_FAILS;
-	}
-	if (ncounting * BATCH_SHARE >= n || (state->reach != NULL && state->reach->learning))
-	{
-		AnnEstimateBatch(state->code, array, estimates, errors);
-		return ncounting;
-	}
-	for (int i = 0; i < n; i++)
-	{
-		AnnCodeArray one = *array;
-
-		if (!counts[i])
-		{
-			estimates[i] = errors[i] = 0;
-			continue;
-		}
-		one.codes = (const char *) array->codes + i * array->code_stride;
-		one.factors = (const char *) array->factors + i * array->factor_stride;
-		one.count = 1;
-		AnnEstimateBatch(state->code, &one, estimates + i, errors + i);
-	}
-	return ncounting;
+	if (state->calibration != NULL)
+		limit = AnnIvfCalibrationLimit(state);
+	else if (state->reach != NULL)
+		limit = Max(limit, AnnIvfReachLimit(state));
+	return Min(limit, FLT_MAX);
 }
 
-/* Adds the entries of a CODES page, held for sharing, with the bounds their codes give. */
+/*
+ * Makes entries of a page pending whose bounds are not above the limit, from entry `first` on: all of
+ * them, or a few if there is no limit yet.  Their bounds become infinite.  Returns the entry
+ * to go on with.
+ */
+static int
+takeEntries(AnnIvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape, const AnnCodeColumns *columns,
+			float *lowers, int first)
+{
+	AnnIvfBatch *batch = state->batch;
+	AnnIvfArrays *arrays = state->arrays;
+	bool		plain = AnnScanIsPlain(&state->base);
+	float		limit = nearLimit(state);
+	int			end = limit < FLT_MAX ? columns->count : Min(columns->count, first + FIRST_ENTRIES);
+	int			n = 0;
+
+	for (int i = first; i < end; i++)
+	{
+		batch->places[n] = (uint16) i;
+		n += lowers[i] <= limit;
+	}
+	AnnEstimateColumns(state->code, columns, batch->ips, batch->places, n, batch->estimates, batch->errors);
+	AnnIvfGrowArray(arrays, (void **) &arrays->pending, arrays->npending, n, &arrays->pending_capacity,
+					sizeof(AnnIvfPending));
+	for (int i = 0; i < n; i++)
+	{
+		int			entry = batch->places[i];
+		float		estimate = batch->estimates[i];
+		float		error = batch->errors[i];
+		float		lower = estimate - ANN_IVF_EPS * error;
+		AnnTestResult test = plain ? ANN_TEST_PASSES : batch->tests[entry];
+		AnnIvfPending *pending;
+
+		lowers[entry] = INFINITY;
+		if (!ItemPointerIsValid(AnnIvfTidOf(page, shape, entry)))
+			continue;
+		if (state->calibration != NULL)
+			AnnIvfLearnEstimate(state, AnnIvfTidOf(page, shape, entry), estimate);
+		if (state->reach != NULL)
+			AnnIvfLearnReach(state, estimate, test == ANN_TEST_PASSES);
+		if (test == ANN_TEST_FAILS)
+			continue;
+		if (test == ANN_TEST_PASSES)
+			AnnKeepBest(state->best, &state->nbest, state->best_wanted, estimate + error);
+		pending = &arrays->pending[arrays->npending++];
+		setPending(state, pending, block, page, shape, entry);
+		/* inf - inf, where squares overflow: nothing is known, and a NaN has no place in the order */
+		pending->lower = lower < INFINITY ? lower : -INFINITY;
+	}
+	return end;
+}
+
+/*
+ * Adds the entries of a CODES page, held for sharing, with the bounds their codes give: near ones
+ * become pending by their whole codes, the others join the rest by the uppermost planes alone.
+ */
 static void
 addCoded(AnnIvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape)
 {
-	const AnnIvfLayout *layout = &state->meta.layout;
 	const AnnIvfListPage *header = AnnIvfListPageOf(page);
-	const AnnIvfEntry *first = AnnIvfEntryOf(page, shape, 0);
+	AnnCodeColumns columns = AnnIvfColumnsOf(page, shape);
 	AnnIvfArrays *arrays = state->arrays;
-	float	   *estimates = state->lowers;
-	float	   *errors = state->lowers + layout->entries;
-	bool		slotted = layout->vectors_per_page > 0;
-	int			at = 0;			/* VECTORS page of an entry, among those of the page, */
-	int			slot = 0;		/* and its slot on that */
-	int			last = -1;
-	int			needed = 0;
-	AnnIvfPending *pending;
-	AnnCodeArray array;
+	AnnIvfBatch *batch = state->batch;
 	bool		plain = AnnScanIsPlain(&state->base);
+	bool		learning = state->reach != NULL && state->reach->learning;
 	int			ncounting = header->live;
+	bool		one_by_one;
+	float	   *lowers;
 
 	if (header->live == 0)
 		return;
-	array.codes = first->code;
-	array.code_stride = shape->entry_size;
-	array.factors = first->factors;
-	array.factor_stride = shape->entry_size;
-	array.form = ANN_FACTORS_HALF3;
-	array.count = header->count;
-	if (plain)
-		AnnEstimateBatch(state->code, &array, estimates, errors);
-	else
-		ncounting = estimateCounting(state, page, shape, &array, state->counts, estimates, errors);
-	if (state->reach != NULL)
-		AnnIvfLearnReach(state, page, shape, estimates);
-	if (state->calibration != NULL)
-		AnnIvfLearnEstimates(state, page, shape, estimates);
+	if (!plain)
+	{
+		ncounting = 0;
+		for (int i = 0; i < header->count; i++)
+		{
+			batch->tests[i] = (uint8) testEntry(state, page, shape, i);
+			ncounting += batch->tests[i] != ANN_TEST_FAILS;
+		}
+	}
 	state->nscanned += ncounting;
-	if (ncounting == 0)
+	if (learning)
+		AnnIvfLearnRadius(state, page, shape);
+	else if (ncounting == 0)
 		return;
 
-	AnnIvfGrowArray(arrays, (void **) &arrays->pending, arrays->npending, header->count, &arrays->pending_capacity,
-			  sizeof(AnnIvfPending));
-	for (int i = 0; i < header->count; i++)
+	AnnIvfGrowArray(arrays, (void **) &arrays->rest, arrays->nrest, header->count, &arrays->rest_capacity,
+					sizeof(float));
+	lowers = arrays->rest + arrays->nrest;
+	one_by_one = !plain && !learning && ncounting * BATCH_SHARE < header->count;
+	if (!one_by_one)
+		AnnBoundColumns(state->code, &columns, ANN_IVF_EPS, lowers, batch->ips);
+	for (int i = 0; !plain && !learning && i < header->count; i++)
 	{
-		float		lower = estimates[i] - ANN_IVF_EPS * errors[i];
-
-		/* inf - inf, where squares overflow: nothing is known, and a NaN has no place in the order */
-		estimates[i] = lower < INFINITY ? lower : -INFINITY;
-	}
-	pending = arrays->pending + arrays->npending;
-	for (int i = 0; i < header->count; i++, slot++)
-	{
-		const ItemPointerData *tid = &AnnIvfEntryOf(page, shape, i)->tid;
-
-		if (slot == layout->vectors_per_page && slot > 0)
+		if (batch->tests[i] == ANN_TEST_FAILS)
+			lowers[i] = INFINITY;
+		else if (one_by_one)
 		{
-			slot = 0;
-			at++;
+			AnnCodeColumns one = {
+				.count = 1, .add = columns.add + i, .mul = columns.mul + i, .error = columns.error + i,
+				.top = columns.top + (Size) i * shape->plane_size
+			};
+
+			AnnBoundColumns(state->code, &one, ANN_IVF_EPS, &lowers[i], &batch->ips[i]);
 		}
-		if (plain ? !ItemPointerIsValid(tid) : !state->counts[i])
-			continue;
-		last = i;
-		pending->lower = estimates[i];
-		pending->heap_block = ItemPointerGetBlockNumberNoCheck(tid);
-		pending->heap_offset = ItemPointerGetOffsetNumberNoCheck(tid);
-		pending->block = slotted ? header->blocks[at] : block;
-		pending->slot = (uint16) (slotted ? slot : i);
-		pending++;
 	}
-	if (last >= 0)
-		needed = AnnIvfVectorBlockIndex(layout, last) + layout->pages_per_vector;
-	if (needed > header->nblocks)
-		AnnPageCorrupted(state->centroids.index, block, "it has entries without vectors");
-	arrays->npending = (int) (pending - arrays->pending);
+	for (int i = 0; i < header->count;)
+		i = takeEntries(state, block, page, shape, &columns, lowers, i);
+	for (int i = 0; !plain && learning && i < header->count; i++)
+		if (batch->tests[i] == ANN_TEST_FAILS)
+			lowers[i] = INFINITY;
+	AnnIvfAddRest(arrays, block, header->chain, header->count);
 }
 
 /* Scores the vectors of the CODES page of which state->page is a copy. */
@@ -251,11 +344,10 @@ addPlain(AnnIvfScan *state, Relation index, BlockNumber block, const AnnIvfShape
 
 	for (int i = 0; i < header->count; i++)
 	{
-		const ItemPointerData *tid = &AnnIvfEntryOf(page, shape, i)->tid;
+		const ItemPointerData *tid = AnnIvfTidOf(page, shape, i);
 		int			at = AnnIvfVectorBlockIndex(layout, i);
-		AnnTestResult test;
+		AnnTestResult test = testEntry(state, page, shape, i);
 
-		test = testEntry(state, AnnIvfEntryOf(page, shape, i));
 		if (test == ANN_TEST_FAILS)
 			continue;
 		state->is_sure = test == ANN_TEST_PASSES;
@@ -312,15 +404,158 @@ AnnIvfListIsLost(const AnnIvfScan *state, Relation index, BlockNumber block)
 	AnnPageCorrupted(index, block, "it is not a page of the list that leads to it");
 }
 
-/* The head of a list: first page and chain never change, so the cache has them while its lists are the scan's. */
-AnnIvfListHead
-AnnIvfHeadForScan(const AnnIvfScan *state, Relation index, uint32 list)
+/* Whether the cache has the lists that are the scan's. */
+static inline bool
+isCached(const AnnIvfScan *state)
 {
 	const AnnIvfMetaPageData *cached = &state->cache->meta;
 
-	if (cached->generation == state->meta.generation && cached->build_id == state->meta.build_id)
+	return cached->generation == state->meta.generation && cached->build_id == state->meta.build_id;
+}
+
+/*
+ * Takes up the backend's cache for the call at hand: it may be that of newer lists.
+ */
+void
+AnnIvfUseCache(AnnIvfScan *state, AnnIvfCache *cache)
+{
+	state->cache = cache;
+	state->centroids.hints = &cache->hints;
+	state->centroids.vectors = isCached(state) ? cache->centroids.vectors : NULL;
+}
+
+/* The head of a list: first page and chain never change. */
+AnnIvfListHead
+AnnIvfHeadForScan(const AnnIvfScan *state, Relation index, uint32 list)
+{
+	if (isCached(state))
 		return state->cache->heads[list];
 	return AnnIvfReadHead(index, &state->meta, list);
+}
+
+/*
+ * Asking for memory.  Much of the time of a scan goes by until pages have come, and until the CPU knows
+ * where they are: misses of the TLB, which stop its work ahead, but not each other.  So a
+ * scan knows a few lists before it reads them, and asks in batches: for what the lists are known
+ * by, then for where their pages are, then for the pages' ends.  The lines between
+ * are asked for page by page.
+ *
+ * (Always inline: to gcc a function of nothing but prefetches has no effect, and it drops the call.)
+ */
+
+/* Heads, pages as they were last read, and centroids of lists. */
+static pg_attribute_always_inline void
+prefetchLists(const AnnIvfScan *state, const AnnIvfListScore *lists, int n)
+{
+	const AnnIvfCentroids *centroids = &state->centroids;
+
+	for (int i = 0; i < n; i++)
+	{
+		__builtin_prefetch(&state->cache->heads[lists[i].list]);
+		__builtin_prefetch(&state->cache->trails[lists[i].list]);
+		if (centroids->vectors != NULL)
+		{
+			const char *at = (const char *) (centroids->vectors + (Size) lists[i].list * centroids->dim);
+			const char *end = at + sizeof(float) * centroids->dim;
+
+			for (; at < end; at += LINE_BYTES)
+				__builtin_prefetch(at);
+		}
+	}
+}
+
+/* Where this backend last saw the pages of lists. */
+static pg_attribute_always_inline void
+prefetchHints(const AnnIvfScan *state, const AnnIvfListScore *lists, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		const AnnIvfTrail *trail = &state->cache->trails[lists[i].list];
+
+		for (int j = 0; j < (int) lengthof(trail->blocks) && BlockNumberIsValid(trail->blocks[j]); j++)
+			__builtin_prefetch(AnnBufferHintFor(&state->cache->hints, trail->blocks[j]));
+	}
+}
+
+/* Beginning, end and descriptor of a page: harmless if something else is there by now. */
+static pg_attribute_always_inline void
+prefetchEnds(const AnnIvfScan *state, BlockNumber block)
+{
+	const AnnBufferHint *hint = AnnBufferHintFor(&state->cache->hints, block);
+
+	if (hint->block == block && hint->buffer > 0)
+	{
+		Page		page = BufferGetPage(hint->buffer);
+
+		__builtin_prefetch(page);
+		__builtin_prefetch(AnnPageOpaque(page));
+		__builtin_prefetch(GetBufferDescriptor(hint->buffer - 1), 1);
+	}
+}
+
+static pg_attribute_always_inline void
+prefetchPages(const AnnIvfScan *state, const AnnIvfListScore *lists, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		const AnnIvfTrail *trail = &state->cache->trails[lists[i].list];
+
+		for (int j = 0; j < (int) lengthof(trail->blocks) && BlockNumberIsValid(trail->blocks[j]); j++)
+			prefetchEnds(state, trail->blocks[j]);
+	}
+}
+
+/* What a scan asks of most entries of a page. */
+static pg_attribute_always_inline void
+prefetchEntries(const AnnIvfScan *state, const AnnIvfShape *shape, BlockNumber block)
+{
+	const AnnBufferHint *hint = AnnBufferHintFor(&state->cache->hints, block);
+
+	if (hint->block == block && hint->buffer > 0)
+	{
+		const char *raw = AnnPageRaw(BufferGetPage(hint->buffer));
+
+		for (const char *at = raw + shape->factors; at < raw + shape->tids; at += LINE_BYTES)
+			__builtin_prefetch(at);
+	}
+}
+
+/* Takes lists from the ranking: the next one, and of the first lists some more. */
+static void
+lookAhead(AnnIvfScan *state)
+{
+	while (state->nahead < ANN_IVF_AHEAD &&
+		   state->base.nprobed + state->nahead < (state->nahead == 0 ? state->max_probes : state->probes) &&
+		   AnnIvfRankNext(&state->ranking, &state->ahead[state->nahead]))
+		state->nahead++;
+}
+
+/* One of the lists ahead is about to be read: goes on with asking for the others. */
+static void
+prefetchAhead(AnnIvfScan *state)
+{
+	AnnIvfListScore *ahead = state->ahead;
+	int			n = state->nahead;
+
+	if (!isCached(state))
+	{
+		lookAhead(state);
+		return;
+	}
+	if (n <= ANN_IVF_BATCH)
+	{
+		lookAhead(state);
+		prefetchLists(state, ahead + n, state->nahead - n);
+		if (n == 0)
+		{
+			prefetchHints(state, ahead, state->nahead);
+			prefetchPages(state, ahead, Min(state->nahead, ANN_IVF_BATCH));
+		}
+	}
+	else if (n == ANN_IVF_AHEAD - 1)
+		prefetchHints(state, ahead + ANN_IVF_BATCH - 1, ANN_IVF_BATCH);
+	else if (n == ANN_IVF_AHEAD - 2)
+		prefetchPages(state, ahead + ANN_IVF_BATCH - 2, ANN_IVF_BATCH);
 }
 
 /*
@@ -332,13 +567,14 @@ AnnIvfHeadForScan(const AnnIvfScan *state, Relation index, uint32 list)
 static void
 readList(AnnIvfScan *state, Relation index, uint32 list)
 {
-	AnnIvfShape	shape = AnnIvfShapeOf(&state->meta, list);
+	AnnIvfShape shape = AnnIvfShapeOf(&state->meta, list);
 	AnnIvfArrays *arrays = state->arrays;
 	AnnIvfListHead head = AnnIvfHeadForScan(state, index, list);
 	BlockNumber first = head.first;
 	BlockNumber block = first;
 	BlockNumber prev = InvalidBlockNumber;
 	int			restarts = 0;
+	int			npages = 0;
 
 	arrays->nseen = 0;
 	if (state->code != NULL)
@@ -373,6 +609,10 @@ readList(AnnIvfScan *state, Relation index, uint32 list)
 		}
 		AnnIvfCheckListPage(index, block, page, &state->meta.layout, &shape);
 		next = AnnPageOpaque(page)->next;
+		if (BlockNumberIsValid(next))
+			prefetchEntries(state, &shape, next);
+		if (isCached(state) && npages < (int) lengthof(state->cache->trails->blocks))
+			state->cache->trails[list].blocks[npages++] = block;
 		if (restarts == 0 || !AnnIvfWasSeen(arrays, block))
 		{
 			AnnIvfGrowArray(arrays, (void **) &arrays->seen, arrays->nseen, 1, &arrays->seen_capacity, sizeof(BlockNumber));
@@ -412,23 +652,67 @@ AnnIvfScanWorkIsDone(const AnnIvfScan *state)
 	return AnnScanWorkIsDone(&state->base, state->base.nvisited, state->nscanned);
 }
 
-/* The list to be read next, without taking it; false if there is none. */
+/* Whether there is a list to be read next: state->ahead[0]. */
 bool
 AnnIvfPeekList(AnnIvfScan *state)
 {
 	if (AnnIvfScanHasAll(state) || AnnIvfScanWorkIsDone(state))
 		return false;
-	if (!state->has_next_list && state->base.nprobed < state->max_probes)
-		state->has_next_list = AnnIvfRankNext(&state->ranking, &state->next_list);
-	return state->has_next_list;
+	if (state->nahead == 0)
+		prefetchAhead(state);
+	return state->nahead > 0;
 }
 
+/* Reads the list that AnnIvfPeekList found. */
 void
 AnnIvfReadNextList(AnnIvfScan *state, Relation index)
 {
-	state->has_next_list = false;
+	uint32		list = state->ahead[0].list;
+
+	state->nahead--;
+	memmove(state->ahead, state->ahead + 1, sizeof(AnnIvfListScore) * state->nahead);
 	state->base.nprobed++;
-	readList(state, index, state->next_list.list);
+	prefetchAhead(state);
+	if (state->nahead > 0 && isCached(state))
+	{
+		AnnIvfShape shape = AnnIvfShapeOf(&state->meta, list);
+
+		prefetchEntries(state, &shape, state->cache->trails[state->ahead[0].list].blocks[0]);
+	}
+	readList(state, index, list);
+}
+
+/*
+ * Asks for the vectors of pending entries that are likely to be read next.
+ */
+void
+AnnIvfPrefetchVectors(const AnnIvfScan *state)
+{
+	const AnnIvfLayout *layout = &state->meta.layout;
+	const AnnBufferHints *hints = &state->cache->hints;
+	const AnnIvfPending *pending = state->arrays->pending;
+	int			n = Min(state->arrays->npending, ANN_IVF_VECTORS_AHEAD);
+
+	if (state->spill != NULL || layout->vectors_per_page == 0)
+		return;
+	for (int i = 0; i < n; i++)
+		__builtin_prefetch(AnnBufferHintFor(hints, pending[i].block));
+	for (int i = 0; i < n; i++)
+	{
+		const AnnBufferHint *hint = AnnBufferHintFor(hints, pending[i].block);
+
+		if (pending[i].heap_offset != InvalidOffsetNumber && hint->block == pending[i].block && hint->buffer > 0)
+		{
+			Page		page = BufferGetPage(hint->buffer);
+			const char *vector = AnnPageRaw(page) + (Size) pending[i].slot * layout->vector_slot;
+
+			__builtin_prefetch(page);
+			__builtin_prefetch(AnnPageOpaque(page));
+			__builtin_prefetch(GetBufferDescriptor(hint->buffer - 1), 1);
+			for (int at = 0; at < layout->vector_slot; at += LINE_BYTES)
+				__builtin_prefetch(vector + at);
+		}
+	}
 }
 
 /* Makes ready what was read. */

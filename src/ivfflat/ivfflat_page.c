@@ -25,6 +25,48 @@ vectorBlocks(const AnnIvfLayout *layout, Size entries)
 	return entries * layout->pages_per_vector;
 }
 
+/* Places the columns of a list page with room for so many entries; returns where they end. */
+static Size
+placeColumns(const AnnIvfLayout *layout, bool has_vectors, Size entries, AnnIvfShape *shape)
+{
+	Size		at = offsetof(AnnIvfListPage, blocks);
+
+	memset(shape, 0, sizeof(*shape));
+	shape->kind = has_vectors ? ANN_IVF_CODES : ANN_IVF_TIDS;
+	shape->entries = (int) entries;
+	shape->has_vectors = has_vectors;
+	shape->has_codes = has_vectors && AnnIvfHasCodes(layout);
+	if (has_vectors)
+		at += sizeof(BlockNumber) * vectorBlocks(layout, entries);
+	if (shape->has_codes)
+	{
+		shape->plane_size = layout->plane_size;
+		shape->low_size = layout->code_size - layout->plane_size;
+		shape->factors = (uint16) at;
+		at += 3 * sizeof(AnnHalf) * entries;
+		at = TYPEALIGN(16, ANN_PAGE_HEADER + at) - ANN_PAGE_HEADER;
+		shape->top = (uint16) at;
+		at += shape->plane_size * entries;
+	}
+	shape->tids = (uint16) at;
+	at += sizeof(ItemPointerData) * entries;
+	if (shape->low_size > 0)
+	{
+		shape->fine = (uint16) at;
+		at += 2 * sizeof(AnnHalf) * entries;
+		shape->low = (uint16) at;
+		at += shape->low_size * entries;
+	}
+	if (has_vectors && layout->attribute_size > 0)
+	{
+		at = TYPEALIGN(4, at);
+		shape->attributes = (uint16) at;
+		shape->attribute_size = (uint16) TYPEALIGN(4, layout->attribute_size);
+		at += shape->attribute_size * entries;
+	}
+	return at;
+}
+
 /*
  * Chooses the page layout for a new index from its column, operator class and
  * options.  Raises an error if there is none.
@@ -40,6 +82,7 @@ AnnIvfLayoutInit(AnnIvfLayout *layout, AnnCodeParams *code, Relation index)
 	bool		dense;
 	Size		slot;
 	Size		entries;
+	AnnIvfShape shape;
 
 	memset(layout, 0, sizeof(*layout));
 	memset(code, 0, sizeof(*code));
@@ -76,12 +119,13 @@ AnnIvfLayoutInit(AnnIvfLayout *layout, AnnCodeParams *code, Relation index)
 	layout->refine = (uint8) refine;
 
 	layout->attribute_size = (uint16) AnnAttributesSize(index);
-	layout->entry_size = (uint16) TYPEALIGN(4, ANN_IVF_TID_ENTRY + layout->attribute_size);
+	layout->entry_size = (uint16) (sizeof(ItemPointerData) + TYPEALIGN(4, layout->attribute_size));
 	if (quantizer == ANN_QUANTIZER_RABITQ)
 	{
 		AnnCodeParamsChoose(code, layout->metric, (int) layout->dim, ANN_CODE_SEARCH, 0);
 		layout->code_size = (uint16) AnnCodeBytes(code);
-		layout->entry_size = (uint16) TYPEALIGN(4, offsetof(AnnIvfEntry, code) + layout->code_size + layout->attribute_size);
+		layout->plane_size = (uint16) (code->nbits / 8);
+		layout->entry_size += (uint16) (layout->code_size + (code->planes > 1 ? 5 : 3) * sizeof(AnnHalf));
 	}
 	AnnIvfSpaceInit(&space, layout);
 	layout->vector_size = (uint32) space.stored_size;
@@ -96,8 +140,7 @@ AnnIvfLayoutInit(AnnIvfLayout *layout, AnnCodeParams *code, Relation index)
 		layout->pages_per_vector = (uint16) ((slot + ANN_PAGE_USABLE - 1) / ANN_PAGE_USABLE);
 
 	entries = ANN_PAGE_USABLE / layout->entry_size;
-	while (entries > 0 && offsetof(AnnIvfListPage, blocks) + sizeof(BlockNumber) * vectorBlocks(layout, entries) +
-		   entries * layout->entry_size > ANN_PAGE_USABLE)
+	while (entries > 0 && placeColumns(layout, true, entries, &shape) > ANN_PAGE_USABLE)
 		entries--;
 	if (entries == 0)
 		ereport(ERROR,
@@ -121,22 +164,11 @@ AnnIvfShape
 AnnIvfShapeOf(const AnnIvfMetaPageData *meta, uint32 list)
 {
 	AnnIvfShape shape;
+	bool		has_vectors = list < meta->lists;
 
-	shape.has_vectors = list < meta->lists;
-	if (shape.has_vectors)
-	{
-		shape.kind = ANN_IVF_CODES;
-		shape.entries = meta->layout.entries;
-		shape.entry_size = meta->layout.entry_size;
-		shape.first_entry = offsetof(AnnIvfListPage, blocks) + sizeof(BlockNumber) * meta->layout.blocks;
-	}
-	else
-	{
-		shape.kind = ANN_IVF_TIDS;
-		shape.entry_size = ANN_IVF_TID_ENTRY;
-		shape.first_entry = offsetof(AnnIvfListPage, blocks);
-		shape.entries = (int) ((ANN_PAGE_USABLE - shape.first_entry) / shape.entry_size);
-	}
+	placeColumns(&meta->layout, has_vectors,
+				 has_vectors ? meta->layout.entries :
+				 (ANN_PAGE_USABLE - offsetof(AnnIvfListPage, blocks)) / sizeof(ItemPointerData), &shape);
 	return shape;
 }
 
@@ -153,6 +185,7 @@ static void
 checkMeta(Relation index, const AnnIvfMetaPageData *meta)
 {
 	const AnnIvfLayout *layout = &meta->layout;
+	AnnIvfShape shape;
 
 	if (meta->magic != ANN_IVF_MAGIC)
 		AnnPageCorrupted(index, ANN_IVF_META_BLOCK, "it is not an ivfflat meta page");
@@ -166,9 +199,9 @@ checkMeta(Relation index, const AnnIvfMetaPageData *meta)
 		(!AnnElementIsDense(layout->element) && layout->element != ANN_ELEMENT_BIT))
 		AnnPageCorrupted(index, ANN_IVF_META_BLOCK, "it names an unknown type or metric");
 	if (layout->dim < 1 || layout->entries < 1 || layout->pages_per_vector < 1 ||
-		layout->entry_size < ANN_IVF_TID_ENTRY + layout->attribute_size ||
-		offsetof(AnnIvfListPage, blocks) + sizeof(BlockNumber) * layout->blocks +
-		(Size) layout->entries * layout->entry_size > ANN_PAGE_USABLE ||
+		layout->attribute_size > ANN_PAGE_USABLE || layout->code_size > ANN_PAGE_USABLE ||
+		layout->plane_size > layout->code_size || layout->entries > ANN_PAGE_USABLE ||
+		placeColumns(layout, true, layout->entries, &shape) > ANN_PAGE_USABLE ||
 		vectorBlocks(layout, layout->entries) != layout->blocks ||
 		(Size) layout->vectors_per_page * layout->vector_slot > ANN_PAGE_USABLE ||
 		(layout->vectors_per_page > 0 && layout->vector_slot < ANN_IVF_VECTOR_HEADER + layout->vector_size) ||
@@ -179,8 +212,7 @@ checkMeta(Relation index, const AnnIvfMetaPageData *meta)
 		meta->centroid_codes == ANN_IVF_META_BLOCK || meta->free_pages == ANN_IVF_META_BLOCK ||
 		(AnnIvfHasCodes(layout) &&
 		 (!AnnCodeParamsValid(&meta->code) || meta->code.dim != (int32_t) layout->dim ||
-		  AnnCodeBytes(&meta->code) != layout->code_size ||
-		  offsetof(AnnIvfEntry, code) + layout->code_size + layout->attribute_size > layout->entry_size)) ||
+		  AnnCodeBytes(&meta->code) != layout->code_size || meta->code.nbits / 8 != layout->plane_size)) ||
 		(meta->centroid_code.dim != 0 &&
 		 (!AnnCodeParamsValid(&meta->centroid_code) || meta->centroid_code.dim != (int32_t) layout->dim)))
 		AnnPageCorrupted(index, ANN_IVF_META_BLOCK, "its sizes do not fit together");
@@ -433,12 +465,11 @@ AnnIvfCountListPage(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, Pa
 	census->entries += header->live;
 	for (int i = 0; shape->has_vectors && AnnIvfHasCodes(&meta->layout) && i < header->count; i++)
 	{
-		const AnnIvfEntry *item = AnnIvfEntryOf(page, shape, i);
 		AnnCodeFactors factors;
 
-		if (!ItemPointerIsValid(&item->tid))
+		if (!ItemPointerIsValid(AnnIvfTidOf(page, shape, i)))
 			continue;
-		AnnFactorsFromHalf(&meta->code, item->factors, &factors);
+		AnnIvfTopFactors(meta, shape, page, i, &factors);
 		census->spread += AnnIvfEntrySpread(&meta->layout, &factors);
 	}
 }

@@ -5,6 +5,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "catalog/pg_operator_d.h"
 #include "catalog/pg_type_d.h"
 #include "executor/tuptable.h"
@@ -14,9 +16,10 @@
 
 #include "ivfflat/ivfflat_scan.h"
 
-/* Pending entries whose order is found at first, and how many are sampled for that; powers of two. */
+/* Entries of the rest that become pending at first, how many are sampled for that, and how many do later. */
 #define FIRST_NEAR 128
 #define NEAR_SAMPLE 256
+#define MOST_NEAR 65536
 
 /* Arrays of more bytes than this are not kept for the backend's next scan. */
 #define POOL_KEEP_BYTES ((Size) 32 * 1024 * 1024)
@@ -47,6 +50,7 @@ createArrays(MemoryContext parent)
 	AnnIvfArrays *arrays = MemoryContextAllocZero(context, sizeof(AnnIvfArrays));
 
 	arrays->context = context;
+	AnnIvfForgetEntries(arrays);
 	return arrays;
 }
 
@@ -69,7 +73,8 @@ AnnIvfAcquireArrays(void)
 	owner->callback.arg = owner;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &owner->callback);
 	pool->owner = owner;
-	pool->npending = pool->nnear = pool->nresults = pool->nlate = pool->nseen = 0;
+	pool->nresults = pool->nlate = pool->nseen = 0;
+	AnnIvfForgetEntries(pool);
 	return pool;
 }
 
@@ -77,14 +82,15 @@ AnnIvfAcquireArrays(void)
 static Size
 arraysUsed(const AnnIvfArrays *arrays)
 {
-	return sizeof(AnnIvfPending) * (Size) arrays->npending +
+	return sizeof(AnnIvfPending) * (Size) arrays->npending + sizeof(float) * (Size) arrays->nrest +
 		sizeof(AnnIvfFound) * ((Size) arrays->nresults + (Size) arrays->nlate);
 }
 
 static Size
 arraysMemory(const AnnIvfArrays *arrays)
 {
-	return sizeof(AnnIvfPending) * (Size) arrays->pending_capacity +
+	return sizeof(AnnIvfPending) * (Size) arrays->pending_capacity + sizeof(float) * (Size) arrays->rest_capacity +
+		sizeof(AnnIvfRun) * (Size) arrays->runs_capacity +
 		sizeof(AnnIvfFound) * ((Size) arrays->results_capacity + (Size) arrays->late_capacity);
 }
 
@@ -149,83 +155,161 @@ siftPending(AnnIvfPending *heap, int n, int i)
 	heap[i] = item;
 }
 
-/* Forgets which pending entries are the near ones: others have come. */
+/* Forgets all entries whose vectors have not been read. */
+void
+AnnIvfForgetEntries(AnnIvfArrays *arrays)
+{
+	arrays->npending = arrays->nrest = arrays->nleft = arrays->nruns = 0;
+	arrays->rest_least = INFINITY;
+	AnnIvfMixPending(arrays);
+}
+
+/* Other entries have come: there is no order among the pending ones, and those that come next are few. */
 void
 AnnIvfMixPending(AnnIvfArrays *arrays)
 {
-	arrays->nnear = 0;
+	arrays->ordered = false;
 	arrays->near_wanted = FIRST_NEAR;
 }
 
 /*
- * Makes a heap of the pending entries of the smallest bounds, about near_wanted of them: most
- * entries are never looked at again, so no order is made among these.
+ * Takes up the entries of a page, whose bounds have been written behind the rest of the others:
+ * infinity for what is not to be here.
  */
-static void
-selectNear(AnnIvfArrays *arrays)
+void
+AnnIvfAddRest(AnnIvfArrays *arrays, BlockNumber block, uint32 chain, int count)
 {
-	AnnIvfPending *pending = arrays->pending;
-	int			n = arrays->npending;
-	int			nnear = n;
+	const float *lowers = arrays->rest + arrays->nrest;
+	float		least = arrays->rest_least;
+	int			n = 0;
+	AnnIvfRun  *run;
 
-	if (n > 2 * arrays->near_wanted)
+	for (int i = 0; i < count; i++)
 	{
-		/* A bound below which that many are expected: of a sample, the one of that rank. */
-		float		smallest[NEAR_SAMPLE];
-		int			rank = 1 + (int) ((int64) NEAR_SAMPLE * arrays->near_wanted / n);
-		int			nsmallest = 0;
-		float		threshold;
-
-		for (int i = 0; i < NEAR_SAMPLE; i++)
-		{
-			float		lower = pending[(int64) i * n / NEAR_SAMPLE].lower;
-			int			at = Min(nsmallest, rank - 1);
-
-			if (nsmallest == rank && lower >= smallest[rank - 1])
-				continue;
-			for (; at > 0 && smallest[at - 1] > lower; at--)
-				smallest[at] = smallest[at - 1];
-			smallest[at] = lower;
-			nsmallest = Min(nsmallest + 1, rank);
-		}
-		threshold = smallest[rank - 1];
-		nnear = 0;
-		for (int i = 0; i < n; i++)
-		{
-			if (pending[i].lower <= threshold)
-			{
-				AnnIvfPending swap = pending[i];
-
-				pending[i] = pending[nnear];
-				pending[nnear++] = swap;
-			}
-		}
+		n += lowers[i] < INFINITY;
+		least = lowers[i] < least ? lowers[i] : least;
 	}
-	for (int i = nnear / 2 - 1; i >= 0; i--)
-		siftPending(pending, nnear, i);
-	arrays->nnear = nnear;
-	arrays->near_wanted = (int) Min((int64) 2 * arrays->near_wanted, INT_MAX / 4);
+	if (n == 0)
+		return;
+	AnnIvfGrowArray(arrays, (void **) &arrays->runs, arrays->nruns, 1, &arrays->runs_capacity, sizeof(AnnIvfRun));
+	run = &arrays->runs[arrays->nruns++];
+	run->block = block;
+	run->chain = chain;
+	run->first = arrays->nrest;
+	arrays->nrest += count;
+	arrays->nleft += n;
+	arrays->rest_least = least;
 }
 
-/* The pending entry of the smallest bound, which stays; there is one. */
+/* The bound that about near_wanted of the rest do not exceed: of a sample, the one of that rank. */
+static float
+nearBound(const AnnIvfArrays *arrays)
+{
+	float		smallest[NEAR_SAMPLE];
+	int			rank;
+	int			nsmallest = 0;
+
+	if (arrays->nleft <= 2 * arrays->near_wanted)
+		return INFINITY;
+	rank = 1 + (int) ((int64) NEAR_SAMPLE * arrays->near_wanted / arrays->nrest);
+	for (int i = 0; i < NEAR_SAMPLE; i++)
+	{
+		float		lower = arrays->rest[(int64) i * arrays->nrest / NEAR_SAMPLE];
+		int			at = Min(nsmallest, rank - 1);
+
+		if (nsmallest == rank && lower >= smallest[rank - 1])
+			continue;
+		for (; at > 0 && smallest[at - 1] > lower; at--)
+			smallest[at] = smallest[at - 1];
+		smallest[at] = lower;
+		nsmallest = Min(nsmallest + 1, rank);
+	}
+	return smallest[rank - 1];
+}
+
+/* One of the rest, as a pending entry. */
+static AnnIvfPending
+ofRest(const AnnIvfArrays *arrays, const AnnIvfRun *run, int i)
+{
+	AnnIvfPending pending;
+
+	pending.lower = arrays->rest[i];
+	pending.block = run->block;
+	pending.heap_block = run->chain;
+	pending.heap_offset = InvalidOffsetNumber;
+	pending.slot = (uint16) (i - run->first);
+	return pending;
+}
+
+/* Where the bounds of a page end. */
+static int
+endOfRun(const AnnIvfArrays *arrays, int run)
+{
+	return run + 1 < arrays->nruns ? arrays->runs[run + 1].first : arrays->nrest;
+}
+
+/*
+ * Makes those of the rest pending whose bounds are the smallest, about near_wanted: most entries are
+ * never looked at again, so no order is made among these.
+ */
+static void
+takeNear(AnnIvfArrays *arrays)
+{
+	float		bound = Max(nearBound(arrays), arrays->rest_least);
+
+	for (int r = 0; r < arrays->nruns; r++)
+	{
+		int			end = endOfRun(arrays, r);
+
+		for (int i = arrays->runs[r].first; i < end; i++)
+		{
+			if (arrays->rest[i] > bound || arrays->rest[i] == INFINITY)
+				continue;
+			AnnIvfGrowArray(arrays, (void **) &arrays->pending, arrays->npending, 1, &arrays->pending_capacity,
+							sizeof(AnnIvfPending));
+			arrays->pending[arrays->npending++] = ofRest(arrays, &arrays->runs[r], i);
+			arrays->rest[i] = INFINITY;
+			arrays->nleft--;
+		}
+	}
+	arrays->rest_least = bound;
+	if (arrays->nleft == 0)
+	{
+		arrays->nrest = arrays->nruns = 0;
+		arrays->rest_least = INFINITY;
+	}
+	arrays->ordered = false;
+	arrays->near_wanted = Min(2 * arrays->near_wanted, MOST_NEAR);
+}
+
+/* The pending entry of the smallest bound, none of the rest having a smaller one; NULL if there is none at all. */
 static const AnnIvfPending *
 nearestPending(AnnIvfArrays *arrays)
 {
-	if (arrays->nnear == 0)
-		selectNear(arrays);
-	return &arrays->pending[0];
+	for (;;)
+	{
+		if (!arrays->ordered)
+		{
+			for (int i = arrays->npending / 2 - 1; i >= 0; i--)
+				siftPending(arrays->pending, arrays->npending, i);
+			arrays->ordered = true;
+		}
+		if (arrays->nleft == 0 || (arrays->npending > 0 && arrays->pending[0].lower <= arrays->rest_least))
+			break;
+		takeNear(arrays);
+	}
+	return arrays->npending > 0 ? &arrays->pending[0] : NULL;
 }
 
-/* Takes away what nearestPending gives. */
+/* Takes away what nearestPending gives; there is one. */
 AnnIvfPending
 AnnIvfPopPending(AnnIvfArrays *arrays)
 {
 	AnnIvfPending top = *nearestPending(arrays);
 
-	arrays->pending[0] = arrays->pending[--arrays->nnear];
-	arrays->pending[arrays->nnear] = arrays->pending[--arrays->npending];
-	if (arrays->nnear > 0)
-		siftPending(arrays->pending, arrays->nnear, 0);
+	arrays->pending[0] = arrays->pending[--arrays->npending];
+	if (arrays->npending > 0)
+		siftPending(arrays->pending, arrays->npending, 0);
 	return top;
 }
 
@@ -281,7 +365,20 @@ AnnIvfScanIsFull(const AnnIvfScan *state)
 	return arraysUsed(state->arrays) > (Size) work_mem * 1024;
 }
 
-/* Moves all pending entries to a sort by their bounds. */
+static void
+putSpilled(Tuplesortstate *sort, TupleTableSlot *slot, const AnnIvfPending *pending)
+{
+	CHECK_FOR_INTERRUPTS();
+	ExecClearTuple(slot);
+	slot->tts_values[0] = Float8GetDatum(pending->lower);
+	slot->tts_values[1] = Int64GetDatum((int64) pending->heap_block << 16 | pending->heap_offset);
+	slot->tts_values[2] = Int64GetDatum((int64) pending->block << 16 | pending->slot);
+	memset(slot->tts_isnull, false, sizeof(bool) * 3);
+	ExecStoreVirtualTuple(slot);
+	tuplesort_puttupleslot(sort, slot);
+}
+
+/* Moves all entries to a sort by their bounds. */
 void
 AnnIvfSpillPending(AnnIvfScan *state)
 {
@@ -306,21 +403,21 @@ AnnIvfSpillPending(AnnIvfScan *state)
 	}
 	slot = MakeSingleTupleTableSlot(state->spill_slot->tts_tupleDescriptor, &TTSOpsVirtual);
 	for (int i = 0; i < arrays->npending; i++)
+		putSpilled(state->spill, slot, &arrays->pending[i]);
+	for (int r = 0; r < arrays->nruns; r++)
 	{
-		const AnnIvfPending *pending = &arrays->pending[i];
+		int			end = endOfRun(arrays, r);
 
-		CHECK_FOR_INTERRUPTS();
-		ExecClearTuple(slot);
-		slot->tts_values[0] = Float8GetDatum(pending->lower);
-		slot->tts_values[1] = Int64GetDatum((int64) pending->heap_block << 16 | pending->heap_offset);
-		slot->tts_values[2] = Int64GetDatum((int64) pending->block << 16 | pending->slot);
-		memset(slot->tts_isnull, false, sizeof(bool) * 3);
-		ExecStoreVirtualTuple(slot);
-		tuplesort_puttupleslot(state->spill, slot);
+		for (int i = arrays->runs[r].first; i < end; i++)
+		{
+			AnnIvfPending pending = ofRest(arrays, &arrays->runs[r], i);
+
+			if (pending.lower < INFINITY)
+				putSpilled(state->spill, slot, &pending);
+		}
 	}
 	ExecDropSingleTupleTableSlot(slot);
-	arrays->npending = 0;
-	AnnIvfMixPending(arrays);
+	AnnIvfForgetEntries(arrays);
 }
 
 /* Fetches the next of the entries that were moved away. */
@@ -361,7 +458,7 @@ AnnIvfPeekPending(AnnIvfScan *state)
 {
 	if (state->spill != NULL)
 		return state->has_spilled ? &state->spilled : NULL;
-	return state->arrays->npending > 0 ? nearestPending(state->arrays) : NULL;
+	return nearestPending(state->arrays);
 }
 
 /* Takes away what AnnIvfPeekPending gives. */

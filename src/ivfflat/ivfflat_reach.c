@@ -18,35 +18,47 @@
 /* Rows that are waited for by their estimates, at the most. */
 #define MAX_WANTED 100000
 
-/* What a page says of how far to read. */
+/* What a page of the first lists says of their radius. */
 void
-AnnIvfLearnReach(AnnIvfScan *state, Page page, const AnnIvfShape *shape, const float *estimates)
+AnnIvfLearnRadius(AnnIvfScan *state, Page page, const AnnIvfShape *shape)
 {
 	AnnIvfReach *reach = state->reach;
-	const AnnIvfListPage *header = AnnIvfListPageOf(page);
-	bool		plain = AnnScanIsPlain(&state->base);
-	int			nradius = 0;
+	int			n = 0;
 
-	for (int i = 0; i < header->count; i++)
+	for (int i = 0; i < AnnIvfListPageOf(page)->count && n < RADIUS_ENTRIES; i++)
 	{
-		const AnnIvfEntry *entry = AnnIvfEntryOf(page, shape, i);
+		AnnCodeFactors factors;
 
-		if (!ItemPointerIsValid(&entry->tid))
+		if (!ItemPointerIsValid(AnnIvfTidOf(page, shape, i)))
 			continue;
-		if (plain || state->counts[i] == ANN_TEST_PASSES)
-			AnnKeepBest(reach->wanted, &reach->nwanted, reach->wanted_count, estimates[i]);
-		if (!reach->learning)
-			continue;
-		AnnKeepBest(reach->nearest, &reach->nnearest, ANN_IVF_CALIBRATED_ROWS, estimates[i]);
-		if (nradius++ < RADIUS_ENTRIES)
-		{
-			float		radius;
-
-			ann_kernels.f16_to_f32(&entry->factors[0], &radius, 1);
-			reach->radius2 += (double) radius * radius;
-			reach->nradius++;
-		}
+		AnnIvfTopFactors(&state->meta, shape, page, i, &factors);
+		reach->radius2 += (double) factors.add * factors.add;
+		reach->nradius++;
+		n++;
 	}
+}
+
+/* What an entry says of how far to read, one that counts for sure or any other. */
+void
+AnnIvfLearnReach(AnnIvfScan *state, float estimate, bool is_sure)
+{
+	AnnIvfReach *reach = state->reach;
+
+	if (is_sure)
+		AnnKeepBest(reach->wanted, &reach->nwanted, reach->wanted_count, estimate);
+	if (reach->learning)
+		AnnKeepBest(reach->nearest, &reach->nnearest, ANN_IVF_CALIBRATED_ROWS, estimate);
+}
+
+/* The largest estimate of which more is to be learnt. */
+float
+AnnIvfReachLimit(const AnnIvfScan *state)
+{
+	const AnnIvfReach *reach = state->reach;
+
+	if (reach->nwanted < reach->wanted_count || (reach->learning && reach->nnearest < ANN_IVF_CALIBRATED_ROWS))
+		return INFINITY;
+	return reach->learning ? Max(reach->wanted[0], reach->nearest[0]) : reach->wanted[0];
 }
 
 /*
@@ -146,7 +158,7 @@ isOutOfReach(const AnnIvfScan *state)
 	{
 		double		share = reach->share * ANN_IVF_CALIBRATED_ROWS / Max(reach->wanted_count, ANN_IVF_CALIBRATED_ROWS);
 
-		if (AnnIvfAngle(state, &state->next_list, reach->wanted[0]) <= state->meta.reach + state->meta.reach_slope * log(share))
+		if (AnnIvfAngle(state, &state->ahead[0], reach->wanted[0]) <= state->meta.reach + state->meta.reach_slope * log(share))
 			return false;
 	}
 	/* Without codes nothing is known of rows that do not count: as many as the first lists had will do. */
@@ -155,7 +167,7 @@ isOutOfReach(const AnnIvfScan *state)
 	/* What ten rows of a query tell may be far off. */
 	if (state->nscanned < reach->ncompared / 2)
 		return false;
-	return reach->share * shareAt(reach->scale, depth(state, state->next_list.score, reach->wanted[0])) <
+	return reach->share * shareAt(reach->scale, depth(state, state->ahead[0].score, reach->wanted[0])) <
 		reach->tolerated;
 }
 
@@ -166,7 +178,7 @@ readReachedList(AnnIvfScan *state, Relation index)
 	AnnIvfReach *reach = state->reach;
 	uint64		looked_at = state->base.nvisited;
 	uint64		counted = state->nscanned;
-	float		centroid = state->next_list.score;
+	float		centroid = state->ahead[0].score;
 
 	AnnIvfReadNextList(state, index);
 	looked_at = state->base.nvisited - looked_at;

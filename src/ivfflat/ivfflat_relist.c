@@ -314,7 +314,7 @@ walkList(Relist *state, uint32 list, bool copying, EntryCallback callback, void 
 		npages++;
 		for (int i = 0; i < AnnIvfListPageOf((Page) state->page)->count; i++)
 		{
-			const ItemPointerData *tid = &AnnIvfEntryOf((Page) state->page, &shape, i)->tid;
+			const ItemPointerData *tid = AnnIvfTidOf((Page) state->page, &shape, i);
 
 			if (!ItemPointerIsValid(tid) || (copying && bms_is_member(i, copied->entries)))
 				continue;
@@ -440,10 +440,10 @@ copyEntry(Relist *state, uint32 list, int entry, const ItemPointerData *tid, voi
 	ItemPointerData copy = *tid;
 
 	AnnIvfFormPlaced(&former, decode(state, stored), stored, &value);
-	value.attributes = AnnIvfEntryAttributes(&state->from.layout, AnnIvfEntryOf((Page) state->page, &shape, entry));
+	value.attributes = AnnIvfAttributesOf((Page) state->page, &shape, entry);
 	state->rows[value.list]++;
 	if (AnnIvfHasCodes(&state->from.layout))
-		state->spreads[value.list] += AnnIvfEntrySpread(&state->from.layout, &value.factors);
+		state->spreads[value.list] += AnnIvfEntrySpread(&state->from.layout, &value.top_factors);
 	state->ncopied++;
 	value.list += state->nkept;
 	AnnIvfInsertEntry(state->index, &state->to, &copy, &value);

@@ -13,6 +13,10 @@
 #include "ivfflat/ivfflat_options.h"
 #include "ivfflat/ivfflat_scan.h"
 
+/* Rows that a caller is taken to want who does not tell, and at most: entries near them are looked at first. */
+#define WANTED_UNTOLD 20
+#define MAX_WANTED 100000
+
 /* ---- start and end of a scan ---- */
 
 static void
@@ -50,15 +54,15 @@ AnnIvfStartLists(AnnIvfScan *state)
 	{
 		state->residual = palloc(mul_size(sizeof(float), dim));
 		state->code = palloc(AnnQueryCodeSize(&state->meta.code));
-		state->lowers = palloc(mul_size(sizeof(float) * 2, layout->entries));
-		state->counts = palloc(mul_size(sizeof(uint8), layout->entries));
+		state->batch = AnnIvfBatchCreate(layout);
+		state->best_wanted = (int) Min(state->base.limit > 0 ? ceil(state->base.limit) : WANTED_UNTOLD, MAX_WANTED);
+		state->best = palloc(mul_size(sizeof(float), state->best_wanted));
 	}
 	state->arrays = AnnIvfAcquireArrays();
 	AnnIvfRank(&state->ranking, &state->cache->centroids, state->dense);
 	/* From here on the cache may become that of newer lists. */
 	state->centroids = state->cache->centroids;
 	state->centroids.codes = NULL;
-	state->centroids.vectors = NULL;
 	state->ranking.centroids = &state->centroids;
 	state->phase = ANN_IVF_SCAN_LISTS;
 }
@@ -140,8 +144,12 @@ nearestResult(AnnIvfScan *state, Relation index, AnnIvfFound *result)
 	while ((next = AnnIvfPeekPending(state)) != NULL &&
 		   (arrays->nresults == 0 || operatorBound(state, next->lower) <= arrays->results[0].interval.hi))
 	{
-		AnnIvfPending pending = AnnIvfTakePending(state);
+		AnnIvfPending pending;
 
+		/* Those on top of a heap are about the next ones. */
+		if (state->base.nscored % (ANN_IVF_VECTORS_AHEAD / 2) == 0)
+			AnnIvfPrefetchVectors(state);
+		pending = AnnIvfTakePending(state);
 		CHECK_FOR_INTERRUPTS();
 		AnnIvfReadVector(state, index, &pending);
 	}
@@ -243,7 +251,7 @@ startRest(AnnIvfScan *state, Relation index)
 	arrays->nlate = 0;
 	do
 	{
-		while (state->spill != NULL && state->has_spilled)
+		while (AnnIvfPeekPending(state) != NULL)
 		{
 			AnnIvfPending pending = AnnIvfTakePending(state);
 
@@ -252,14 +260,6 @@ startRest(AnnIvfScan *state, Relation index)
 			sortResults(state);
 		}
 		AnnIvfEndSpill(state);
-		for (int i = 0; i < arrays->npending; i++)
-		{
-			CHECK_FOR_INTERRUPTS();
-			AnnIvfReadVector(state, index, &arrays->pending[i]);
-			sortResults(state);
-		}
-		arrays->npending = 0;
-		AnnIvfMixPending(arrays);
 		sortResults(state);
 	} while (AnnIvfReadLists(state, index, 1));
 	AnnIvfReleaseArrays(arrays);
@@ -317,7 +317,7 @@ nextPlain(AnnIvfScan *state, Relation index)
 				arrays->seen[arrays->nseen++] = block;
 				for (int i = 0; i < AnnIvfListPageOf(page)->count; i++)
 				{
-					const ItemPointerData *tid = &AnnIvfEntryOf(page, &shape, i)->tid;
+					const ItemPointerData *tid = AnnIvfTidOf(page, &shape, i);
 
 					if (ItemPointerIsValid(tid) && AnnScanIsMember(&state->base, tid))
 						AnnScanAddTid(&state->base, tid);
@@ -395,9 +395,8 @@ next(IndexScanDesc scan)
 	bool		sorted = state->phase == ANN_IVF_SCAN_REST;
 	bool		found;
 
-	state->cache = AnnIvfCacheRecall(scan->indexRelation);
+	AnnIvfUseCache(state, AnnIvfCacheRecall(scan->indexRelation));
 	state->centroids.index = scan->indexRelation;
-	state->centroids.hints = &state->cache->hints;
 	found = nextRow(scan, state);
 	if (!AnnScanIsPlain(&state->base))
 		state->base.nmatched = state->nscanned;

@@ -16,6 +16,13 @@
 /* Neighbours for which the number of lists to be read was found by the build. */
 #define ANN_IVF_CALIBRATED_ROWS 10
 
+/* Lists that are known before they are read, so that memory can be asked for; in batches. */
+#define ANN_IVF_BATCH 4
+#define ANN_IVF_AHEAD (2 * ANN_IVF_BATCH)
+
+/* Pending entries whose vectors are asked for together. */
+#define ANN_IVF_VECTORS_AHEAD 16
+
 typedef enum AnnIvfScanPhase
 {
 	ANN_IVF_SCAN_LISTS,	/* lists in order of their centroids, rows by distance */
@@ -24,7 +31,10 @@ typedef enum AnnIvfScanPhase
 	ANN_IVF_SCAN_DONE
 } AnnIvfScanPhase;
 
-/* An entry whose vector has not been read: as far as its code tells. */
+/*
+ * An entry whose vector has not been read: as far as its code tells.  One of the rest is known by
+ * its place alone: heap_offset is invalid, the block the CODES page's, and heap_block its chain.
+ */
 typedef struct AnnIvfPending
 {
 	float		lower;			/* bound of its score */
@@ -33,6 +43,14 @@ typedef struct AnnIvfPending
 	uint16		heap_offset;
 	uint16		slot;			/* on that page; entry on the CODES page */
 } AnnIvfPending;
+
+/* Entries of a CODES page that are among the rest. */
+typedef struct AnnIvfRun
+{
+	BlockNumber block;
+	uint32		chain;
+	int			first;			/* place of the bound of entry 0 */
+} AnnIvfRun;
 
 /* A row whose distance is known. */
 typedef struct AnnIvfFound
@@ -46,11 +64,19 @@ typedef struct AnnIvfArrays
 {
 	MemoryContext context;
 	struct ArraysOwner *owner;	/* who has the backend's arrays */
-	AnnIvfPending *pending;		/* a heap by lower, and behind it the others, none of them less than its last */
-	int			nnear;			/* in the heap */
-	int			near_wanted;	/* when it is next filled */
+	AnnIvfPending *pending;		/* once they are ordered a heap by lower */
+	bool		ordered;
 	int			npending;
 	int			pending_capacity;
+	float	   *rest;			/* bounds of entries by the uppermost planes of their codes; infinity: not here */
+	int			nrest;
+	int			rest_capacity;
+	int			nleft;			/* of them, those that are here */
+	float		rest_least;		/* none of those has a smaller bound */
+	int			near_wanted;	/* of those, to become pending when they are next asked for */
+	AnnIvfRun  *runs;			/* their pages, in the same order */
+	int			nruns;
+	int			runs_capacity;
 	AnnIvfFound *results;		/* heap by lo */
 	int			nresults;
 	int			results_capacity;
@@ -87,6 +113,7 @@ typedef struct AnnIvfReach
 } AnnIvfReach;
 
 typedef struct AnnIvfCalibration AnnIvfCalibration;
+typedef struct AnnIvfBatch AnnIvfBatch;
 
 typedef struct AnnIvfScan
 {
@@ -99,8 +126,10 @@ typedef struct AnnIvfScan
 	float	   *centroid;		/* scratch, float[dim] */
 	float	   *residual;		/* likewise */
 	AnnQueryCode *code;
-	float	   *lowers;			/* one for each entry of a page, and as many errors */
-	uint8	   *counts;			/* with a filter: AnnTestResult of each entry of the page */
+	AnnIvfBatch *batch;			/* scratch for the entries of a page; NULL without codes */
+	float	   *best;			/* best estimates, with their errors, of entries that count for sure: a heap */
+	int			nbest;
+	int			best_wanted;
 	bool		is_sure;		/* the vector at hand is of a row that counts for sure */
 	char	   *vector;			/* scratch for a vector of several pages */
 	char	   *page;			/* copy of a CODES page */
@@ -111,8 +140,8 @@ typedef struct AnnIvfScan
 	uint64		nscanned;		/* entries that count, of the lists that were read */
 	uint64		nreturned;
 	double		wanted_hi;		/* upper bound of the last of the rows that the caller wants */
-	AnnIvfListScore next_list;	/* taken from the ranking and not read yet */
-	bool		has_next_list;
+	AnnIvfListScore ahead[ANN_IVF_AHEAD];	/* the next ones, taken from the ranking and not read yet */
+	int			nahead;
 	AnnIvfReach *reach;			/* while it is being found out how far to read */
 	AnnIvfCalibration *calibration;	/* instead of a query's scan */
 	AnnIvfArrays *arrays;
@@ -136,7 +165,9 @@ typedef struct AnnIvfScan
 extern AnnIvfArrays *AnnIvfAcquireArrays(void);
 extern void AnnIvfReleaseArrays(AnnIvfArrays *arrays);
 extern void AnnIvfGrowArray(AnnIvfArrays *arrays, void **array, int used, int more, int *capacity, Size element);
+extern void AnnIvfForgetEntries(AnnIvfArrays *arrays);
 extern void AnnIvfMixPending(AnnIvfArrays *arrays);
+extern void AnnIvfAddRest(AnnIvfArrays *arrays, BlockNumber block, uint32 chain, int count);
 extern AnnIvfPending AnnIvfPopPending(AnnIvfArrays *arrays);
 extern void AnnIvfPushFound(AnnIvfArrays *arrays, const AnnIvfFound *result);
 extern AnnIvfFound AnnIvfPopFound(AnnIvfArrays *arrays);
@@ -149,9 +180,12 @@ extern AnnIvfPending AnnIvfTakePending(AnnIvfScan *state);
 
 /* ---- ivfflat_lists.c: reading vectors and lists ---- */
 
+extern AnnIvfBatch *AnnIvfBatchCreate(const AnnIvfLayout *layout);
 extern void AnnIvfReadVector(AnnIvfScan *state, Relation index, const AnnIvfPending *pending);
+extern void AnnIvfPrefetchVectors(const AnnIvfScan *state);
 extern bool AnnIvfWasSeen(const AnnIvfArrays *arrays, BlockNumber block);
 extern _Noreturn void AnnIvfListIsLost(const AnnIvfScan *state, Relation index, BlockNumber block);
+extern void AnnIvfUseCache(AnnIvfScan *state, AnnIvfCache *cache);
 extern AnnIvfListHead AnnIvfHeadForScan(const AnnIvfScan *state, Relation index, uint32 list);
 extern bool AnnIvfScanHasAll(const AnnIvfScan *state);
 extern bool AnnIvfScanWorkIsDone(const AnnIvfScan *state);
@@ -162,14 +196,17 @@ extern bool AnnIvfReadLists(AnnIvfScan *state, Relation index, int n);
 
 /* ---- ivfflat_reach.c: how far a filtered scan reads ---- */
 
-extern void AnnIvfLearnReach(AnnIvfScan *state, Page page, const AnnIvfShape *shape, const float *estimates);
+extern void AnnIvfLearnRadius(AnnIvfScan *state, Page page, const AnnIvfShape *shape);
+extern void AnnIvfLearnReach(AnnIvfScan *state, float estimate, bool is_sure);
+extern float AnnIvfReachLimit(const AnnIvfScan *state);
 extern float AnnIvfAngle(const AnnIvfScan *state, const AnnIvfListScore *list, float score);
 extern bool AnnIvfReadFirstLists(AnnIvfScan *state, Relation index);
 
 /* ---- ivfflat_calibrate.c ---- */
 
 extern void AnnIvfNoteNeighbour(AnnIvfScan *state, const char *stored, const ItemPointerData *tid);
-extern void AnnIvfLearnEstimates(AnnIvfScan *state, Page page, const AnnIvfShape *shape, const float *estimates);
+extern float AnnIvfCalibrationLimit(const AnnIvfScan *state);
+extern void AnnIvfLearnEstimate(AnnIvfScan *state, const ItemPointerData *tid, float estimate);
 
 /* ---- ivfflat_scan.c ---- */
 

@@ -51,7 +51,7 @@ vacuumPage(VacuumState *state, Buffer buffer, const AnnIvfShape *shape)
 
 	for (int i = 0; i < header->count; i++)
 	{
-		ItemPointerData tid = AnnIvfEntryOf(page, shape, i)->tid;
+		ItemPointerData tid = *AnnIvfTidOf(page, shape, i);
 
 		if (!ItemPointerIsValid(&tid))
 			continue;
@@ -70,7 +70,7 @@ vacuumPage(VacuumState *state, Buffer buffer, const AnnIvfShape *shape)
 	page = AnnPageEditAdd(&edit, buffer, false);
 	header = AnnIvfListPageOf(page);
 	for (int i = 0; i < ndead; i++)
-		memset(AnnIvfEntryOf(page, shape, state->dead[i]), 0, shape->entry_size);
+		AnnIvfClearEntry(shape, page, state->dead[i]);
 	header->live -= ndead;
 	AnnPageEditCommit(&edit);
 	state->stats->tuples_removed += ndead;

@@ -72,6 +72,15 @@ AnnIvfFormInList(const AnnIvfFormer *former, uint32 list, float *dense, const ch
 			r_dot_c = ann_kernels.ip_f32(dense, centroid, dim);
 		result->code = palloc0(meta->layout.code_size);
 		AnnEncode(&meta->code, dense, r_dot_c, result->code, &result->factors);
+		result->top_factors = result->factors;
+		if (meta->code.planes > 1)
+		{
+			/* Its code is the uppermost plane of the other. */
+			AnnCodeParams top = meta->code;
+
+			top.planes = 1;
+			AnnEncode(&top, dense, r_dot_c, palloc(meta->layout.plane_size), &result->top_factors);
+		}
 	}
 }
 
@@ -112,20 +121,77 @@ AnnIvfFormValue(const AnnIvfFormer *former, const AnnAttributes *attributes, con
 	}
 }
 
+/* Where the factors of an entry's uppermost plane are: the first of them, and so the others. */
+static AnnHalf *
+topFactors(const AnnIvfShape *shape, Page page, int entry)
+{
+	return (AnnHalf *) (AnnPageRaw(page) + shape->factors) + entry;
+}
+
 /*
  * Writes an entry's bytes.
  */
 void
-AnnIvfSetEntry(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, AnnIvfEntry *entry,
-			   ItemPointer tid, const AnnIvfValue *value)
+AnnIvfSetEntry(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, Page page, int entry,
+			   const ItemPointerData *tid, const AnnIvfValue *value)
 {
-	memset(entry, 0, shape->entry_size);
-	entry->tid = *tid;
-	if (shape->has_vectors && AnnIvfHasCodes(&meta->layout))
+	char	   *raw = AnnPageRaw(page);
+
+	AnnIvfClearEntry(shape, page, entry);
+	*AnnIvfTidOf(page, shape, entry) = *tid;
+	if (shape->has_codes)
 	{
-		AnnFactorsToHalf(&meta->code, &value->factors, entry->factors);
-		memcpy(entry->code, value->code, meta->layout.code_size);
+		AnnHalf		halves[3];
+
+		AnnFactorsToHalf(&meta->code, &value->top_factors, halves);
+		for (int i = 0; i < 3; i++)
+			topFactors(shape, page, entry)[i * shape->entries] = halves[i];
+		memcpy(raw + shape->top + (Size) entry * shape->plane_size, value->code + shape->low_size, shape->plane_size);
+		if (shape->low_size > 0)
+		{
+			AnnFactorsToHalf(&meta->code, &value->factors, halves);
+			memcpy(raw + shape->fine + (Size) entry * 2 * sizeof(AnnHalf), halves + 1, 2 * sizeof(AnnHalf));
+			memcpy(raw + shape->low + (Size) entry * shape->low_size, value->code, shape->low_size);
+		}
 	}
-	if (shape->has_vectors && meta->layout.attribute_size > 0)
-		memcpy(AnnIvfEntryAttributes(&meta->layout, entry), value->attributes, meta->layout.attribute_size);
+	if (shape->attribute_size > 0)
+		memcpy(AnnIvfAttributesOf(page, shape, entry), value->attributes, meta->layout.attribute_size);
+}
+
+/*
+ * Frees an entry: zeroes in all columns.
+ */
+void
+AnnIvfClearEntry(const AnnIvfShape *shape, Page page, int entry)
+{
+	char	   *raw = AnnPageRaw(page);
+
+	memset(AnnIvfTidOf(page, shape, entry), 0, sizeof(ItemPointerData));
+	if (shape->has_codes)
+	{
+		for (int i = 0; i < 3; i++)
+			topFactors(shape, page, entry)[i * shape->entries] = 0;
+		memset(raw + shape->top + (Size) entry * shape->plane_size, 0, shape->plane_size);
+	}
+	if (shape->low_size > 0)
+	{
+		memset(raw + shape->fine + (Size) entry * 2 * sizeof(AnnHalf), 0, 2 * sizeof(AnnHalf));
+		memset(raw + shape->low + (Size) entry * shape->low_size, 0, shape->low_size);
+	}
+	if (shape->attribute_size > 0)
+		memset(AnnIvfAttributesOf(page, shape, entry), 0, shape->attribute_size);
+}
+
+/*
+ * The factors of an entry's uppermost plane.
+ */
+void
+AnnIvfTopFactors(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, Page page, int entry,
+				 AnnCodeFactors *factors)
+{
+	AnnHalf		halves[3];
+
+	for (int i = 0; i < 3; i++)
+		halves[i] = topFactors(shape, page, entry)[i * shape->entries];
+	AnnFactorsFromHalf(&meta->code, halves, factors);
 }

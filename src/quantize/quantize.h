@@ -232,6 +232,33 @@ extern void AnnEstimateBatch(const AnnQueryCode *qc, const AnnCodeArray *array,
 
 #define ANN_CODE_EPS 3.0f
 
+/*
+ * `count` codes in columns, each an array without gaps.  The uppermost plane of a code is the code
+ * of one plane of the same vector: it has factors of its own, as halves.  Estimates by
+ * the whole code then are for those that this does not rule out.
+ */
+typedef struct AnnCodeColumns
+{
+	int			count;
+	const AnnHalf *add;			/* of both */
+	const AnnHalf *mul;
+	const AnnHalf *error;
+	const uint8_t *top;			/* uppermost planes, nbits / 8 bytes each */
+	const AnnHalf *fine;		/* {mul, error} of whole codes, if they have more than one plane; */
+	const uint8_t *low;			/* their other planes */
+} AnnCodeColumns;
+
+/*
+ * Lower bounds of the scores, estimate - eps * error, from the uppermost planes of all codes, never
+ * NaN or infinity.  *ips receives what AnnEstimateColumns wants to know of them.
+ */
+extern void AnnBoundColumns(const AnnQueryCode *qc, const AnnCodeColumns *columns, float eps,
+							float *lowers, int32_t *ips);
+
+/* What AnnEstimateBatch finds for the whole codes at n places. */
+extern void AnnEstimateColumns(const AnnQueryCode *qc, const AnnCodeColumns *columns, const int32_t *ips,
+							   const uint16_t *places, int n, float *estimates, float *errors);
+
 /* probe.c: distances between two coded vectors, from their codes alone */
 
 /*

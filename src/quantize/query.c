@@ -241,3 +241,111 @@ AnnEstimateBatch(const AnnQueryCode *qc, const AnnCodeArray *array, float *estim
 					  errors != NULL ? errors + first : NULL);
 	}
 }
+
+void
+AnnBoundColumns(const AnnQueryCode *qc, const AnnCodeColumns *columns, float eps, float *lowers, int32_t *ips)
+{
+	const AnnCodeParams *p = &qc->params;
+	Formula		f = MakeFormula(qc, ANN_FACTORS_HALF3);
+	float		constant = qc->add - eps * (f.query_relative * fabsf(qc->add) + f.absolute);
+	float		square = f.square;
+	float		linear = f.linear;
+	float		query_mul = f.query_mul;
+	float		relative = eps * f.relative;
+	float		error_norm = eps * f.error_norm;
+	float		error_mul = eps * f.error_mul / (float) ((1 << p->planes) - 1);
+	Chunk		chunk;
+
+	if (!qc->valid)
+	{
+		for (int i = 0; i < columns->count; i++)
+		{
+			lowers[i] = -INFINITY;
+			ips[i] = 0;
+		}
+		return;
+	}
+	ann_kernels.code_ip_batch(columns->top, p->nbits / 8, columns->count, 1, p->nbits, qc->q8, ips);
+	for (int first = 0; first < columns->count; first += CHUNK)
+	{
+		int			count = columns->count - first < CHUNK ? columns->count - first : CHUNK;
+		float	   *out = lowers + first;
+		const int32_t *ip = ips + first;
+		int32_t		middle = qc->sum;
+
+		ann_kernels.f16_to_f32(columns->add + first, chunk.add, count);
+		ann_kernels.f16_to_f32(columns->mul + first, chunk.mul, count);
+		ann_kernels.f16_to_f32(columns->error + first, chunk.error, count);
+		/* A sum in place of a hypotenuse is a little too much error, and no square root. */
+		for (int i = 0; i < count; i++)
+		{
+			float		add = (square * chunk.add[i] + linear) * chunk.add[i];
+			float		inner = chunk.mul[i] * (query_mul * (float) (2 * ip[i] - middle));
+			float		error = chunk.error[i] * error_norm + chunk.mul[i] * error_mul +
+				relative * (fabsf(add) + fabsf(inner));
+			float		lower = add - inner + constant - error;
+
+			/* inf - inf, where squares overflow: nothing is known */
+			out[i] = lower < INFINITY ? lower : -INFINITY;
+		}
+	}
+}
+
+/* Copied together, small codes are worth a batch. */
+#define SMALL_CODE 64
+
+void
+AnnEstimateColumns(const AnnQueryCode *qc, const AnnCodeColumns *columns, const int32_t *ips,
+				   const uint16_t *places, int n, float *estimates, float *errors)
+{
+	const AnnCodeParams *p = &qc->params;
+	Formula		formula = MakeFormula(qc, ANN_FACTORS_HALF3);
+	int			low_planes = p->planes - 1;
+	size_t		low_size = (size_t) low_planes * (p->nbits / 8);
+	Chunk		chunk;
+	AnnHalf		halves[3][CHUNK];
+	uint8_t		codes[CHUNK * SMALL_CODE];
+
+	for (int first = 0; first < n; first += CHUNK, places += CHUNK, estimates += CHUNK, errors += CHUNK)
+	{
+		int			count = n - first < CHUNK ? n - first : CHUNK;
+
+		if (!qc->valid)
+		{
+			for (int i = 0; i < count; i++)
+			{
+				estimates[i] = 0;
+				errors[i] = INFINITY;
+			}
+			continue;
+		}
+		/* Most other codes are never looked at, so these are not in the caches. */
+		for (int i = 0; low_planes > 0 && i < count; i++)
+		{
+			__builtin_prefetch(columns->low + places[i] * low_size);
+			__builtin_prefetch(columns->fine + 2 * places[i]);
+		}
+		for (int i = 0; i < count; i++)
+		{
+			int			place = places[i];
+
+			halves[0][i] = columns->add[place];
+			halves[1][i] = low_planes > 0 ? columns->fine[2 * place] : columns->mul[place];
+			halves[2][i] = low_planes > 0 ? columns->fine[2 * place + 1] : columns->error[place];
+			if (low_size > SMALL_CODE)
+				chunk.ip[i] = ann_kernels.code_ip(columns->low + place * low_size, low_planes, p->nbits, qc->q8);
+			else if (low_planes > 0)
+				memcpy(codes + i * low_size, columns->low + place * low_size, low_size);
+			else
+				chunk.ip[i] = 0;
+		}
+		if (low_planes > 0 && low_size <= SMALL_CODE)
+			ann_kernels.code_ip_batch(codes, low_size, count, low_planes, p->nbits, qc->q8, chunk.ip);
+		for (int i = 0; i < count; i++)
+			chunk.ip[i] += ips[places[i]] * (1 << low_planes);
+		ann_kernels.f16_to_f32(halves[0], chunk.add, count);
+		ann_kernels.f16_to_f32(halves[1], chunk.mul, count);
+		ann_kernels.f16_to_f32(halves[2], chunk.error, count);
+		EstimateChunk(qc, &formula, &chunk, count, estimates, errors);
+	}
+}

@@ -678,6 +678,144 @@ TestBatch(void)
 }
 
 /*
+ * Codes in columns: the uppermost planes bound what a code of one plane bounds, no more than a
+ * little less, and estimates by whole codes are those of AnnEstimateBatch.
+ */
+static void
+TestColumns(AnnMetric metric, int dim)
+{
+	enum
+	{
+		COUNT = 150
+	};
+	const float eps = 3.5f;
+
+	for (int planes = 1; planes <= ANN_CODE_MAX_PLANES; planes++)
+	{
+		AnnCodeParams p;
+		AnnCodeParams one_plane;
+		AnnQueryCode *query;
+		AnnQueryCode *one_query;
+		size_t		plane_size;
+		size_t		low_size;
+		float	   *x = Allocate(sizeof(float) * dim);
+		AnnHalf		add[COUNT];
+		AnnHalf		mul[COUNT];
+		AnnHalf		error[COUNT];
+		AnnHalf		fine[2 * COUNT];
+		AnnHalf		whole[COUNT][3];
+		uint8_t    *top;
+		uint8_t    *low;
+		uint8_t    *codes;
+		uint8_t    *code;
+		AnnCodeColumns columns;
+
+		Begin("%s: columns, metric %d, dim %d, %d planes", ann_kernels.name, metric, dim, planes);
+		AnnCodeParamsSet(&p, metric, dim, planes, dim);
+		AnnCodeParamsSetScale(&p, (float) sqrt(dim));
+		one_plane = p;
+		one_plane.planes = 1;
+		plane_size = (size_t) p.nbits / 8;
+		low_size = AnnCodeBytes(&p) - plane_size;
+		top = Allocate(plane_size * COUNT);
+		low = Allocate(low_size * COUNT + 1);
+		codes = Allocate(AnnCodeBytes(&p) * COUNT);
+		code = Allocate(plane_size);
+		query = Allocate(AnnQueryCodeSize(&p));
+		one_query = Allocate(AnnQueryCodeSize(&one_plane));
+		for (int i = 0; i < COUNT; i++)
+		{
+			uint8_t    *all = codes + AnnCodeBytes(&p) * i;
+			AnnCodeFactors factors;
+			AnnHalf		half[3];
+
+			RandomVector(RandomInt(SHAPE_HEAVY), i == 0 ? 0 : 1, x, dim);
+			if (i == 1)
+				x[0] = NAN;
+			AnnEncode(&p, x, 0.5f, all, &factors);
+			AnnFactorsToHalf(&p, &factors, whole[i]);
+			memcpy(low + low_size * i, all, low_size);
+			memcpy(top + plane_size * i, all + low_size, plane_size);
+			memcpy(fine + 2 * i, &whole[i][1], 2 * sizeof(AnnHalf));
+			AnnEncode(&one_plane, x, 0.5f, code, &factors);
+			AnnFactorsToHalf(&one_plane, &factors, half);
+			Check(memcmp(code, top + plane_size * i, plane_size) == 0, "code %d: its uppermost plane is not its signs", i);
+			add[i] = half[0];
+			mul[i] = half[1];
+			error[i] = half[2];
+		}
+		columns = (AnnCodeColumns) {.add = add, .mul = mul, .error = error, .top = top, .fine = fine, .low = low};
+		for (int round = 0; round < 2; round++)
+		{
+			bool		valid = round == 0;
+
+			RandomVector(SHAPE_NORMAL, 1, x, dim);
+			if (!valid)
+				x[dim - 1] = INFINITY;
+			Check(AnnQueryCodeInit(query, &p, x, 0.25f) == valid, "query");
+			AnnQueryCodeInit(one_query, &one_plane, x, 0.25f);
+			for (int count = 0; count <= COUNT; count += count < 70 ? 1 : 27)
+			{
+				float		lowers[COUNT + 1];
+				int32_t		ips[COUNT + 1];
+				uint16_t	places[COUNT];
+				float		estimates[COUNT + 1];
+				float		errors[COUNT + 1];
+				int			n = 0;
+
+				columns.count = count;
+				lowers[count] = -7;
+				ips[count] = -7;
+				AnnBoundColumns(query, &columns, eps, lowers, ips);
+				Check(lowers[count] == -7 && ips[count] == -7, "count %d: wrote beyond the end", count);
+				for (int i = 0; i < count; i++)
+				{
+					AnnHalf		half[3] = {add[i], mul[i], error[i]};
+					AnnCodeArray one = {top + plane_size * i, 0, half, 0, ANN_FACTORS_HALF3, 1};
+					float		estimate;
+					float		its_error;
+					float		lower;
+					float		slack;
+
+					AnnEstimateBatch(one_query, &one, &estimate, &its_error);
+					lower = estimate - eps * its_error;
+					slack = 1e-5f * (fabsf(estimate) + its_error + (float) dim);
+					Check(!isnan(lowers[i]) && lowers[i] < INFINITY, "count %d: bound %d is %g", count, i, lowers[i]);
+					if (isinf(lower))
+						Check(lowers[i] == lower, "count %d: bound %d is %g, not %g", count, i, lowers[i], lower);
+					else
+						Check(lowers[i] <= lower + slack && lowers[i] >= lower - 0.05f * eps * its_error - slack,
+							  "count %d: bound %d is %g, not %g", count, i, lowers[i], lower);
+					if (RandomInt(3) > 0)
+						places[n++] = (uint16_t) i;
+				}
+				estimates[n] = errors[n] = -7;
+				AnnEstimateColumns(query, &columns, ips, places, n, estimates, errors);
+				Check(estimates[n] == -7 && errors[n] == -7, "%d places: wrote beyond the end", n);
+				for (int i = 0; i < n; i++)
+				{
+					AnnCodeArray one = {codes + AnnCodeBytes(&p) * places[i], 0, whole[places[i]], 0, ANN_FACTORS_HALF3, 1};
+					float		estimate;
+					float		its_error;
+
+					AnnEstimateBatch(query, &one, &estimate, &its_error);
+					Check(estimate == estimates[i] && its_error == errors[i], "place %d of %d: %g +- %g, not %g +- %g", i, n,
+						  estimates[i], errors[i], estimate, its_error);
+				}
+			}
+		}
+		free(x);
+		free(top);
+		free(low);
+		free(codes);
+		free(code);
+		free(query);
+		free(one_query);
+		End();
+	}
+}
+
+/*
  * Over independent pairs of vectors, whose true distances are known, the
  * deviation in units of the stated error must have mean 0 (within 5 sigma of a
  * mean), mean square near 1, and hardly ever exceed 3.
@@ -1459,6 +1597,11 @@ main(void)
 		TestRotation();
 		TestEstimates();
 		TestBatch();
+		for (AnnMetric metric = ANN_METRIC_L2; metric <= ANN_METRIC_COSINE; metric++)
+		{
+			TestColumns(metric, 40);
+			TestColumns(metric, 200);
+		}
 		TestNearest();
 	}
 	AnnDistanceInit();
