@@ -68,7 +68,8 @@ $test->(0.87, 40, 'bounded', 'base', 'halfvec_l2_ops', 'h', '<->', '');
 $test->(0.95, 40, 'serial', 'base', 'halfvec_ip_ops', 'h', '<#>', '');
 $test->(0.88, 40, 'parallel', 'base', 'halfvec_cosine_ops', 'h', '<=>', '');
 $test->(0.94, 10, 'serial', 'base', 'halfvec_l1_ops', 'h', '<+>', '');
-$test->(0.89, 10, 'bounded', 'base', 'sparsevec_l2_ops', 's', '<->', '');
+# With ef 10 one query in sixty or more ends in another cluster than its own, in a third of all builds: .915 to .988.
+$test->(0.95, 20, 'bounded', 'base', 'sparsevec_l2_ops', 's', '<->', '');
 $test->(0.87, 10, 'parallel', 'base', 'sparsevec_ip_ops', 's', '<#>', '');
 $test->(0.92, 10, 'parallel', 'base', 'sparsevec_cosine_ops', 's', '<=>', '');
 $test->(0.88, 10, 'serial', 'base', 'sparsevec_l1_ops', 's', '<+>', '');
