@@ -80,7 +80,7 @@
 /*
  * A search of all rows whose filter the index does not know is judged by the rows that pass among those
  * it finds first.  So many of them, or as many as cost this share of what would be done instead, are looked at
- * before; what is expected of the filter counts as much as some rows that have passed; once one has, as so many rows at the most.
+ * before; what is expected of the filter counts as much as some rows that have passed, or so many rows if that is less.
  */
 #define FIRST_LOOK 8
 #define FIRST_LOOK_SHARE 0.1
@@ -559,9 +559,7 @@ AnnJudgeSearch(const AnnScanPlan *plan, double looked_at, double passed, double 
 		return ANN_SEARCH_GOES_ON;
 	if (costs->other > 0 && AnnFilterSurprises(plan, looked_at, passed))
 		return ANN_SEARCH_IS_LOST;
-	prior = PRIOR_PASSED / costs->share;
-	if (passed > 0)
-		prior = Min(prior, PRIOR_ROWS);
+	prior = Min(PRIOR_PASSED / costs->share, PRIOR_ROWS);
 	share = (passed + prior * costs->share) / (looked_at + prior);
 	needed = looked_at + Max(plan->limit - passed, 0) / share;
 	widen = needed > costs->search.goes_on * found_well;
