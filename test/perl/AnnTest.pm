@@ -287,7 +287,7 @@ sub index_ok
 sub log_ok
 {
 	my ($node) = @_;
-	my @bad = grep { /PANIC|TRAP|was terminated by signal|refcount leak|leaked|unexpected data beyond EOF/ }
+	my @bad = grep { /PANIC|TRAP|was terminated by signal|refcount leak|file leak|leaked|unexpected data beyond EOF/ }
 	  split /\n/, slurp_file($node->logfile);
 	is("@bad", '', 'server log has no crash and no leak');
 	return;
