@@ -44,17 +44,14 @@
 
 #define RELIST_SEED 2203
 
-/* Which entries of a page were copied. */
-typedef struct CopiedPage
-{
-	BlockNumber block;
-	Bitmapset  *entries;
-} CopiedPage;
-
-/* The pages of a list in the order of its chain, which only grows at its end meanwhile. */
+/*
+ * The pages of a list in the order of its chain, which only grows at its end meanwhile: the block of
+ * each, and a bit for each entry that was copied.
+ */
 typedef struct CopiedList
 {
-	CopiedPage *pages;
+	BlockNumber *blocks;
+	uint8	   *entries;
 	int			npages;
 	int			capacity;
 } CopiedList;
@@ -80,6 +77,7 @@ typedef struct Relist
 	char	   *vector;
 	float	   *dense;
 	CopiedList *copied;			/* for each list of `from` */
+	Size		copied_bytes;	/* of a page's bits */
 	uint64		ncopied;
 	MemoryContext entry_context;
 } Relist;
@@ -263,28 +261,38 @@ freeOther(Relation index, const AnnIvfMetaPageData *meta)
 
 /* ---- walks over the lists in use ---- */
 
-/* What is noted of the page of a list that is its `at`th. */
-static CopiedPage *
-copiedPage(Relist *state, CopiedList *list, int at, BlockNumber block)
+/* The bits of the page of a list that is its `at`th. */
+static uint8 *
+copiedEntries(Relist *state, CopiedList *list, int at, BlockNumber block)
 {
-	CopiedPage *page;
+	uint8	   *entries;
 
 	if (at < list->npages)
 	{
-		if (list->pages[at].block != block)
+		if (list->blocks[at] != block)
 			AnnPageCorrupted(state->index, block, "its list has changed other than at its end");
-		return &list->pages[at];
+		return list->entries + (Size) at * state->copied_bytes;
 	}
 	if (list->npages == list->capacity)
 	{
-		list->capacity = Max(8, 2 * list->capacity);
-		list->pages = list->pages == NULL ? palloc(mul_size(sizeof(CopiedPage), list->capacity)) :
-			repalloc_huge(list->pages, mul_size(sizeof(CopiedPage), list->capacity));
+		int			capacity = Max(4, list->capacity + list->capacity / 2);
+
+		if (list->capacity == 0)
+		{
+			list->blocks = palloc(mul_size(sizeof(BlockNumber), capacity));
+			list->entries = palloc(mul_size(state->copied_bytes, capacity));
+		}
+		else
+		{
+			list->blocks = repalloc_huge(list->blocks, mul_size(sizeof(BlockNumber), capacity));
+			list->entries = repalloc_huge(list->entries, mul_size(state->copied_bytes, capacity));
+		}
+		list->capacity = capacity;
 	}
-	page = &list->pages[list->npages++];
-	page->block = block;
-	page->entries = NULL;
-	return page;
+	list->blocks[list->npages] = block;
+	entries = list->entries + (Size) list->npages++ * state->copied_bytes;
+	memset(entries, 0, state->copied_bytes);
+	return entries;
 }
 
 /*
@@ -301,7 +309,7 @@ walkList(Relist *state, uint32 list, bool copying, EntryCallback callback, void 
 	while (BlockNumberIsValid(block))
 	{
 		Buffer		buffer = ReadBufferExtended(state->index, MAIN_FORKNUM, block, RBM_NORMAL, state->strategy);
-		CopiedPage *copied;
+		uint8	   *copied;
 
 		AnnVacuumDelayPoint();
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
@@ -310,18 +318,18 @@ walkList(Relist *state, uint32 list, bool copying, EntryCallback callback, void 
 		if (!AnnIvfIsListPage((Page) state->page, &shape, state->heads[list].chain))
 			AnnPageCorrupted(state->index, block, "it is not a page of the list that leads to it");
 		AnnIvfCheckListPage(state->index, block, (Page) state->page, &state->from.layout, &shape);
-		copied = copying ? copiedPage(state, &state->copied[list], npages, block) : NULL;
+		copied = copying ? copiedEntries(state, &state->copied[list], npages, block) : NULL;
 		npages++;
 		for (int i = 0; i < AnnIvfListPageOf((Page) state->page)->count; i++)
 		{
 			const ItemPointerData *tid = AnnIvfTidOf((Page) state->page, &shape, i);
 
-			if (!ItemPointerIsValid(tid) || (copying && bms_is_member(i, copied->entries)))
+			if (!ItemPointerIsValid(tid) || (copying && (copied[i / 8] & 1 << i % 8)))
 				continue;
 			CHECK_FOR_INTERRUPTS();
 			callback(state, list, i, tid, arg);
 			if (copying)
-				copied->entries = bms_add_member(copied->entries, i);
+				copied[i / 8] |= (uint8) (1 << i % 8);
 		}
 		block = AnnPageOpaque((Page) state->page)->next;
 	}
@@ -571,9 +579,12 @@ chooseLists(Relist *state, const float *centroids, double *tuples, double *rows)
 
 /* ---- new lists ---- */
 
-/* Notes how many heap TIDs the index had when its lists were looked at. */
+/*
+ * Notes how many heap TIDs the index had when its lists were looked at, and how many VACUUM has
+ * removed since.
+ */
 static void
-setLooked(Relation index, double tuples, BlockNumber heap_blocks)
+noteLook(Relation index, double looked, BlockNumber looked_blocks, double removed)
 {
 	Buffer		buffer = ReadBuffer(index, ANN_IVF_META_BLOCK);
 	AnnIvfMetaPageData *meta;
@@ -582,37 +593,19 @@ setLooked(Relation index, double tuples, BlockNumber heap_blocks)
 	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 	edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
 	meta = AnnIvfMetaOnPage(AnnPageEditAdd(&edit, buffer, false));
-	meta->looked = tuples;
-	meta->looked_blocks = heap_blocks;
-	meta->removed = 0;
+	meta->looked = looked;
+	meta->looked_blocks = looked_blocks;
+	meta->removed = removed;
 	AnnPageEditCommit(&edit);
 	UnlockReleaseBuffer(buffer);
-}
-
-/* Adds to the number of entries that VACUUM has freed; returns it. */
-static double
-addRemoved(Relation index, double removed)
-{
-	Buffer		buffer = ReadBuffer(index, ANN_IVF_META_BLOCK);
-	AnnIvfMetaPageData *meta;
-	AnnPageEdit edit;
-
-	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
-	edit = AnnPageEditBegin(index, ANN_WRITE_WAL);
-	meta = AnnIvfMetaOnPage(AnnPageEditAdd(&edit, buffer, false));
-	meta->removed += removed;
-	removed = meta->removed;
-	AnnPageEditCommit(&edit);
-	UnlockReleaseBuffer(buffer);
-	return removed;
 }
 
 /*
  * The new list table: first the lists that are kept, then those that are made.  Returns the
- * centroids of all, with their mean and codes, given those of the old lists and of the group.
+ * centroids of all, with their mean and codes, given those of the group.
  */
 static char *
-mergeCentroids(Relist *state, const float *old, const float *made)
+mergeCentroids(Relist *state, const float *made)
 {
 	AnnIvfMetaPageData *to = &state->to;
 	Size		row_size = sizeof(float) * (Size) to->layout.dim;
@@ -628,7 +621,7 @@ mergeCentroids(Relist *state, const float *old, const float *made)
 	result = MemoryContextAllocHuge(CurrentMemoryContext,
 									add_size(AnnIvfCentroidsSize(to), AnnIvfCentroidCodesSize(to)));
 	for (uint32 i = 0; i < state->nkept; i++)
-		memcpy(result + i * row_size, (const char *) old + state->kept[i] * row_size, row_size);
+		AnnIvfReadBlob(state->index, NULL, state->from.centroids, state->kept[i] * row_size, row_size, result + i * row_size);
 	memcpy(result + state->nkept * row_size, made, state->group.lists * row_size);
 	AnnIvfOpenCentroids(&table, to, result);
 	if (to->centroid_code.dim > 0)
@@ -824,7 +817,7 @@ readCentroids(const Relist *state)
  * Returns the centroids of all lists with their codes, NULL if there is nothing to make them from.
  */
 static char *
-train(Relist *state, const float *centroids, int lists, double tuples, double rows)
+train(Relist *state, int lists, double tuples, double rows)
 {
 	SampleWalk	walk = {0};
 	bool		whole = true;
@@ -856,7 +849,7 @@ train(Relist *state, const float *centroids, int lists, double tuples, double ro
 		/* Entries of lists that are kept are coded with the parameters there are. */
 		state->group.code = state->from.code;
 		state->to = state->from;
-		all = mergeCentroids(state, centroids, (const float *) made);
+		all = mergeCentroids(state, (const float *) made);
 	}
 	state->to.generation++;
 	state->to.looked = tuples;
@@ -884,10 +877,10 @@ AnnIvfRelist(IndexVacuumInfo *info, double tuples, BlockNumber heap_blocks, doub
 	state->index = info->index;
 	state->strategy = info->strategy;
 	AnnIvfReadMeta(info->index, &state->from);
+	/* Only VACUUM changes what is noted here, and that is us. */
 	if (removed > 0)
-		removed = addRemoved(info->index, removed);
-	else
-		removed = state->from.removed;
+		noteLook(info->index, state->from.looked, state->from.looked_blocks, state->from.removed + removed);
+	removed += state->from.removed;
 	if (!freeOther(info->index, &state->from) || tuples < RELIST_MIN_TUPLES ||
 		Max(tuples - state->from.looked, 0) + removed < LOOK_SHARE * Max(tuples, state->from.looked))
 		goto done;
@@ -899,16 +892,20 @@ AnnIvfRelist(IndexVacuumInfo *info, double tuples, BlockNumber heap_blocks, doub
 							   mul_size(ANN_PAGE_USABLE, state->from.layout.pages_per_vector)));
 	state->dense = palloc(mul_size(sizeof(float), state->from.layout.dim));
 	state->copied = palloc0(mul_size(sizeof(CopiedList), state->from.lists));
+	state->copied_bytes = ((Size) AnnIvfShapeOf(&state->from, 0).entries + 7) / 8;
 	state->entry_context = AllocSetContextCreate(context, "ann ivfflat new entry", ALLOCSET_DEFAULT_SIZES);
 
+	/* maintenance_work_mem is for one thing at a time. */
 	old_centroids = readCentroids(state);
 	lists = chooseLists(state, old_centroids, &counted, &rows);
+	if (old_centroids != NULL)
+		pfree(old_centroids);
 	if (lists > 0)
-		centroids = train(state, old_centroids, lists, counted, rows);
+		centroids = train(state, lists, counted, rows);
 	if (centroids == NULL)
 	{
 		/* What VACUUM knows may be an estimate, of the whole table where the index is partial. */
-		setLooked(info->index, Max(tuples, counted), heap_blocks);
+		noteLook(info->index, Max(tuples, counted), heap_blocks, 0);
 		goto done;
 	}
 	state->to.looked = Max(tuples, counted);
@@ -916,6 +913,8 @@ AnnIvfRelist(IndexVacuumInfo *info, double tuples, BlockNumber heap_blocks, doub
 	state->rows = palloc0(mul_size(sizeof(double), state->group.lists));
 	state->spreads = palloc0(mul_size(sizeof(double), state->group.lists));
 	createLists(state, centroids);
+	if (centroids != (const char *) state->centroids.vectors)
+		pfree(centroids);
 
 	/* Beside inserts, which go to the lists in use; then what they have added meanwhile. */
 	for (int i = 0; i < CATCH_UP_WALKS && (i == 0 || state->ncopied > CATCH_UP_ENTRIES); i++)
