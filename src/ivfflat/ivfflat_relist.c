@@ -26,11 +26,11 @@
 #define LOOK_SHARE 0.1
 
 /* How far a list may change: its entries against the mean and its own at first; their spread. */
-#define LARGE_MEANS 1.5
-#define LARGE_GROWTH 1.5
+#define LARGE_MEANS 1.4
+#define LARGE_GROWTH 1.4
 #define SMALL_MEANS 0.125
 #define SMALL_SHRINKAGE 0.5
-#define SPREAD_GROWTH 1.2
+#define SPREAD_GROWTH 1.15
 
 /* A list that is made anew takes so many of the nearest lists with it, itself included. */
 #define GROUP_LISTS 10

@@ -34,7 +34,7 @@ CREATE TABLE stream AS SELECT id, (c.v + n.v + m.v)::vector($dim) AS v
 	FROM (SELECT id, floor(400 * (0.7 * id / $rows + 0.3 * random()))::int AS c FROM generate_series(1, $rows) id OFFSET 0) s
 	JOIN centre c USING (c) JOIN noise n ON n.n = s.id % 997 JOIN noise2 m ON m.n = s.id % 1009;
 CREATE INDEX ON stream (id);
-CREATE TABLE query AS SELECT row_number() OVER () AS q, v + (SELECT v FROM noise2 WHERE n = 7) AS v FROM stream WHERE id % 1250 = 3;
+CREATE TABLE query AS SELECT row_number() OVER () AS q, v + (SELECT v FROM noise2 WHERE n = 7) AS v FROM stream WHERE id % 400 = 3;
 CREATE TABLE grown (id int, v vector($dim));
 SQL
 fill('grown', 0, $built);

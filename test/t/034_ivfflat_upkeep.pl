@@ -207,5 +207,27 @@ SQL
 log_ok($node);
 log_ok($standby);
 $standby->stop;
+
+# VACUUM writes the pages that held dead rows, the meta page and at most one of heads: no vectors, and no
+# page of a clean list.
+{
+	$node->safe_psql('postgres', 'CREATE TABLE clean AS SELECT * FROM stream; CREATE INDEX clean_v_idx ON clean USING ivfflat (v) WITH (lists = 80); VACUUM clean');
+	my $path = $node->data_dir . '/' . $node->safe_psql('postgres', "SELECT pg_relation_filepath('clean_v_idx')");
+	my $pages = sub { $node->safe_psql('postgres', 'CHECKPOINT'); return unpack('(a8192)*', slurp_file($path)); };
+	$node->safe_psql('postgres', "$settings SET ivfflat.probes = 1; SET ivfflat.iterative_scan = off;
+		CREATE TABLE gone AS SELECT ctid AS tid FROM clean ORDER BY v <-> (SELECT v FROM query WHERE q = 5)");
+	my $gone = $node->safe_psql('postgres', 'SELECT count(*) FROM gone');
+	my @before = $pages->();
+	$node->safe_psql('postgres', 'DELETE FROM clean WHERE ctid IN (SELECT tid FROM gone); VACUUM (INDEX_CLEANUP on) clean');
+	my @after = $pages->();
+	is(scalar @after, scalar @before, 'VACUUM of one list: as many pages');
+	my @changed = grep { $before[$_] ne $after[$_] } 0 .. $#before;
+	# An entry of such a vector has 36 bytes.
+	my $most = 2 + 1 + int($gone / 200);
+	cmp_ok(scalar @changed, '>=', 1, "VACUUM of one list of $gone rows writes something");
+	cmp_ok(scalar @changed, '<=', $most, 'VACUUM of one list of ' . $gone . ' rows of ' . @before . " pages writes no others: @changed");
+	index_ok($node, 'clean_v_idx');
+}
+
 $node->stop;
 done_testing();
