@@ -36,9 +36,6 @@
 /* Blocks that are counted to tell how many rows the table has. */
 #define COUNT_BLOCKS 300
 
-/* Rows looked at for a sample, to those it has room for: the number of rows is an estimate. */
-#define MORE_TAKEN 1.25
-
 #define BUILD_SEED 1147
 
 /* What pg_stat_progress_create_index shows. */
@@ -115,8 +112,7 @@ typedef struct BuildPlan
 typedef struct Sampling
 {
 	AnnIvfSample *sample;
-	double		share;			/* of the rows that are looked at */
-	uint64		seen;			/* of those, so far */
+	uint64		seen;			/* rows so far */
 	double		counted;		/* rows with a value, of the blocks counted */
 	pg_prng_state prng;
 	MemoryContext tuple_context;
@@ -190,14 +186,14 @@ takeValue(Sampling *sampling, Datum value, int place)
 	return taken;
 }
 
-/* Algorithm R (Vitter 1985) over a share of the rows of the blocks that are read. */
+/* Algorithm R (Vitter 1985) over the rows of the blocks that are read. */
 static void
 sampleCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool alive, void *arg)
 {
 	Sampling   *sampling = (Sampling *) arg;
 	AnnIvfSample *sample = sampling->sample;
 
-	if (isnull[0] || !alive || pg_prng_double(&sampling->prng) >= sampling->share)
+	if (isnull[0] || !alive)
 		return;
 	sampling->seen++;
 	if (sample->count < sample->capacity)
@@ -261,10 +257,7 @@ readSample(AnnIvfSample *sample, Relation heap, Relation index, IndexInfo *info,
 	sampling.tuple_context = AllocSetContextCreate(CurrentMemoryContext, "ivfflat build sample row", ALLOCSET_DEFAULT_SIZES);
 	/* Twice the blocks that would do, so that rows that lie together are not all taken. */
 	nsample = density > 0 ? Max(ceil(2 * sample->capacity / density), COUNT_BLOCKS) : nblocks;
-	nsample = Min(nsample, nblocks);
-	/* What is taken and replaced later was rotated in vain. */
-	sampling.share = density > 0 ? MORE_TAKEN * sample->capacity / (density * nsample) : 1;
-	readBlocks(heap, index, info, (BlockNumber) nsample, &sampling, sampleCallback);
+	readBlocks(heap, index, info, (BlockNumber) Min(nsample, nblocks), &sampling, sampleCallback);
 	MemoryContextDelete(sampling.tuple_context);
 }
 
