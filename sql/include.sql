@@ -154,6 +154,19 @@ RESET enable_seqscan;
 RESET enable_sort;
 SELECT * FROM ann_index_check('include_equal_idx', true) UNION ALL SELECT * FROM ann_index_check('include_equal_late_idx', true);
 
+-- A scan by cards that hnsw.max_scan_tuples ends returns what it has found, with codes and without
+CREATE INDEX include_equal_plain ON include_equal USING hnsw (v vector_l1_ops) INCLUDE (tenant);
+SET enable_seqscan = off;
+SET enable_sort = off;
+SET enable_bitmapscan = off;
+SET hnsw.max_scan_tuples = 60;
+SELECT count(*) FROM (SELECT id FROM include_equal WHERE tenant = 3 ORDER BY v <-> (SELECT v FROM include_equal WHERE id = 103) LIMIT 10) t;
+SELECT count(*) FROM (SELECT id FROM include_equal WHERE tenant = 3 ORDER BY v <+> (SELECT v FROM include_equal WHERE id = 103) LIMIT 10) t;
+RESET hnsw.max_scan_tuples;
+RESET enable_bitmapscan;
+RESET enable_seqscan;
+RESET enable_sort;
+
 -- What cannot be
 CREATE INDEX ON include_rows USING hnsw (v vector_l2_ops, tenant);
 CREATE INDEX ON include_rows USING ivfflat (v vector_l2_ops) INCLUDE ((tenant + 1));

@@ -7,6 +7,7 @@
 
 #include <math.h>
 
+#include "access/htup_details.h"
 #include "access/parallel.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -960,6 +961,22 @@ initMeta(Relation index, AnnHnswMetaPageData *meta)
 }
 
 /*
+ * Bytes of nodes for all rows that the table has room for, when it has grown to twice its size too.
+ * What is allotted follows from the budget, so that is to be no more.
+ */
+static Size
+mostMemory(const BuildPlan *plan)
+{
+	double		rows = (2.0 * RelationGetNumberOfBlocks(plan->heap) + 64) * MaxHeapTuplesPerPage;
+	Size		node = plan->shape.node_size;
+
+	if (plan->meta.layout.element == ANN_ELEMENT_SPARSE)
+		node += AnnSparseVectorSize(ANN_SPARSE_MAX_NNZ);
+	rows = Max(rows, 2 * plan->rows);
+	return (Size) (rows * node);
+}
+
+/*
  * ambuild: builds the index of what the table holds.
  */
 IndexBuildResult *
@@ -1004,7 +1021,7 @@ ann_hnsw_build(Relation heap, Relation index, IndexInfo *info)
 	plan.shape.length_exp = length_exp;
 	plan.shape.payload_size = plan.meta.layout.element == ANN_ELEMENT_SPARSE ? stored_size : 0;
 	fixed = AnnGraphSharedSize(&plan.shape, plan.rows, memory);
-	plan.budget = memory > fixed ? memory - fixed : 0;
+	plan.budget = Min(memory > fixed ? memory - fixed : 0, mostMemory(&plan));
 
 	elog(DEBUG1, "hnsw build expects %.0f rows of %zu bytes in memory", plan.rows, AnnGraphWantedBytes(&plan.shape, 1));
 

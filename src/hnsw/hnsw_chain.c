@@ -139,6 +139,14 @@ AnnHnswFormCard(const AnnHnswSpace *space, AnnRowId row, const float *dense, con
 	memcpy(AnnHnswCardAttributes(layout, card), area, layout->attribute_size);
 }
 
+static void
+tooManyRows(Relation index)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("index \"%s\" has too many rows for included columns", RelationGetRelationName(index))));
+}
+
 /*
  * Puts an empty piece in front of a chain, in one record.  Takes the meta page's lock and those
  * behind it: the caller holds no buffer lock but possibly a row page's.
@@ -165,6 +173,8 @@ addPiece(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, const A
 	if (extend)
 	{
 		buffer = AnnExtendRelation(index);
+		if (BufferGetBlockNumber(buffer) >= ANN_HNSW_NO_PIECE / AnnHnswPiecesPerPage(layout))
+			tooManyRows(index);
 		id = BufferGetBlockNumber(buffer) * AnnHnswPiecesPerPage(layout);
 	}
 	else
@@ -364,9 +374,7 @@ AnnHnswChainRows(Relation index, AnnAttributes *attributes)
 		build.chains[i].first = build.chains[i].rows > 0 ? (uint32) (first + pieces - 1) : ANN_HNSW_NO_PIECE;
 	}
 	if (first + pieces >= ANN_HNSW_NO_PIECE)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("index \"%s\" has too many rows for included columns", RelationGetRelationName(index))));
+		tooManyRows(index);
 	addPiecePages(&build, pieces);
 	passOverRows(&build, true);
 	for (uint32 i = 0; i < build.meta.nchains; i += ANN_HNSW_CHAINS_PER_PAGE)

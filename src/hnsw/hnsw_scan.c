@@ -82,12 +82,18 @@ endScan(IndexScanDesc scan)
 	state->search = NULL;
 }
 
-/* Whether the search takes more memory than the scan may use. */
+/* Bytes that the scan may use. */
+static Size
+memoryLimit(void)
+{
+	return Max((Size) ((double) work_mem * 1024 * AnnHnswScanMemMultiplier()), MIN_MEMORY);
+}
+
+/* Whether the search takes more memory than that. */
 static bool
 isTooLarge(const HnswScan *state)
 {
-	return AnnHnswSearchMemory(state->search) >
-		Max((Size) ((double) work_mem * 1024 * AnnHnswScanMemMultiplier()), MIN_MEMORY);
+	return AnnHnswSearchMemory(state->search) > memoryLimit();
 }
 
 /* Whether there are cards by which the filter can be tested. */
@@ -219,7 +225,7 @@ useCards(Relation index, HnswScan *state)
 	AnnHnswSearch *search = state->search;
 	AnnIndexScan *base = &state->base;
 
-	AnnHnswSearchBeginCards(search, state->returned, state->nreturned);
+	AnnHnswSearchBeginCards(search, state->returned, state->nreturned, memoryLimit());
 	if (state->chains == NULL)
 		AnnHnswWalkPieces(index, search->cache, AnnHnswSearchOfferPiece, search);
 	else
@@ -346,10 +352,10 @@ isReady(const HnswScan *state)
 	uint64		visits = search->filter != NULL ? search->nmatched : search->nvisited;
 	int			ratio = AnnHnswVisitsPerRow(search->ef);
 
-	if (search->by_cards)
-		return AnnHnswSearchIsSettled(search);
 	if (state->exhausted || AnnHnswSearchHasAll(search))
 		return true;
+	if (search->by_cards)
+		return AnnHnswSearchIsSettled(search);
 	/* Late rows count: without them a few would have the rest go out as soon as they are found. */
 	if ((Max(state->nreturned, base->limit - 1) + base->nlate) * ratio < visits)
 		return true;

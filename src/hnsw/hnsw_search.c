@@ -1163,10 +1163,11 @@ dropDuplicates(AnnHnswSearch *search)
 
 /*
  * Starts a search with a filter among the rows whose cards are going to be offered, but for those
- * that are to be skipped.  What has been counted stays.
+ * that are to be skipped.  What has been counted stays.  Of rows that take more than so many bytes
+ * (AnnHnswSearchMemory) the rest is left out: the search is of no use then.
  */
 void
-AnnHnswSearchBeginCards(AnnHnswSearch *search, const AnnRowId *skip, uint64 nskip)
+AnnHnswSearchBeginCards(AnnHnswSearch *search, const AnnRowId *skip, uint64 nskip, Size memory)
 {
 	uint64		nvisited = search->nvisited;
 	uint64		nscored = search->nscored;
@@ -1175,6 +1176,7 @@ AnnHnswSearchBeginCards(AnnHnswSearch *search, const AnnRowId *skip, uint64 nski
 	search->nvisited = nvisited;
 	search->nscored = nscored;
 	search->by_cards = true;
+	search->max_frontier = memory / sizeof(AnnHnswCandidate) + 1;
 	for (uint64 i = 0; i < nskip; i++)
 		markVisited(search, skip[i]);
 }
@@ -1194,6 +1196,8 @@ AnnHnswSearchOfferPiece(void *arg, const AnnHnswPiece *piece)
 	int			passing[ANN_HNSW_PIECE_CARDS];
 	int			npassing = 0;
 
+	if (search->nfrontier >= search->max_frontier)
+		return;
 	for (int i = 0; i < n; i++)
 		if (filter->filter(filter->filter_arg, AnnHnswCardAttributes(layout, AnnHnswPieceCard(layout, piece, i))))
 			passing[npassing++] = i;

@@ -102,6 +102,7 @@ typedef struct AnnHnswSearch
 	AnnHnswCandidate *frontier;
 	int			nfrontier;
 	int			frontier_capacity;
+	Size		max_frontier;	/* by_cards */
 	bool		frontier_is_heap;
 
 	/* With a filter: the best ef scores of members that were found, and the best `wanted`: heaps with the worst on top */
@@ -153,7 +154,7 @@ extern AnnHnswSearch *AnnHnswSearchAcquire(void);
 extern void AnnHnswSearchRelease(AnnHnswSearch *search);
 extern void AnnHnswSearchBegin(AnnHnswSearch *search);
 extern void AnnHnswSearchBeam(AnnHnswSearch *search);
-extern void AnnHnswSearchBeginCards(AnnHnswSearch *search, const AnnRowId *skip, uint64 nskip);
+extern void AnnHnswSearchBeginCards(AnnHnswSearch *search, const AnnRowId *skip, uint64 nskip, Size memory);
 extern void AnnHnswSearchOfferPiece(void *search, const AnnHnswPiece *piece);
 extern void AnnHnswSearchOrderCards(AnnHnswSearch *search);
 extern bool AnnHnswSearchIsSettled(const AnnHnswSearch *search);

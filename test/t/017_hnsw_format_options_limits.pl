@@ -1,6 +1,6 @@
 # An index of another format version, of either method, is refused with a hint at REINDEX, and
 # nothing else of its table suffers: queries are planned without it; every option does what it says or is refused; vectors up to the limits
-# are indexed, and nothing beyond.
+# are indexed, and nothing beyond; memory follows the rows.
 use strict;
 use warnings;
 
@@ -160,6 +160,11 @@ for my $case (
 		$node->safe_psql('postgres', "SET enable_indexscan = off; SELECT array_agg(d) FROM (SELECT $order AS d FROM l ORDER BY $order LIMIT 5) o"), "$name: the nearest");
 	index_ok($node, 'l_idx');
 }
+# What a build allots follows from the rows, however much maintenance_work_mem allows
+$node->safe_psql('postgres', "CREATE TABLE few AS SELECT i AS id, ARRAY[sin(i), cos(i * 3), i % 7]::real[]::vector(3) AS v FROM generate_series(1, 3000) i");
+my $peak = $node->safe_psql('postgres', "SET maintenance_work_mem = '2147483647kB'; CREATE INDEX ON few USING hnsw (v vector_l2_ops);
+	SELECT substring(pg_read_file('/proc/self/status') FROM 'VmHWM:\\s*([0-9]+)')::bigint / 1024") if -r '/proc/self/status';
+cmp_ok($peak // 0, '<', 600, 'a build of few rows takes little memory, in MB');
 $fails->("CREATE TABLE beyond (v bit(64001)); CREATE INDEX ON beyond USING hnsw (v bit_hamming_ops)", qr/cannot have more than 64000 dimensions/, '64,001 bits');
 $fails->("CREATE TABLE beyond (v vector(16001))", qr/dimensions for type vector cannot exceed 16000/, '16,001 dimensions');
 log_ok($node);
