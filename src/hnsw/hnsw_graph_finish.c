@@ -69,8 +69,8 @@ spread(AnnGraph *graph, uint8 *reached, uint8 *expanded, uint32 n)
 
 /*
  * Gives `node` a keeper from one of its neighbours: one with a free slot, or in
- * place of the furthest edge, occluded if possible, whose target keeps other
- * edges to it.  True if it has one now.
+ * place of the furthest edge that is no keeper, occluded if possible, whose target keeps other
+ * edges to it if there is such a one.  True if it has one now.
  */
 static bool
 linkFromNeighbour(AnnGraph *graph, AnnGraphNode node, const uint8 *reached, uint8 *indegree)
@@ -79,7 +79,7 @@ linkFromNeighbour(AnnGraph *graph, AnnGraphNode node, const uint8 *reached, uint
 	AnnHalf    *lengths = lengthsOf(graph, links);
 	int			n = countLinks(graph, links);
 
-	for (int pass = 0; pass < 2; pass++)
+	for (int pass = 0; pass < 3; pass++)
 		for (int i = 0; i < n; i++)
 		{
 			AnnGraphNode *from = linksOf(graph, links[i]);
@@ -101,7 +101,8 @@ linkFromNeighbour(AnnGraph *graph, AnnGraphNode node, const uint8 *reached, uint
 			{
 				int			victim = count - 1;
 
-				while (victim >= 0 && (indegree[from[victim]] < 3 || (from_lengths[victim] & ANN_HNSW_KEEPER) || (pass == 0 && !(from_lengths[victim] & OCCLUDED))))
+				while (victim >= 0 && ((from_lengths[victim] & ANN_HNSW_KEEPER) || (pass < 2 && indegree[from[victim]] < 3) ||
+									   (pass == 0 && !(from_lengths[victim] & OCCLUDED))))
 					victim--;
 				if (victim < 0)
 					continue;
@@ -118,37 +119,84 @@ linkFromNeighbour(AnnGraph *graph, AnnGraphNode node, const uint8 *reached, uint
 }
 
 /*
- * Gives `node` a keeper from an entry that is reached and has a free slot, or an edge that
- * is no keeper.
+ * Gives `node` a keeper from this one, if it is reached and has a free slot, or an edge that is
+ * no keeper.  True if it has.
  */
-static void
+static bool
+linkFrom(AnnGraph *graph, AnnGraphNode from, AnnGraphNode node, const uint8 *reached)
+{
+	AnnGraphNode *links = linksOf(graph, from);
+	AnnHalf    *lengths = lengthsOf(graph, links);
+	AnnHalf		length;
+	int			count = countLinks(graph, links);
+	int			at;
+
+	if (!getBit(reached, from))
+		return false;
+	if (count == graph->shape.slots)
+	{
+		int			victim = count - 1;
+
+		while (victim >= 0 && (lengths[victim] & ANN_HNSW_KEEPER))
+			victim--;
+		if (victim < 0)
+			return false;
+		removeLink(graph, links, count--, victim);
+	}
+	length = AnnGraphLength(graph, from, node);
+	for (at = count; at > 0 && (lengths[at - 1] & ~OCCLUDED) > length; at--)
+		;
+	insertLink(graph, links, count, at, node, length | ANN_HNSW_KEEPER);
+	return true;
+}
+
+static bool
 linkFromEntries(AnnGraph *graph, AnnGraphNode node, const AnnGraphNode *entries, uint32 nentries, const uint8 *reached)
 {
-	for (uint32 e = 0; e < nentries; e++)
+	for (uint32 i = 0; i < nentries; i++)
+		if (linkFrom(graph, entries[i], node, reached))
+			return true;
+	return false;
+}
+
+/*
+ * The same for all nodes that are left, from wherever there is room: slots are more than nodes, so
+ * that there always is a reached one with an edge to spare.
+ */
+static void
+linkRest(AnnGraph *graph, const AnnGraphNode *entries, uint32 nentries, uint8 *reached,
+		 uint8 *indegree, uint32 n)
+{
+	AnnGraphNode spare = 0;
+	AnnGraphNode stack[256];
+
+	for (AnnGraphNode node = 0; node < n; node++)
 	{
-		AnnGraphNode *from = linksOf(graph, entries[e]);
-		AnnHalf    *lengths = lengthsOf(graph, from);
-		AnnHalf		length;
-		int			count = countLinks(graph, from);
-		int			at;
+		int			top = 0;
 
-		if (!getBit(reached, entries[e]))
+		if (getBit(reached, node) || AnnGraphRow(graph, node) == ANN_HNSW_NO_ROW)
 			continue;
-		if (count == graph->shape.slots)
-		{
-			int			victim = count - 1;
+		CHECK_FOR_INTERRUPTS();
+		if (!linkFromNeighbour(graph, node, reached, indegree) && !linkFromEntries(graph, node, entries, nentries, reached))
+			for (uint32 i = 0; i < n && !linkFrom(graph, spare, node, reached); i++)
+				spare = (spare + 1) % n;
+		setBit(reached, node);
 
-			while (victim >= 0 && (lengths[victim] & ANN_HNSW_KEEPER))
-				victim--;
-			if (victim < 0)
-				continue;
-			removeLink(graph, from, count--, victim);
+		/* What it leads to; where the stack is too small that is left to the loop. */
+		stack[top++] = node;
+		while (top > 0)
+		{
+			AnnGraphNode *links = linksOf(graph, stack[--top]);
+			AnnHalf    *lengths = lengthsOf(graph, links);
+
+			for (int i = 0; i < graph->shape.slots && links[i] != ANN_GRAPH_NO_NODE && top < lengthof(stack); i++)
+				if (!getBit(reached, links[i]))
+				{
+					setBit(reached, links[i]);
+					lengths[i] |= ANN_HNSW_KEEPER;
+					stack[top++] = links[i];
+				}
 		}
-		length = AnnGraphLength(graph, entries[e], node);
-		for (at = count; at > 0 && (lengths[at - 1] & ~OCCLUDED) > length; at--)
-			;
-		insertLink(graph, from, count, at, node, length | ANN_HNSW_KEEPER);
-		return;
 	}
 }
 
@@ -207,6 +255,7 @@ AnnGraphLinkUnreachable(AnnGraph *graph, const AnnGraphNode *entries, uint32 nen
 			break;
 		spread(graph, reached, expanded, n);
 	}
+	linkRest(graph, entries, nentries, reached, indegree, n);
 	pfree(reached);
 	pfree(expanded);
 	pfree(indegree);

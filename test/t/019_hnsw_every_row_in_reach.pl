@@ -66,6 +66,16 @@ for my $case (
 	index_ok($node, "${_}_${name}_idx") for 'one', 'built', 'shared';
 }
 
+# Built: clusters so far apart that with four edges a row nothing leads from one to another, with codes and without.
+$node->safe_psql('postgres', "CREATE TABLE apart AS SELECT i AS id, (SELECT array_agg(i % 40 * 1000 * ((j + i % 40) % 3) + sin(i * 13 + j * 7)) FROM generate_series(1, 16) j)::vector(16) AS v
+	FROM generate_series(1, 8000) i");
+for my $with ('vector_l2_ops) WITH (m = 2, ef_construction = 8', 'vector_l1_ops) WITH (m = 2, ef_construction = 8', 'vector_l2_ops) WITH (m = 2, ef_construction = 8, quantizer = rabitq')
+{
+	$node->safe_psql('postgres', "DROP INDEX IF EXISTS apart_idx; CREATE INDEX apart_idx ON apart USING hnsw (v $with)");
+	$out_of_reach->('apart_idx', 8000, "apart, $with");
+	index_ok($node, 'apart_idx');
+}
+
 log_ok($node);
 $node->stop;
 done_testing();
