@@ -51,6 +51,20 @@ SELECT * FROM far('SELECT q.n, s.id, s.grp FROM (VALUES (9000), (9500), (9900)) 
 -- where the filter goes with the query the search finds what it needs
 SELECT * FROM far('SELECT id, grp FROM line WHERE id <= 100 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 2');
 
+-- pages that are found where they were the last time count as read
+CREATE VIEW page_reads AS SELECT heap_blks_hit + heap_blks_read AS of_table, idx_blks_hit + idx_blks_read AS of_index
+	FROM pg_statio_user_tables WHERE relid = 'line'::regclass;
+SET enable_sort = off;
+EXPLAIN (COSTS OFF) SELECT id FROM line WHERE grp >= 0 ORDER BY v <-> '[1,1,1,1,1,1,1,1]' LIMIT 20;
+SELECT count(*) FROM (SELECT id FROM line WHERE grp >= 0 ORDER BY v <-> '[1,1,1,1,1,1,1,1]' LIMIT 20) s;
+SELECT pg_stat_force_next_flush();
+SELECT of_table, of_index FROM page_reads \gset
+SELECT count(*) FROM (SELECT id FROM line WHERE grp >= 0 ORDER BY v <-> '[1,1,1,1,1,1,1,1]' LIMIT 20) s;
+SELECT pg_stat_force_next_flush();
+SELECT of_table > :of_table AS of_table, of_index >= :of_index + 20 AS of_index FROM page_reads;
+DROP VIEW page_reads;
+RESET enable_sort;
+
 -- rows of the ranking can be locked
 SET enable_sort = off;
 BEGIN;
@@ -76,6 +90,14 @@ EXECUTE last_ones(9997);
 EXECUTE last_ones(9998);
 RESET plan_cache_mode;
 DEALLOCATE last_ones;
+
+-- where its pages are is remembered of a table that has grown, too
+SELECT max(used_bytes) > 8 * 2048 AS much FROM pg_backend_memory_contexts WHERE ident = 'ann table pages';
+ALTER TABLE line ADD pad text;
+ALTER TABLE line ALTER pad SET STORAGE PLAIN;
+INSERT INTO line SELECT i, 0, array_fill(i / 100.0, ARRAY[8])::vector, repeat('x', 3900) FROM generate_series(20001, 22100) i;
+SELECT id FROM line WHERE grp >= 0 ORDER BY v <-> array_fill(230, ARRAY[8])::vector LIMIT 2;
+SELECT max(used_bytes) > 8 * 2048 AS more FROM pg_backend_memory_contexts WHERE ident = 'ann table pages';
 
 DROP FUNCTION far, wanted;
 DROP TABLE line;

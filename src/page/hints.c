@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/buf_internals.h"
 #include "utils/memutils.h"
 
@@ -22,20 +23,22 @@ void
 AnnBufferHintsResize(AnnBufferHints *hints, BlockNumber blocks)
 {
 	uint32		wanted = MIN_HINTS;
+	AnnBufferHint *grown;
 
 	while (wanted < blocks && wanted < MAX_HINTS && wanted < (uint32) NBuffers * 2)
 		wanted *= 2;
 	if (wanted <= hints->size)
 		return;
-	if (hints->hints != NULL)
-		pfree(hints->hints);
-	hints->size = 0;
-	hints->hints = MemoryContextAlloc(hints->context, mul_size(sizeof(AnnBufferHint), wanted));
+	/* First, as it may fail, and the cache stays. */
+	grown = MemoryContextAlloc(hints->context, mul_size(sizeof(AnnBufferHint), wanted));
 	for (uint32 i = 0; i < wanted; i++)
 	{
-		hints->hints[i].block = InvalidBlockNumber;
-		hints->hints[i].buffer = InvalidBuffer;
+		grown[i].block = InvalidBlockNumber;
+		grown[i].buffer = InvalidBuffer;
 	}
+	if (hints->hints != NULL)
+		pfree(hints->hints);
+	hints->hints = grown;
 	hints->size = wanted;
 }
 
@@ -70,6 +73,9 @@ AnnReadBuffer(Relation relation, AnnBufferHints *hints, BlockNumber block)
 		ReadRecentBuffer(AnnRelationLocator(relation), MAIN_FORKNUM, block, hint->buffer))
 	{
 		raiseUsageCount(hint->buffer);
+		/* ReadRecentBuffer leaves this to its caller. */
+		pgstat_count_buffer_read(relation);
+		pgstat_count_buffer_hit(relation);
 		return hint->buffer;
 	}
 	hint->buffer = ReadBuffer(relation, block);

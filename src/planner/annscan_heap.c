@@ -6,6 +6,7 @@
 #include "postgres.h"
 
 #include "access/heapam.h"
+#include "access/htup_details.h"
 #include "access/relscan.h"
 #include "storage/buf_internals.h"
 
@@ -53,11 +54,16 @@ pinPage(AnnScanState *state, BlockNumber block)
 {
 	IndexFetchHeapData *fetch = (IndexFetchHeapData *) state->scan->xs_heapfetch;
 	Relation	table = state->css.ss.ss_currentRelation;
+	AnnBufferHints *hints;
 	Buffer		buffer;
 
 	if (BufferIsValid(fetch->xs_cbuf) && BufferGetBlockNumber(fetch->xs_cbuf) == block)
 		return;
-	buffer = AnnReadBuffer(table, hintsOf(table), block);
+	hints = hintsOf(table);
+	/* The table may have grown since this backend first read it. */
+	if (block >= hints->size)
+		AnnBufferHintsResize(hints, block + 1);
+	buffer = AnnReadBuffer(table, hints, block);
 	if (BufferIsValid(fetch->xs_cbuf))
 		ReleaseBuffer(fetch->xs_cbuf);
 	fetch->xs_cbuf = buffer;
@@ -105,7 +111,8 @@ AnnScanPrefetch(AnnScanState *state, const AnnScanRow *rows, int n)
 		BlockNumber block = ItemPointerGetBlockNumber(&rows[i].tid);
 		const AnnBufferHint *hint = AnnBufferHintFor(hints, block);
 
-		if (hint->block != block || hint->buffer <= 0)
+		if (hint->block != block || hint->buffer <= 0 ||
+			ItemPointerGetOffsetNumber(&rows[i].tid) > MaxHeapTuplesPerPage)
 			continue;
 		pages[known] = BufferGetPage(hint->buffer);
 		items[known] = PageGetItemId(pages[known], ItemPointerGetOffsetNumber(&rows[i].tid));
