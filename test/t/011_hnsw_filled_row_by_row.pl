@@ -9,10 +9,10 @@ use Test::More;
 
 my $node = ann_node('hnsw_filled', 'autovacuum = off', 'jit = off', 'fsync = off', 'max_connections = 20');
 
-# What may be lost: 0.01, and the noise of two builds and of 400 queries' means.  Measured in four
-# runs, the indexes filled by one client and by five had 0.0115 and 0.0075 less at the most, with L2
-# distance (0.008 and 0.004 in the mean); with the others they had no less.
-my %less = (filled => 0.015, shared => 0.015);
+# What may be lost.  It takes 1600 queries to tell: measured in seven runs, one client and five had 0.0036
+# less at the most (0.000 in the mean).  With 400 the gap of L2 distance scatters by 0.005, and the first
+# 400 of these alone show one of 0.005 in the mean of eight fillings.
+my $less = 0.01;
 
 for my $case (
 	[ 'l2', 64, 'vector(64)', 'vector_l2_ops', '<->', 15 ],
@@ -20,7 +20,7 @@ for my $case (
 	[ 'l1', 80, 'halfvec(80)', 'halfvec_l1_ops', '<+>', 10 ])
 {
 	my ($name, $dim, $type, $opclass, $op, $ef) = @$case;
-	my $data = clustered_vectors(2900, $dim, seed => 11, clusters => 12);
+	my $data = clustered_vectors(4100, $dim, seed => 11, clusters => 12);
 	my @queries = splice @$data, 2500;
 	load_vectors($node, "built_$name", $type, $data);
 	load_vectors($node, "queries_$name", $type, \@queries);
@@ -56,7 +56,7 @@ for my $case (
 	}
 	note("$name: " . join(', ', map { "$_ $recall{$_}" } sort keys %recall));
 	cmp_ok($recall{built}, '<', 0.999, "$name: the data are hard enough to tell");
-	cmp_ok($recall{$_}, '>=', $recall{built} - $less{$_}, "$name: recall of the index that was $_ row by row, built afterwards $recall{built}")
+	cmp_ok($recall{$_}, '>=', $recall{built} - $less, "$name: recall of the index that was $_ row by row, built afterwards $recall{built}")
 	  for 'filled', 'shared';
 }
 log_ok($node);
