@@ -19,6 +19,7 @@ for my $case (
 	[ 'coded', 64, 'm = 2, ef_construction = 16', 0.7 ],
 	[ 'far', 48, 'm = 3, quantizer = rabitq', 0.01 ],
 	[ 'plain', 24, 'm = 2, ef_construction = 8, quantizer = none', 0.7 ],
+	[ 'islands', 24, 'm = 2, ef_construction = 8, quantizer = none', 0.15 ],
 	[ 'usual', 64, 'm = 16', 0.1 ])
 {
 	my ($name, $dim, $options, $spread) = @$case;
@@ -40,6 +41,11 @@ for my $case (
 	# Into a built one.
 	$node->safe_psql('postgres', "CREATE TABLE built_$name AS SELECT * FROM all_$name WHERE id < 1000; CREATE INDEX built_${name}_idx ON built_$name $create");
 	$out_of_reach->("built_${name}_idx", 1000, "$name: built");
+	for my $again (1 .. 10)
+	{
+		$node->safe_psql('postgres', "REINDEX INDEX built_${name}_idx");
+		$out_of_reach->("built_${name}_idx", 1000, "$name: built, time $again");
+	}
 	$node->safe_psql('postgres', "INSERT INTO built_$name SELECT * FROM all_$name WHERE id >= 1000");
 	$out_of_reach->("built_${name}_idx", 3000, "$name: built, then rows one by one");
 
