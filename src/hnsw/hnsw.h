@@ -536,6 +536,17 @@ AnnHnswMarkKeeper(const AnnHnswLayout *layout, char *slot)
 	}
 }
 
+/* The length, with its sign, of an edge without code: with a keeper's mark infinity would be no number. */
+static inline float
+AnnHnswPlainLength(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
+{
+	uint32		bits = AnnHnswLengthBits(layout, row, i) & ~(uint32) ANN_HNSW_KEEPER;
+	float		length;
+
+	memcpy(&length, &bits, sizeof(length));
+	return length;
+}
+
 /* The length of that edge. */
 static inline float
 AnnHnswEdgeLength(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
@@ -544,7 +555,7 @@ AnnHnswEdgeLength(const AnnHnswLayout *layout, AnnHnswRowHeader *row, int i)
 	float		length;
 
 	if (!AnnHnswHasCodes(layout))
-		return fabsf(AnnHnswGetPlainSlot(layout, row, i)->length);
+		return fabsf(AnnHnswPlainLength(layout, row, i));
 	half = AnnHnswCodedSlot(layout, row, i)->length & ~(ANN_HNSW_OCCLUDED | ANN_HNSW_KEEPER);
 	ann_kernels.f16_to_f32(&half, &length, 1);
 	return length;
@@ -582,7 +593,7 @@ AnnHnswEdgeLengths(const AnnHnswLayout *layout, AnnHnswRowHeader *row, float *le
 	}
 	else
 		for (int i = 0; i < row->nedges; i++)
-			lengths[i] = AnnHnswGetPlainSlot(layout, row, i)->length;
+			lengths[i] = AnnHnswPlainLength(layout, row, i);
 	for (int i = 0; i < row->nedges; i++)
 	{
 		occluded[i] = signbit(lengths[i]);

@@ -282,7 +282,7 @@ AnnGraphWriteSlots(AnnGraph *graph, AnnGraphNode node, AnnHnswRowHeader *row)
 	{
 		prefetchPoint(graph, links[i]);
 		__builtin_prefetch(tailOf(graph, linksOf(graph, links[i])));
-		length[i] = copysignf(lengthOf(graph, lengths[i]), lengths[i] & OCCLUDED ? -1 : 1);
+		length[i] = copysignf(lengthOf(graph, lengths[i] & ~ANN_HNSW_KEEPER), lengths[i] & OCCLUDED ? -1 : 1);
 	}
 	ann_kernels.f32_to_f16(length, halves, n);
 	for (int i = 0; i < n; i++)

@@ -82,6 +82,16 @@ for my $with ('vector_l2_ops) WITH (m = 2, ef_construction = 8', 'vector_l1_ops)
 	index_ok($node, 'apart_idx');
 }
 
+# Distances beyond what a float holds, inserted, built, and after VACUUM.
+$node->safe_psql('postgres', "CREATE TABLE wide (id int, v vector(4)); CREATE INDEX wide_idx ON wide USING hnsw (v vector_l1_ops) WITH (m = 2);
+	INSERT INTO wide SELECT i, ARRAY[3e38 * sin(i), 3e38 * cos(i * 5), i % 17, i]::real[]::vector FROM generate_series(1, 600) i");
+for my $step ('SELECT 1', 'REINDEX INDEX wide_idx', 'DELETE FROM wide WHERE id % 3 = 0; VACUUM wide')
+{
+	$node->safe_psql('postgres', $step);
+	$out_of_reach->('wide_idx', $node->safe_psql('postgres', 'SELECT count(*) FROM wide'), "distances that are infinite: $step");
+	index_ok($node, 'wide_idx');
+}
+
 log_ok($node);
 $node->stop;
 done_testing();
