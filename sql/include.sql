@@ -167,6 +167,31 @@ RESET enable_bitmapscan;
 RESET enable_seqscan;
 RESET enable_sort;
 
+-- A scan that has returned rows when it goes over to cards returns all the others as well
+CREATE TABLE include_cards AS SELECT i AS id, i % 20 AS tenant, include_vector(i)::vector(8) AS v FROM generate_series(1, 600) i;
+CREATE INDEX include_cards_idx ON include_cards USING hnsw (v vector_l2_ops) INCLUDE (tenant) WITH (quantizer = none);
+ANALYZE include_cards;
+CREATE FUNCTION include_short_answers() RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+	n int;
+	short int := 0;
+BEGIN
+	FOR least IN 0..9 LOOP
+		FOR q IN 1..60 LOOP
+			EXECUTE format('SELECT count(*) FROM (SELECT id FROM include_cards WHERE tenant >= %s ORDER BY v <-> (SELECT include_vector(%s))) t', least, q * 10) INTO n;
+			short := short + (n <> 30 * (20 - least))::int;
+		END LOOP;
+	END LOOP;
+	RETURN short;
+END $$;
+SET enable_seqscan = off;
+SET enable_sort = off;
+SELECT include_short_answers();
+RESET enable_seqscan;
+RESET enable_sort;
+DROP FUNCTION include_short_answers();
+DROP TABLE include_cards;
+
 -- What cannot be
 CREATE INDEX ON include_rows USING hnsw (v vector_l2_ops, tenant);
 CREATE INDEX ON include_rows USING ivfflat (v vector_l2_ops) INCLUDE ((tenant + 1));

@@ -419,6 +419,9 @@ nextFromGraph(Relation index, HnswScan *state)
 		}
 		else if (!AnnHnswSearchMore(search))
 		{
+			/* By cards: those that were left name rows that were returned before, so nothing is nearer than the results. */
+			if (search->by_cards && search->nresults > 0)
+				continue;
 			state->complete = search->by_cards && base->nlate == 0 && search->nunplaced == 0;
 			/* A sweep would go through more rows than a limit allows. */
 			if (!limited)
