@@ -521,8 +521,7 @@ addBackLink(AnnGraph *graph, AnnGraphNode from, AnnGraphNode node, float d2)
 	if (graph->parallel)
 		LWLockAcquire(lock, LW_EXCLUSIVE);
 	count = countLinks(graph, links);
-	for (at = count; at > 0 && (lengths[at - 1] & ~OCCLUDED) > length; at--)
-		;
+	at = placeOfLink(lengths, count, length);
 
 	for (int i = 0; i < at && !occluded; i++)
 		if (!(lengths[i] & OCCLUDED))

@@ -28,9 +28,8 @@ setBit(uint8 *bits, AnnGraphNode node)
 
 /*
  * Marks what can be reached from marked nodes; the edges that reach it become keepers.
- * Sweeps in place of a queue, which
- * could take as much memory as the graph; each goes on where the last one left
- * new marks.
+ * Sweeps in place of a queue, which could take as much memory as the graph; each goes
+ * on where the last one left new marks.
  */
 static void
 spread(AnnGraph *graph, uint8 *reached, uint8 *expanded, uint32 n)
@@ -86,12 +85,11 @@ linkFromNeighbour(AnnGraph *graph, AnnGraphNode node, const uint8 *reached, uint
 			AnnHalf    *from_lengths = lengthsOf(graph, from);
 			AnnHalf		length = lengths[i] & ~(OCCLUDED | ANN_HNSW_KEEPER);
 			int			count = countLinks(graph, from);
-			int			at;
 
 			if (!getBit(reached, links[i]))
 				continue;
 			/* Linked itself since the last look, it may have the edge all along. */
-			for (at = 0; at < count; at++)
+			for (int at = 0; at < count; at++)
 				if (from[at] == node)
 				{
 					from_lengths[at] |= ANN_HNSW_KEEPER;
@@ -109,9 +107,7 @@ linkFromNeighbour(AnnGraph *graph, AnnGraphNode node, const uint8 *reached, uint
 				indegree[from[victim]]--;
 				removeLink(graph, from, count--, victim);
 			}
-			for (at = count; at > 0 && (from_lengths[at - 1] & ~OCCLUDED) > length; at--)
-				;
-			insertLink(graph, from, count, at, node, length | ANN_HNSW_KEEPER);
+			insertLink(graph, from, count, placeOfLink(from_lengths, count, length), node, length | ANN_HNSW_KEEPER);
 			indegree[node]++;
 			return true;
 		}
@@ -129,7 +125,6 @@ linkFrom(AnnGraph *graph, AnnGraphNode from, AnnGraphNode node, const uint8 *rea
 	AnnHalf    *lengths = lengthsOf(graph, links);
 	AnnHalf		length;
 	int			count = countLinks(graph, links);
-	int			at;
 
 	if (!getBit(reached, from))
 		return false;
@@ -144,9 +139,7 @@ linkFrom(AnnGraph *graph, AnnGraphNode from, AnnGraphNode node, const uint8 *rea
 		removeLink(graph, links, count--, victim);
 	}
 	length = AnnGraphLength(graph, from, node);
-	for (at = count; at > 0 && (lengths[at - 1] & ~OCCLUDED) > length; at--)
-		;
-	insertLink(graph, links, count, at, node, length | ANN_HNSW_KEEPER);
+	insertLink(graph, links, count, placeOfLink(lengths, count, length), node, length | ANN_HNSW_KEEPER);
 	return true;
 }
 
@@ -202,8 +195,8 @@ linkRest(AnnGraph *graph, const AnnGraphNode *entries, uint32 nentries, uint8 *r
 
 /*
  * Makes keepers (README) of edges until each node but the first entry has one, and links
- * nodes that cannot be reached from there.  Returns how many no entry reaches.  Nobody else works on the graph.  Needs a byte and a quarter for each
- * node.
+ * nodes that cannot be reached from there.  Returns how many no entry reaches.  Nobody else
+ * works on the graph.  Needs a byte and a quarter for each node.
  */
 uint32
 AnnGraphLinkUnreachable(AnnGraph *graph, const AnnGraphNode *entries, uint32 nentries)

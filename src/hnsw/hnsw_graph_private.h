@@ -203,6 +203,15 @@ removeLink(AnnGraph *graph, AnnGraphNode *links, int count, int at)
 	lengths[count - 1] = 0;
 }
 
+/* The place of an edge of this length, without marks, among a node's `count` edges, nearest first. */
+static inline int
+placeOfLink(const AnnHalf *lengths, int count, AnnHalf length)
+{
+	while (count > 0 && (lengths[count - 1] & ~OCCLUDED) > length)
+		count--;
+	return count;
+}
+
 static inline void
 insertLink(AnnGraph *graph, AnnGraphNode *links, int count, int at, AnnGraphNode node, AnnHalf length)
 {

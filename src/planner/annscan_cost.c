@@ -115,6 +115,13 @@ pageCost(PlannerInfo *root, const RelOptInfo *rel, double index_pages, double op
 	return ops * cpu_operator_cost + AnnRandomPageCost(root, rel->reltablespace, index_pages);
 }
 
+/* Cost of reading a row that lies somewhere in the table, and of testing it by the filter. */
+static Cost
+lookAtRowCost(PlannerInfo *root, const RelOptInfo *rel, double index_pages)
+{
+	return pageCost(root, rel, index_pages, FETCH_OPS) + cpu_tuple_cost + rel->baserestrictcost.per_tuple;
+}
+
 /* Pages that so many rows lie on which lie anywhere in the table. */
 static double
 pagesOfRows(const RelOptInfo *rel, double rows)
@@ -329,7 +336,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
 	row = cpu_tuple_cost + ROW_OPS * cpu_operator_cost -
 		(distance_read && costs->search.rechecks > 0 ? 0 : distance.per_tuple);
 
-	costs->look = pageCost(root, rel, order->index->pages, FETCH_OPS) + cpu_tuple_cost + rel->baserestrictcost.per_tuple;
+	costs->look = lookAtRowCost(root, rel, order->index->pages);
 	costs->share = Min(Max(path->rows, 1) / tuples, 1);
 
 	if (members == NULL && order->included == NIL)
@@ -485,8 +492,7 @@ AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, const I
 	path->path.parent = rel;
 	path->indexinfo = index;
 	path->path.total_cost = Min(scan->path.total_cost, scan->indextotalcost +
-								count * (pageCost(root, rel, index_pages, FETCH_OPS) + cpu_tuple_cost +
-										 rel->baserestrictcost.per_tuple));
+								count * lookAtRowCost(root, rel, index_pages));
 	path->path.startup_cost = Min(scan->path.startup_cost, path->path.total_cost);
 	return path;
 }
