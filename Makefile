@@ -93,6 +93,7 @@ OBJS = \
 	src/space/space.o \
 	src/space/tidset.o \
 	src/tools/check.o \
+	src/tools/recall.o \
 	src/types/agg.o \
 	src/types/bit.o \
 	src/types/detoast.o \

@@ -1038,3 +1038,32 @@ COMMENT ON FUNCTION ann_index_info(regclass) IS
 	'what a vector index consists of; reads the whole index';
 
 REVOKE ALL ON FUNCTION ann_index_check(regclass, boolean), ann_index_info(regclass) FROM PUBLIC;
+
+CREATE FUNCTION ann_recall(index regclass, k int DEFAULT 10, sample int DEFAULT 300,
+						   OUT recall double precision, OUT worst double precision, OUT queries int,
+						   OUT index_ms double precision, OUT exact_ms double precision)
+	AS 'MODULE_PATHNAME', 'ann_recall' LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION ann_recall(regclass, int, int) IS
+	'share of the k nearest rows that a vector index finds, for a sample of the rows; reads the whole table';
+
+CREATE FUNCTION ann_recall(index regclass, queries anyarray, k int DEFAULT 10,
+						   OUT recall double precision, OUT worst double precision, OUT queries int,
+						   OUT index_ms double precision, OUT exact_ms double precision)
+	AS 'MODULE_PATHNAME', 'ann_recall_of' LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION ann_recall(regclass, anyarray, int) IS
+	'share of the k nearest rows that a vector index finds, for these queries; reads the whole table';
+
+CREATE FUNCTION ann_tune(index regclass, target_recall double precision DEFAULT 0.95, k int DEFAULT 10,
+						 sample int DEFAULT 300,
+						 OUT option text, OUT value int, OUT recall double precision, OUT worst double precision,
+						 OUT index_ms double precision)
+	AS 'MODULE_PATHNAME', 'ann_tune' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION ann_tune(regclass, double precision, int, int) IS
+	'sets ef_search or probes of a vector index to the least that reaches a recall, for a sample of the rows';
+
+CREATE FUNCTION ann_tune(index regclass, queries anyarray, target_recall double precision DEFAULT 0.95, k int DEFAULT 10,
+						 OUT option text, OUT value int, OUT recall double precision, OUT worst double precision,
+						 OUT index_ms double precision)
+	AS 'MODULE_PATHNAME', 'ann_tune_for' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION ann_tune(regclass, anyarray, double precision, int) IS
+	'sets ef_search or probes of a vector index to the least that reaches a recall, for these queries';

@@ -135,6 +135,13 @@ AnnGucIsSet(const char *name)
 	return variable != NULL && variable->source != PGC_S_DEFAULT;
 }
 
+/* The largest value of an integer setting. */
+static inline int
+AnnGucMaximum(const char *name)
+{
+	return ((struct config_int *) AnnFindGuc(name))->max;
+}
+
 /* Callbacks that an access method has since 16, 17 and 18. */
 #if PG_VERSION_NUM >= 180000
 #define ANN_AM_ROUTINE_EXTRA \

@@ -673,6 +673,8 @@ extern AnnHnswQuery *AnnHnswQueryCreate(const AnnHnswSpace *space, Datum value);
 extern AnnHnswQuery *AnnHnswQueryFromStored(const AnnHnswSpace *space, const char *stored);
 extern float AnnHnswScore(const AnnHnswQuery *query, const char *stored);
 extern AnnInterval AnnHnswInterval(const AnnHnswQuery *query, const char *stored, float score);
+extern bool AnnHnswRowHolds(const AnnHnswSpace *space, const AnnHnswRowHeader *header, const char *stored,
+							const AnnPoint *point);
 extern Size AnnHnswStoredSize(const AnnHnswSpace *space, const char *stored);
 extern void AnnHnswDecode(const AnnHnswSpace *space, const char *stored, float *dense);
 extern float AnnHnswPairLength(const AnnHnswSpace *space, const float *dense_a, const char *stored_a,

@@ -102,8 +102,7 @@ collect(void *arg, AnnRowId row, const AnnHnswRowHeader *header, const char *sto
 
 	if (row == state->self)
 		return;
-	if (header->hash == state->point->hash && AnnHnswStoredSize(space, stored) == state->point->stored_size &&
-		memcmp(stored, state->point->stored, state->point->stored_size) == 0 &&
+	if (AnnHnswRowHolds(space, header, stored, state->point) &&
 		(space->layout.attribute_size == 0 ||
 		 memcmp(AnnHnswRowAttributes(&space->layout, header), state->point->attributes, space->layout.attribute_size) == 0))
 		state->equal = row;

@@ -238,6 +238,39 @@ useCards(Relation index, HnswScan *state)
 	base->nlate = 0;
 }
 
+typedef struct FindRow
+{
+	const AnnHnswSpace *space;
+	AnnPoint	point;
+	AnnRowId	row;			/* 0: not found */
+} FindRow;
+
+static void
+findRow(void *arg, AnnRowId row, const AnnHnswRowHeader *header, const char *stored, float score,
+		const AnnHnswEdgeCode *code)
+{
+	FindRow    *find = (FindRow *) arg;
+
+	if (AnnHnswRowHolds(find->space, header, stored, &find->point))
+		find->row = row;
+}
+
+/* Has the search go around the row that holds the query's value, if it finds one. */
+static void
+skipQuery(IndexScanDesc scan, AnnHnswSearch *search)
+{
+	FindRow		find = {.space = search->space};
+
+	AnnSpaceFormPoint(&search->space->base, scan->orderByData[0].sk_argument, &find.point);
+	search->keep_dropped = search->keep_results = false;
+	search->hook = findRow;
+	search->hook_arg = &find;
+	AnnHnswSearchBegin(search);
+	AnnHnswSearchBeam(search);
+	search->hook = NULL;
+	search->skip = find.row;
+}
+
 static void
 startScan(IndexScanDesc scan)
 {
@@ -289,6 +322,8 @@ startScan(IndexScanDesc scan)
 	/* A scan that does not go on has to find all in its beam. */
 	if (state->exhausted)
 		search->ef = (int) Min(Max(search->ef, state->base.limit), ANN_HNSW_MAX_EF_SEARCH);
+	if (state->base.absent)
+		skipQuery(scan, search);
 	search->keep_dropped = state->base.iterative != ANN_ITERATIVE_OFF;
 	search->keep_results = true;
 	search->hook = NULL;

@@ -356,6 +356,16 @@ AnnHnswStoredSize(const AnnHnswSpace *space, const char *stored)
 }
 
 /*
+ * Whether a row, whose vector is `stored`, holds the point's value, with whatever attributes.
+ */
+bool
+AnnHnswRowHolds(const AnnHnswSpace *space, const AnnHnswRowHeader *header, const char *stored, const AnnPoint *point)
+{
+	return header->hash == point->hash && AnnHnswStoredSize(space, stored) == point->stored_size &&
+		memcmp(stored, point->stored, point->stored_size) == 0;
+}
+
+/*
  * Reads a stored vector (vector and halfvec only) back into the index space.
  */
 void

@@ -67,6 +67,8 @@ typedef struct AnnIndexScan
 	/* Set by AnnScan between index_rescan and the first tuple; amrescan clears them */
 	int			parts;			/* ANN_PART_*: the rows to return; amrescan sets all */
 	bool		any_order;		/* rows that are late may come at once; iterative_scan = off does not count */
+	bool		absent;			/* the query is a row of the table: what would be found if it were not (hnsw: the row
+								 * is not gone through; others may return it) */
 	bool		uncounted;		/* the scan is none of the query's: statistics leave it out */
 	const AnnTidSet *members;	/* heap TIDs that count, exact or by lossy page; NULL: all */
 	AnnAttributeFilter filter;	/* NULL: none; rows without a distance come untested */

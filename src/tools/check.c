@@ -26,26 +26,17 @@
 
 #include "hnsw/hnsw.h"
 #include "ivfflat/ivfflat.h"
-#include "page/check.h"
+#include "tools/tools.h"
 
-/* What an access method does for these functions; told by its ambuild. */
-typedef struct CheckMethods
-{
-	ambuild_function build;
-	void		(*check) (AnnCheck *check);
-	AnnCheckValue (*value) (Relation index, const Datum *values, const bool *isnull);
-	void		(*describe) (AnnInfo *info);
-} CheckMethods;
-
-static const CheckMethods methods[] = {
-	{ann_hnsw_build, AnnHnswCheckIndex, AnnHnswCheckValue, AnnHnswDescribeIndex},
-	{ann_ivfflat_build, AnnIvfCheckIndex, AnnIvfCheckValue, AnnIvfDescribeIndex},
+static const AnnToolMethods methods[] = {
+	{ann_hnsw_build, AnnHnswCheckIndex, AnnHnswCheckValue, AnnHnswDescribeIndex, "hnsw.ef_search", "ef_search", true},
+	{ann_ivfflat_build, AnnIvfCheckIndex, AnnIvfCheckValue, AnnIvfDescribeIndex, "ivfflat.probes", "probes", false},
 };
 
 typedef struct CheckCall
 {
 	AnnCheck	check;			/* first: what the access method gets */
-	const CheckMethods *methods;
+	const AnnToolMethods *methods;
 	ReturnSetInfo *result;
 	Tuplesortstate *sorts[2];	/* heap TIDs by the index and by the heap */
 	TupleTableSlot *slot;
@@ -62,8 +53,8 @@ typedef struct InfoCall
  * Opens an index of one of our access methods and its table.  Its owner alone may
  * have it read as a whole.
  */
-static Relation
-openIndex(Oid relid, LOCKMODE lockmode, Relation *heap, const CheckMethods **found)
+Relation
+AnnToolOpenIndex(Oid relid, LOCKMODE lockmode, Relation *heap, const AnnToolMethods **found)
 {
 	Oid			heapid = IndexGetRelation(relid, true);
 	Relation	index;
@@ -83,6 +74,11 @@ openIndex(Oid relid, LOCKMODE lockmode, Relation *heap, const CheckMethods **fou
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a vector index that can be checked", RelationGetRelationName(index))));
+	if (!RELKIND_HAS_STORAGE(index->rd_rel->relkind))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a partitioned index", RelationGetRelationName(index)),
+				 errhint("Name the index of a partition.")));
 	if (!AnnIsOwner(relid))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_INDEX, RelationGetRelationName(index));
 	if (RELATION_IS_OTHER_TEMP(index))
@@ -266,7 +262,7 @@ ann_index_check(PG_FUNCTION_ARGS)
 	LOCKMODE	lockmode = RecoveryInProgress() ? AccessShareLock : ShareLock;
 	CheckCall	call = {0};
 	Relation	heap;
-	Relation	index = openIndex(PG_GETARG_OID(0), lockmode, &heap, &call.methods);
+	Relation	index = AnnToolOpenIndex(PG_GETARG_OID(0), lockmode, &heap, &call.methods);
 	Snapshot	snapshot = NULL;
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -340,8 +336,8 @@ ann_index_info(PG_FUNCTION_ARGS)
 {
 	InfoCall	call = {0};
 	Relation	heap;
-	const CheckMethods *am;
-	Relation	index = openIndex(PG_GETARG_OID(0), AccessShareLock, &heap, &am);
+	const AnnToolMethods *am;
+	Relation	index = AnnToolOpenIndex(PG_GETARG_OID(0), AccessShareLock, &heap, &am);
 
 	InitMaterializedSRF(fcinfo, 0);
 	call.result = (ReturnSetInfo *) fcinfo->resultinfo;
