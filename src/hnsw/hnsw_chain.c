@@ -57,7 +57,7 @@ AnnHnswChainOf(const AnnHnswMetaPageData *meta, AnnAttributes *attributes, const
 static Buffer
 lockChain(Relation index, const AnnHnswMetaPageData *meta, uint32 chain, int lockmode, AnnHnswChain **result)
 {
-	Buffer		buffer = ReadBuffer(index, meta->chain_page + chain / ANN_HNSW_CHAINS_PER_PAGE);
+	Buffer		buffer = AnnReadBlock(index, meta->chain_page + chain / ANN_HNSW_CHAINS_PER_PAGE, NULL);
 
 	LockBuffer(buffer, lockmode);
 	*result = (AnnHnswChain *) AnnPageRaw(AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_CHAIN)) +
@@ -86,7 +86,7 @@ lockPiece(Relation index, AnnHnswCache *cache, const AnnHnswLayout *layout, uint
 
 	if (unlikely(block == ANN_HNSW_META_BLOCK || piece == ANN_HNSW_NO_PIECE))
 		AnnPageCorrupted(index, ANN_HNSW_META_BLOCK, "a chain names a piece that cannot be");
-	buffer = cache != NULL ? AnnReadBuffer(index, &cache->hints, block) : ReadBuffer(index, block);
+	buffer = cache != NULL ? AnnReadBuffer(index, &cache->hints, block) : AnnReadBlock(index, block, NULL);
 	LockBuffer(buffer, lockmode);
 	*result = AnnHnswPieceOnPage(layout, AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_PIECE), piece);
 	if (unlikely((*result)->count > (uint32) AnnHnswPieceCards(layout)))

@@ -68,8 +68,7 @@ push(Keeping *keeping, AnnRowId row)
 static Buffer
 lockPage(const Keeping *keeping, BlockNumber block, int lockmode)
 {
-	Buffer		buffer = ReadBufferExtended(keeping->repair->index, MAIN_FORKNUM, block, RBM_NORMAL,
-											keeping->repair->strategy);
+	Buffer		buffer = AnnReadBlock(keeping->repair->index, block, keeping->repair->strategy);
 
 	LockBuffer(buffer, lockmode);
 	AnnPageGet(keeping->repair->index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW);

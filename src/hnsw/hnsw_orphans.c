@@ -31,7 +31,7 @@ typedef struct Orphans
 static Buffer
 readPage(Orphans *orphans, BlockNumber block, int lockmode)
 {
-	Buffer		buffer = ReadBufferExtended(orphans->index, MAIN_FORKNUM, block, RBM_NORMAL, orphans->strategy);
+	Buffer		buffer = AnnReadBlock(orphans->index, block, orphans->strategy);
 
 	AnnVacuumDelayPoint();
 	LockBuffer(buffer, lockmode);

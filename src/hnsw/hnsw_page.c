@@ -183,7 +183,7 @@ AnnHnswReadCenter(Relation index, const AnnHnswMetaPageData *meta)
 
 		if (!BlockNumberIsValid(block))
 			AnnPageCorrupted(index, meta->center, "the chain of the centre is too short");
-		buffer = ReadBuffer(index, block);
+		buffer = AnnReadBlock(index, block, NULL);
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
 		page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_CENTER);
 		memcpy(to, AnnPageRaw(page), n);
@@ -209,7 +209,7 @@ AnnHnswWriteCenter(Relation index, AnnWriteMode mode, const float *center, int d
 
 	for (Size from = 0; BlockNumberIsValid(block) && from < size; from += ANN_PAGE_USABLE)
 	{
-		Buffer		buffer = ReadBuffer(index, block);
+		Buffer		buffer = AnnReadBlock(index, block, NULL);
 		AnnPageEdit edit;
 
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
@@ -344,7 +344,7 @@ AnnHnswPutEntry(Relation index, AnnWriteMode mode, uint32 entry, const AnnHnswEn
 		buffer = AnnExtendRelation(index);
 	else
 	{
-		buffer = ReadBuffer(index, AnnHnswEntryBlock(meta, &meta->layout, entry));
+		buffer = AnnReadBlock(index, AnnHnswEntryBlock(meta, &meta->layout, entry), NULL);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 		AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ENTRY);
 	}
@@ -386,8 +386,8 @@ AnnHnswRemoveEntry(Relation index, uint32 entry, AnnRowId row)
 		uint32		last = meta->nentries - 1;
 		Size		size = AnnHnswEntrySize(&meta->layout);
 		int			per_page = AnnHnswEntriesPerPage(&meta->layout);
-		Buffer		buffer = ReadBuffer(index, AnnHnswEntryBlock(meta, &meta->layout, entry));
-		Buffer		lastbuf = ReadBuffer(index, AnnHnswEntryBlock(meta, &meta->layout, last));
+		Buffer		buffer = AnnReadBlock(index, AnnHnswEntryBlock(meta, &meta->layout, entry), NULL);
+		Buffer		lastbuf = AnnReadBlock(index, AnnHnswEntryBlock(meta, &meta->layout, last), NULL);
 		char	   *data = palloc(size);
 
 		LockBuffer(lastbuf, BUFFER_LOCK_SHARE);
@@ -509,7 +509,7 @@ AnnHnswCacheRefresh(Relation index, AnnHnswCache *cache)
 		}
 		for (uint32 i = 0; i < meta.nentries; i += per_page)
 		{
-			Buffer		buffer = ReadBuffer(index, AnnHnswEntryBlock(&meta, &meta.layout, i));
+			Buffer		buffer = AnnReadBlock(index, AnnHnswEntryBlock(&meta, &meta.layout, i), NULL);
 
 			LockBuffer(buffer, BUFFER_LOCK_SHARE);
 			memcpy(cache->entries + i * cache->entry_size,
@@ -537,7 +537,7 @@ AnnHnswLockRow(Relation index, AnnHnswCache *cache, const AnnHnswLayout *layout,
 
 	if (unlikely(block == ANN_HNSW_META_BLOCK || row == ANN_HNSW_NO_ROW))
 		AnnPageCorrupted(index, block, "an edge or an entry names a row that cannot be");
-	buffer = cache != NULL ? AnnReadBuffer(index, &cache->hints, block) : ReadBuffer(index, block);
+	buffer = cache != NULL ? AnnReadBuffer(index, &cache->hints, block) : AnnReadBlock(index, block, NULL);
 	LockBuffer(buffer, lockmode);
 	page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW);
 	*header = AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, row));
@@ -577,7 +577,7 @@ AnnHnswAllocRow(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, 
 		AnnHnswReadMeta(index, &meta);
 		if (BlockNumberIsValid(meta.row_page))
 		{
-			buffer = ReadBuffer(index, meta.row_page);
+			buffer = AnnReadBlock(index, meta.row_page, NULL);
 			LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 			page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW);
 			for (int i = 0; i < layout->rows_per_page; i++)
@@ -605,7 +605,7 @@ AnnHnswAllocRow(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, 
 		meta.free_row_pages = AnnHnswMetaOnPage(BufferGetPage(metabuf))->free_row_pages;
 		if (BlockNumberIsValid(meta.free_row_pages))
 		{
-			buffer = ReadBuffer(index, meta.free_row_pages);
+			buffer = AnnReadBlock(index, meta.free_row_pages, NULL);
 			if (!ConditionalLockBuffer(buffer))
 			{
 				ReleaseBuffer(buffer);
@@ -659,7 +659,7 @@ AnnHnswAllocRow(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, 
 void
 AnnHnswListRowPage(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, BlockNumber block)
 {
-	Buffer		buffer = ReadBuffer(index, block);
+	Buffer		buffer = AnnReadBlock(index, block, NULL);
 	Buffer		metabuf;
 	Page		page;
 	bool		is_new;
@@ -750,7 +750,7 @@ static Buffer
 lockNode(Relation index, uint32 node, AnnRowId owner, int lockmode, AnnHnswNode **result)
 {
 	BlockNumber block = node / ANN_HNSW_NODES_PER_PAGE;
-	Buffer		buffer = ReadBuffer(index, block);
+	Buffer		buffer = AnnReadBlock(index, block, NULL);
 
 	LockBuffer(buffer, lockmode);
 	*result = AnnHnswNodeOnPage(AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_NODE), node);
@@ -782,7 +782,7 @@ addNode(Relation index, AnnWriteMode mode, Buffer rowbuf, const AnnHnswLayout *l
 	meta = AnnHnswMetaOnPage(AnnPageGet(index, metabuf, ANN_HNSW_PAGE_ID, ANN_HNSW_META));
 	if (BlockNumberIsValid(meta->node_pages))
 	{
-		buffer = ReadBuffer(index, meta->node_pages);
+		buffer = AnnReadBlock(index, meta->node_pages, NULL);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 		page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_NODE);
 		for (i = 0; i < ANN_HNSW_NODES_PER_PAGE; i++)
@@ -1072,7 +1072,7 @@ tidListOnPage(Page page)
 static Buffer
 lockTidList(Relation index, BlockNumber block)
 {
-	Buffer		buffer = ReadBuffer(index, block);
+	Buffer		buffer = AnnReadBlock(index, block, NULL);
 
 	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 	AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_TIDLIST);
@@ -1221,7 +1221,7 @@ vectorPage(Relation index, AnnWriteMode mode, Size need, bool *is_new)
 			block = mode == ANN_WRITE_BUILD ? InvalidBlockNumber : RecordAndGetPageWithFreeSpace(index, block, 0, need);
 			continue;
 		}
-		buffer = ReadBuffer(index, block);
+		buffer = AnnReadBlock(index, block, NULL);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 		page = BufferGetPage(buffer);
 		if (AnnPageIsOurs(page, ANN_HNSW_PAGE_ID) && AnnPageOpaque(page)->kind == ANN_HNSW_VECTOR)
@@ -1305,7 +1305,7 @@ AnnHnswReadVector(Relation index, ItemPointerData item, char *data, Size capacit
 
 		if (block == ANN_HNSW_META_BLOCK || block == InvalidBlockNumber)
 			AnnPageCorrupted(index, block, "a row names a vector item that cannot be");
-		buffer = ReadBuffer(index, block);
+		buffer = AnnReadBlock(index, block, NULL);
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
 		page = AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_VECTOR);
 		if (offset > PageGetMaxOffsetNumber(page) ||
@@ -1380,7 +1380,7 @@ AnnHnswDeleteVector(Relation index, AnnWriteMode mode, ItemPointerData item)
 	{
 		BlockNumber block = ItemPointerGetBlockNumber(&item);
 		OffsetNumber offset = ItemPointerGetOffsetNumber(&item);
-		Buffer		buffer = ReadBuffer(index, block);
+		Buffer		buffer = AnnReadBlock(index, block, NULL);
 		AnnHnswVectorItem *piece;
 		ItemId		id;
 		Page		page;

@@ -130,7 +130,7 @@ lockRow(AnnHnswRepair *repair, AnnRowId row, AnnHnswRowHeader **header)
 {
 	const AnnHnswLayout *layout = &repair->space->layout;
 	BlockNumber block = AnnHnswRowBlock(layout, row);
-	Buffer		buffer = ReadBufferExtended(repair->index, MAIN_FORKNUM, block, RBM_NORMAL, repair->strategy);
+	Buffer		buffer = AnnReadBlock(repair->index, block, repair->strategy);
 	Page		page;
 
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
@@ -684,7 +684,7 @@ AnnHnswSpread(Relation index, BufferAccessStrategy strategy, const AnnHnswLayout
 			if (AnnHnswRowSetHas(expanded, row))
 				continue;
 			AnnVacuumDelayPoint();
-			buffer = ReadBufferExtended(index, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
+			buffer = AnnReadBlock(index, block, strategy);
 			LockBuffer(buffer, BUFFER_LOCK_SHARE);
 			memcpy(copy.data, AnnPageGet(index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW), BLCKSZ);
 			UnlockReleaseBuffer(buffer);

@@ -652,7 +652,7 @@ nextFromList(Relation index, HnswScan *state)
 {
 	while (BlockNumberIsValid(state->list_page))
 	{
-		Buffer		buffer = ReadBuffer(index, state->list_page);
+		Buffer		buffer = AnnReadBlock(index, state->list_page, NULL);
 		Page		page;
 		AnnHnswTidList *list;
 

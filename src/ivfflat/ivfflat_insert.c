@@ -123,7 +123,7 @@ writeEntry(const InsertState *state, Buffer buffer, int entry)
 
 			if (block == BufferGetBlockNumber(buffer))
 				AnnPageCorrupted(state->index, block, "it owns itself");
-			vectors = ReadBuffer(state->index, block);
+			vectors = AnnReadBlock(state->index, block, NULL);
 			LockBuffer(vectors, BUFFER_LOCK_EXCLUSIVE);
 			AnnPageGet(state->index, vectors, ANN_IVFFLAT_PAGE_ID, ANN_IVF_VECTORS);
 			/* The last part goes into the entry's record. */
@@ -191,7 +191,7 @@ insertIntoList(InsertState *state)
 		CHECK_FOR_INTERRUPTS();
 		if (++npages > most && npages > (most = RelationGetNumberOfBlocks(state->index)))
 			AnnPageCorrupted(state->index, block, "its list goes round in a circle");
-		buffer = ReadBuffer(state->index, block);
+		buffer = AnnReadBlock(state->index, block, NULL);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 		page = BufferGetPage(buffer);
 		if (!AnnIvfIsListPage(page, &state->shape, head.chain))

@@ -388,7 +388,7 @@ AnnIvfReadBlob(Relation index, AnnBufferHints *hints, BlockNumber first, Size of
 		Size		in_page = offset % ANN_PAGE_USABLE;
 		Size		n = Min(size, ANN_PAGE_USABLE - in_page);
 		BlockNumber block = first + (BlockNumber) (offset / ANN_PAGE_USABLE);
-		Buffer		buffer = hints != NULL ? AnnReadBuffer(index, hints, block) : ReadBuffer(index, block);
+		Buffer		buffer = hints != NULL ? AnnReadBuffer(index, hints, block) : AnnReadBlock(index, block, NULL);
 		Page		page;
 
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
@@ -477,7 +477,7 @@ AnnIvfCountListPage(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, Pa
 static Buffer
 lockHead(Relation index, const AnnIvfMetaPageData *meta, uint32 list, int mode)
 {
-	Buffer		buffer = ReadBuffer(index, meta->heads + list / ANN_IVF_HEADS_PER_PAGE);
+	Buffer		buffer = AnnReadBlock(index, meta->heads + list / ANN_IVF_HEADS_PER_PAGE, NULL);
 
 	LockBuffer(buffer, mode);
 	getPageOf(index, buffer, ANN_IVF_HEADS, meta->heads);
@@ -586,7 +586,7 @@ AnnIvfAllocPage(Relation index, AnnPageEdit *edit, Page *page, Buffer *extra)
 
 	if (free_block == ANN_IVF_META_BLOCK || editHolds(edit, free_block))
 		AnnPageCorrupted(index, free_block, "it is in use, but among the free pages");
-	free_buffer = ReadBuffer(index, free_block);
+	free_buffer = AnnReadBlock(index, free_block, NULL);
 	LockBuffer(free_buffer, BUFFER_LOCK_EXCLUSIVE);
 	free_page = AnnPageGet(index, free_buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_FREE);
 	header = AnnIvfListPageOf(free_page);
@@ -599,7 +599,7 @@ AnnIvfAllocPage(Relation index, AnnPageEdit *edit, Page *page, Buffer *extra)
 
 		if (block == ANN_IVF_META_BLOCK || block == free_block || editHolds(edit, block))
 			AnnPageCorrupted(index, free_block, "it owns a page that is in other use");
-		buffer = ReadBuffer(index, block);
+		buffer = AnnReadBlock(index, block, NULL);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 		AnnPageGet(index, buffer, ANN_IVFFLAT_PAGE_ID, ANN_IVF_VECTORS);
 		AnnIvfListPageOf(AnnPageEditAdd(edit, free_buffer, false))->nblocks--;

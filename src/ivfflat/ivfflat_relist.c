@@ -144,7 +144,7 @@ freeList(Relation index, const AnnIvfMetaPageData *lists, uint32 list, const uin
 
 	for (;;)
 	{
-		Buffer		heads_buffer = ReadBuffer(index, heads_block);
+		Buffer		heads_buffer = AnnReadBlock(index, heads_block, NULL);
 		Buffer		buffer;
 		Buffer		meta_buffer;
 		Page		page;
@@ -166,7 +166,7 @@ freeList(Relation index, const AnnIvfMetaPageData *lists, uint32 list, const uin
 		}
 		if (block == heads_block)
 			AnnPageCorrupted(index, block, "it leads to itself");
-		buffer = ReadBuffer(index, block);
+		buffer = AnnReadBlock(index, block, NULL);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 		if (!AnnIvfIsListPage(BufferGetPage(buffer), &shape, chain))
 			AnnPageCorrupted(index, block, "it is not a page of the list that leads to it");
@@ -196,7 +196,7 @@ freeRange(Relation index, AnnIvfPageKind kind, BlockNumber first, Size size)
 
 	for (BlockNumber block = first; BlockNumberIsValid(first) && block < first + count; block++)
 	{
-		Buffer		buffer = ReadBuffer(index, block);
+		Buffer		buffer = AnnReadBlock(index, block, NULL);
 		Buffer		meta_buffer;
 		AnnPageEdit edit;
 		Page		page;
@@ -238,7 +238,7 @@ freeOther(Relation index, const AnnIvfMetaPageData *meta)
 	setOther(index, &other);
 	if (BlockNumberIsValid(other.heads))
 	{
-		Buffer		buffer = ReadBuffer(index, other.heads);
+		Buffer		buffer = AnnReadBlock(index, other.heads, NULL);
 		uint32	   *in_use = AnnIvfChainsInUse(index, meta);
 		bool		intact;
 
@@ -308,7 +308,7 @@ walkList(Relist *state, uint32 list, bool copying, EntryCallback callback, void 
 
 	while (BlockNumberIsValid(block))
 	{
-		Buffer		buffer = ReadBufferExtended(state->index, MAIN_FORKNUM, block, RBM_NORMAL, state->strategy);
+		Buffer		buffer = AnnReadBlock(state->index, block, state->strategy);
 		uint8	   *copied;
 
 		AnnVacuumDelayPoint();
@@ -359,8 +359,7 @@ readVector(Relist *state, int entry)
 				 errhint("Please REINDEX it.")));
 	for (int part = 0; part < layout->pages_per_vector; part++)
 	{
-		Buffer		buffer = ReadBufferExtended(state->index, MAIN_FORKNUM, header->blocks[first + part], RBM_NORMAL,
-												state->strategy);
+		Buffer		buffer = AnnReadBlock(state->index, header->blocks[first + part], state->strategy);
 		const char *raw;
 
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
@@ -393,7 +392,7 @@ countList(Relist *state, uint32 list)
 
 	while (BlockNumberIsValid(block))
 	{
-		Buffer		buffer = ReadBufferExtended(state->index, MAIN_FORKNUM, block, RBM_NORMAL, state->strategy);
+		Buffer		buffer = AnnReadBlock(state->index, block, state->strategy);
 		Page		page = BufferGetPage(buffer);
 
 		AnnVacuumDelayPoint();

@@ -31,7 +31,7 @@ typedef struct VacuumState
 static Buffer
 readPage(const VacuumState *state, BlockNumber block, int mode)
 {
-	Buffer		buffer = ReadBufferExtended(state->index, MAIN_FORKNUM, block, RBM_NORMAL, state->info->strategy);
+	Buffer		buffer = AnnReadBlock(state->index, block, state->info->strategy);
 
 	LockBuffer(buffer, mode);
 	return buffer;

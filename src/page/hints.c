@@ -11,6 +11,7 @@
 
 #include "compat.h"
 #include "page/hints.h"
+#include "page/page.h"
 
 #define MIN_HINTS 1024
 #define MAX_HINTS (1U << 20)
@@ -62,7 +63,7 @@ raiseUsageCount(Buffer buffer)
 }
 
 /*
- * ReadBuffer through the remembered buffer numbers.
+ * AnnReadBlock through the remembered buffer numbers.
  */
 Buffer
 AnnReadBuffer(Relation relation, AnnBufferHints *hints, BlockNumber block)
@@ -78,7 +79,7 @@ AnnReadBuffer(Relation relation, AnnBufferHints *hints, BlockNumber block)
 		pgstat_count_buffer_hit(relation);
 		return hint->buffer;
 	}
-	hint->buffer = ReadBuffer(relation, block);
+	hint->buffer = AnnReadBlock(relation, block, NULL);
 	hint->block = block;
 	return hint->buffer;
 }

@@ -174,6 +174,47 @@ AnnPageFormatVersion(Relation index, const AnnFormat *format)
 	return version;
 }
 
+/* Raises the error for a block that is named, and behind the end of the relation. */
+static _Noreturn void
+noSuchBlock(Relation relation, BlockNumber block)
+{
+	if (relation->rd_rel->relkind == RELKIND_INDEX)
+		AnnPageCorrupted(relation, block, "there is no such block, but another one leads to it");
+	ereport(ERROR,
+			(errcode(ERRCODE_INDEX_CORRUPTED),
+			 errmsg("table \"%s\" has no block %u, which an index names", RelationGetRelationName(relation), block),
+			 errhint("Please REINDEX it.")));
+}
+
+/*
+ * ReadBuffer for a block that a page of an index names: if there is no such block the error says that
+ * the index is corrupted.  Only where the read fails is the end of the relation asked for.
+ */
+Buffer
+AnnReadBlock(Relation relation, BlockNumber block, BufferAccessStrategy strategy)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Buffer		buffer = InvalidBuffer;
+
+	/* It would be taken for P_NEW. */
+	if (!BlockNumberIsValid(block))
+		noSuchBlock(relation, block);
+	PG_TRY();
+	{
+		buffer = ReadBufferExtended(relation, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
+	}
+	PG_CATCH();
+	{
+		if (block < RelationGetNumberOfBlocks(relation))
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		noSuchBlock(relation, block);
+	}
+	PG_END_TRY();
+	return buffer;
+}
+
 /*
  * Raises the error for a page whose content cannot be right.
  */

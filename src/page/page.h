@@ -105,6 +105,7 @@ extern void AnnPageApply(Relation index, AnnWriteMode mode, Buffer buffer, const
 extern Buffer AnnExtendFork(Relation index, ForkNumber fork);
 extern void AnnPageInit(Page page, uint16 page_id, uint16 kind);
 extern void AnnPageSetRawSize(Page page, Size size);
+extern Buffer AnnReadBlock(Relation relation, BlockNumber block, BufferAccessStrategy strategy);
 extern Page AnnPageGet(Relation index, Buffer buffer, uint16 page_id, uint16 kind);
 extern _Noreturn void AnnPageCorrupted(Relation index, BlockNumber block, const char *what);
 

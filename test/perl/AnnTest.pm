@@ -61,7 +61,8 @@ sub pgbench_scripts
 }
 
 # Runs each statement in a session of its own.  Returns how many of them the server gave an answer
-# to, be it an error, within their statement_timeout; and what came of the first, rows or error.
+# to, be it an error (but none of a file that ends before a block that a page names), within their
+# statement_timeout; and what came of the first, rows or error.
 sub answers
 {
 	my ($node, @sql) = @_;
@@ -70,7 +71,8 @@ sub answers
 	{
 		my ($rc, $out, $err) = $node->psql('postgres', $sql);
 		# 0: an answer, 3: an error of the script.  2 would be a lost connection.
-		$answers++ if ($rc == 0 || $rc == 3) && $err !~ /statement timeout|server closed/;
+		$answers++ if ($rc == 0 || $rc == 3) && $err !~ /statement timeout|server closed|could not (open file|read block)/;
+		note("no answer: $sql\n$err") if $err =~ /could not (open file|read block)/;
 		$err =~ s/^psql:<stdin>:\d+: //;
 		$first //= $rc == 0 ? $out : $err;
 	}

@@ -1,5 +1,6 @@
 # An index scan under a filter or a large LIMIT returns as many rows as there are, whatever
-# ef_search, iterative_scan and the memory of a scan; max_scan_tuples ends it.
+# ef_search, iterative_scan and the memory of a scan; max_scan_tuples ends it, and
+# scan_mem_multiplier has it swept sooner or later.
 use strict;
 use warnings;
 
@@ -85,6 +86,23 @@ for my $index (sort keys %order)
 		ok($rows == $distinct && $rows >= 10 && $rows < $count, "$index: max_scan_tuples $max ends a scan") or diag("$rows $distinct");
 	}
 	is($node->safe_psql('postgres', index_scan() . "SET hnsw.max_scan_tuples = 0; SELECT count(*) FROM (SELECT id FROM t ORDER BY $order{$index}) o"), $count, "$index: 0 is no limit");
+}
+
+# A scan whose memory is used up sweeps the index and sorts what it finds, here on disk: scan_mem_multiplier
+# times work_mem is what it has.
+$node->safe_psql('postgres', <<'SQL');
+CREATE TABLE many AS SELECT i AS id, (SELECT array_agg(sin(i * (j + sqrt(j)))) FROM generate_series(1, 10) j)::vector(10) AS v FROM generate_series(1, 40000) i;
+CREATE INDEX many_idx ON many USING hnsw (v vector_l2_ops) WITH (ef_construction = 8);
+ANALYZE many;
+SQL
+for my $case ([ 1, 'a sweep' ], [ 1000, 'a search' ])
+{
+	my ($multiplier, $expected) = @$case;
+	my $plan = $node->safe_psql('postgres', index_scan() . "SET work_mem = '64kB'; SET hnsw.ef_search = 3000; SET hnsw.scan_mem_multiplier = $multiplier;
+		EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF)
+		SELECT id FROM many ORDER BY v <-> '[0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5]' LIMIT 300");
+	like($plan, qr/Index Scan using many_idx/, "scan_mem_multiplier $multiplier: from the index");
+	is($plan =~ /temp read=\d+ written=\d+/ ? 'a sweep' : 'a search', $expected, "scan_mem_multiplier $multiplier: $expected") or diag($plan);
 }
 log_ok($node);
 $node->stop;
