@@ -91,16 +91,17 @@ for my $index (sort keys %order)
 # A scan whose memory is used up sweeps the index and sorts what it finds, here on disk: scan_mem_multiplier
 # times work_mem is what it has.
 $node->safe_psql('postgres', <<'SQL');
-CREATE TABLE many AS SELECT i AS id, (SELECT array_agg(sin(i * (j + sqrt(j)))) FROM generate_series(1, 10) j)::vector(10) AS v FROM generate_series(1, 40000) i;
-CREATE INDEX many_idx ON many USING hnsw (v vector_l2_ops) WITH (ef_construction = 8);
+SELECT setseed(0.1);
+CREATE TABLE many AS SELECT i AS id, (SELECT array_agg(random() + 0 * (i + j)) FROM generate_series(1, 12) j)::vector(12) AS v FROM generate_series(1, 40000) i;
+CREATE INDEX many_idx ON many USING hnsw (v vector_l2_ops) WITH (m = 32, ef_construction = 8);
 ANALYZE many;
 SQL
 for my $case ([ 1, 'a sweep' ], [ 1000, 'a search' ])
 {
 	my ($multiplier, $expected) = @$case;
-	my $plan = $node->safe_psql('postgres', index_scan() . "SET work_mem = '64kB'; SET hnsw.ef_search = 3000; SET hnsw.scan_mem_multiplier = $multiplier;
+	my $plan = $node->safe_psql('postgres', index_scan() . "SET work_mem = '64kB'; SET hnsw.ef_search = 2500; SET hnsw.scan_mem_multiplier = $multiplier;
 		EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF)
-		SELECT id FROM many ORDER BY v <-> '[0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5]' LIMIT 300");
+		SELECT id FROM many ORDER BY v <-> array_fill(0.5, ARRAY[12])::vector LIMIT 500");
 	like($plan, qr/Index Scan using many_idx/, "scan_mem_multiplier $multiplier: from the index");
 	is($plan =~ /temp read=\d+ written=\d+/ ? 'a sweep' : 'a search', $expected, "scan_mem_multiplier $multiplier: $expected") or diag($plan);
 }
