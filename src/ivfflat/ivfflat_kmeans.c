@@ -43,6 +43,13 @@ static const struct
 
 #define SETTLED_SHARE 200
 
+/*
+ * A point that has a cluster looks for a nearer one among so many clusters around it, where there are more than
+ * LEAST_CLUSTERS.
+ */
+#define NEIGHBOURS (4 * ANN_PANEL)
+#define LEAST_CLUSTERS 1024
+
 #define KMEANS_SEED 4711
 
 typedef struct Kmeans
@@ -58,7 +65,9 @@ typedef struct Kmeans
 	int			k;
 	void	   *table;
 	char	   *scratch;
+	void	   *part;			/* table of some centroids */
 	int		   *cluster;		/* of each point */
+	int		   *order;			/* scratch: numbers of points, by their clusters */
 	pg_prng_state prng;
 } Kmeans;
 
@@ -98,33 +107,35 @@ strided(const Kmeans *state, int stride)
 }
 
 /*
- * The nearest centroids for up to ANN_NEAREST_MAX_ROWS of every stride-th point, from the
- * first-th one on; returns their number.
+ * The nearest centroids for n points, at most ANN_NEAREST_MAX_ROWS.
  */
-static int
-findNearest(const Kmeans *state, const AnnNearest *nearest, int first, int stride, int *result)
+static void
+findNearest(const Kmeans *state, const AnnNearest *nearest, const int *points, int n, int *result)
 {
-	int			n = Min(ANN_NEAREST_MAX_ROWS, strided(state, stride) - first);
-	AnnNearestRows rows = AnnNearestRowsFrom(&state->rows, first, state->dim);
 	Size		row_bytes = AnnNearestRowBytes(state->dim);
 	const float *vectors[ANN_NEAREST_MAX_ROWS];
 
 	CHECK_FOR_INTERRUPTS();
 	for (int i = 0; i < n; i++)
-		vectors[i] = pointAt(state, (first + i) * stride);
-	if (stride > 1)
 	{
-		rows = state->block;
-		for (int i = 0; i < n; i++)
-		{
-			Size		point = (Size) (first + i) * stride;
+		Size		point = points[i];
 
-			memcpy(rows.bytes + i * row_bytes, state->rows.bytes + point * row_bytes, row_bytes);
-			rows.scale[i] = state->rows.scale[point];
-			rows.spread[i] = state->rows.spread[point];
-		}
+		vectors[i] = pointAt(state, points[i]);
+		memcpy(state->block.bytes + i * row_bytes, state->rows.bytes + point * row_bytes, row_bytes);
+		state->block.scale[i] = state->rows.scale[point];
+		state->block.spread[i] = state->rows.spread[point];
 	}
-	AnnNearestFind(nearest, &rows, vectors, n, state->scratch, result);
+	AnnNearestFind(nearest, &state->block, vectors, n, state->scratch, result);
+}
+
+/* Every stride-th point from the first-th one on, so many as are looked for together; returns their number. */
+static int
+takePoints(const Kmeans *state, int first, int stride, int *points)
+{
+	int			n = Min(ANN_NEAREST_MAX_ROWS, strided(state, stride) - first);
+
+	for (int i = 0; i < n; i++)
+		points[i] = (first + i) * stride;
 	return n;
 }
 
@@ -200,12 +211,14 @@ seed(Kmeans *state, int stride, double *rest)
 		AnnNearestOpen(&nearest, state->table, batch, count, state->dim, ANN_NEAREST_DISTANCE);
 		for (int first = 0; first < n; first += ANN_NEAREST_MAX_ROWS)
 		{
+			int			points[ANN_NEAREST_MAX_ROWS];
 			int			found[ANN_NEAREST_MAX_ROWS];
-			int			nfound = findNearest(state, &nearest, first, stride, found);
+			int			npoints = takePoints(state, first, stride, points);
 
-			for (int i = 0; i < nfound; i++)
+			findNearest(state, &nearest, points, npoints, found);
+			for (int i = 0; i < npoints; i++)
 			{
-				float		d = ann_kernels.l2sq_f32(pointAt(state, (first + i) * stride),
+				float		d = ann_kernels.l2sq_f32(pointAt(state, points[i]),
 													 batch + (Size) found[i] * state->dim, state->dim);
 				float	   *weight = &weights[first + i];
 
@@ -253,30 +266,66 @@ seedWell(Kmeans *state)
 	return seed(state, stride, &rest);
 }
 
+/* Finds the clusters of n points; returns how many changed. */
+static int
+assignPoints(Kmeans *state, const AnnNearest *nearest, const int *points, int n)
+{
+	int			changed = 0;
+
+	for (int first = 0; first < n; first += ANN_NEAREST_MAX_ROWS)
+	{
+		int			found[ANN_NEAREST_MAX_ROWS];
+		int			count = Min(ANN_NEAREST_MAX_ROWS, n - first);
+
+		findNearest(state, nearest, points + first, count, found);
+		for (int i = 0; i < count; i++)
+		{
+			changed += state->cluster[points[first + i]] != found[i];
+			state->cluster[points[first + i]] = found[i];
+		}
+	}
+	return changed;
+}
+
 /*
- * Finds the cluster of every stride-th point; returns how many changed.
+ * Finds the cluster of every stride-th point; returns how many changed.  A point that had one, near which
+ * there are few others, is compared with those alone.
  */
 static int
 assign(Kmeans *state, int stride)
 {
+	bool		local = state->k >= LEAST_CLUSTERS;
+	int			n = strided(state, stride);
+	int		   *ends = palloc0(mul_size(sizeof(int), state->k + 2));
+	int			changed;
 	AnnNearest	nearest;
-	int			changed = 0;
 
 	AnnNearestFill(state->table, state->centroids, state->k, state->dim, state->mean, ANN_NEAREST_DISTANCE);
 	AnnNearestOpen(&nearest, state->table, state->centroids, state->k, state->dim, ANN_NEAREST_DISTANCE);
-	for (int first = 0; first < strided(state, stride); first += ANN_NEAREST_MAX_ROWS)
+
+	/* In the order of their clusters, those without one first. */
+	for (int i = 0; i < n; i++)
+		ends[(local ? state->cluster[i * stride] : -1) + 2]++;
+	for (int c = 1; c <= state->k + 1; c++)
+		ends[c] += ends[c - 1];
+	for (int i = 0; i < n; i++)
+		state->order[ends[(local ? state->cluster[i * stride] : -1) + 1]++] = i * stride;
+
+	changed = assignPoints(state, &nearest, state->order, ends[0]);
+	for (int c = 0; c < state->k; c++)
 	{
-		int			found[ANN_NEAREST_MAX_ROWS];
-		int			n = findNearest(state, &nearest, first, stride, found);
+		uint32		around[NEIGHBOURS];
+		AnnNearest	part;
+		int			count;
 
-		for (int i = 0; i < n; i++)
-		{
-			int		   *cluster = &state->cluster[(first + i) * stride];
-
-			changed += *cluster != found[i];
-			*cluster = found[i];
-		}
+		if (ends[c + 1] == ends[c])
+			continue;
+		AnnNearestSetRow(&state->block, 0, state->centroids + (Size) c * state->dim, state->mean, state->dim);
+		count = AnnNearestSome(&nearest, &state->block, NEIGHBOURS, NEIGHBOURS, state->scratch, around);
+		AnnNearestPart(&part, state->part, &nearest, around, count);
+		changed += assignPoints(state, &part, state->order + ends[c], ends[c + 1] - ends[c]);
 	}
+	pfree(ends);
 	return changed;
 }
 
@@ -358,7 +407,7 @@ iterate(Kmeans *state)
 Size
 AnnIvfKmeansPointSize(int dim)
 {
-	return AnnNearestRowBytes(dim) + 2 * sizeof(float) + (sizeof(float) + sizeof(double)) / 2;
+	return AnnNearestRowBytes(dim) + 2 * sizeof(float) + (sizeof(float) + sizeof(double)) / 2 + sizeof(int);
 }
 
 Size
@@ -399,6 +448,8 @@ AnnIvfKmeans(const float *points, int npoints, int dim, int k, bool spherical, f
 	state.block.scale = palloc(2 * sizeof(float) * ANN_NEAREST_MAX_ROWS);
 	state.block.spread = state.block.scale + ANN_NEAREST_MAX_ROWS;
 	state.cluster = assignment;
+	state.order = palloc_extended(mul_size(sizeof(int), npoints), MCXT_ALLOC_HUGE);
+	state.part = palloc(AnnNearestSize(dim, NEIGHBOURS));
 	state.table = palloc_extended(AnnNearestSize(dim, Max(k, ANN_PANEL)), MCXT_ALLOC_HUGE);
 	state.scratch = palloc_extended(AnnNearestScratchSize(Max(k, ANN_PANEL), ANN_NEAREST_MAX_ROWS), MCXT_ALLOC_HUGE);
 	pg_prng_seed(&state.prng, KMEANS_SEED);

@@ -138,10 +138,11 @@ FitQuality(Fit fit, float scale)
  * a grid around what is best for a normal distribution (J. Max, 1960, table
  * II), then improved by turns: the best scale for the code point, the nearest
  * code point for the scale.  Neither turn can lose.  (Gao et al. 2025 search all
- * scales.)  rms is that of the n coordinates of x times to_one.
+ * scales.)  Up to three planes every other scale of the grid does.  rms is that of the n coordinates
+ * of x times to_one; *fit becomes that of the result.
  */
 static float
-SearchScale(const float *x, int n, float to_one, float rms, int planes)
+SearchScale(const float *x, int n, float to_one, float rms, int planes, Fit *fit)
 {
 	static const float normal_step[ANN_CODE_MAX_PLANES + 1] = {0, 1.596f, 0.9957f, 0.5860f, 0.3352f};
 	static const float grid[] = {0.70f, 0.80f, 0.87f, 0.94f, 1.00f, 1.06f, 1.13f, 1.20f, 1.30f, 1.45f};
@@ -149,27 +150,28 @@ SearchScale(const float *x, int n, float to_one, float rms, int planes)
 	float		best_scale = 0;
 	Fit			best = {1, 0};
 
-	for (size_t i = 0; i < sizeof(grid) / sizeof(grid[0]); i++)
+	for (size_t i = planes < 4; i < sizeof(grid) / sizeof(grid[0]); i += planes < 4 ? 2 : 1)
 	{
 		float		scale = 1 / (grid[i] * normal_step[planes] * rms);
-		Fit			fit = TryScale(x, n, to_one * scale, top);
+		Fit			tried = TryScale(x, n, to_one * scale, top);
 
-		if (i == 0 || FitQuality(fit, scale) > FitQuality(best, best_scale))
+		if (best_scale == 0 || FitQuality(tried, scale) > FitQuality(best, best_scale))
 		{
-			best = fit;
+			best = tried;
 			best_scale = scale;
 		}
 	}
 	for (int turn = 0; turn < 3; turn++)
 	{
 		float		scale = best_scale * (best.vv / best.vx);
-		Fit			fit = TryScale(x, n, to_one * scale, top);
+		Fit			tried = TryScale(x, n, to_one * scale, top);
 
-		if (!(FitQuality(fit, scale) > FitQuality(best, best_scale)))
+		if (!(FitQuality(tried, scale) > FitQuality(best, best_scale)))
 			break;
-		best = fit;
+		best = tried;
 		best_scale = scale;
 	}
+	*fit = best;
 	return best_scale;
 }
 
@@ -336,9 +338,14 @@ AnnEncode(const AnnCodeParams *p, const float *r, float r_dot_c, uint8_t *code, 
 		return ANN_CODE_OK;
 	}
 
-	scale = p->planes == 1 ? 1 : SearchScale(r, p->kept, to_one, sqrtf(kept2 / p->kept), p->planes);
+	if (p->planes == 1)
+	{
+		scale = 1;
+		fit = TryScale(r, p->kept, to_one, 0);
+	}
+	else
+		scale = SearchScale(r, p->kept, to_one, sqrtf(kept2 / p->kept), p->planes, &fit);
 	EncodeBits(p, r, to_one * scale, code);
-	fit = TryScale(r, p->kept, to_one * scale, (1 << (p->planes - 1)) - 1);
 	SetFactors(p, norm, fit.vv, fit.vx / scale, exponent, factors);
 	return ANN_CODE_OK;
 }

@@ -27,6 +27,9 @@ UsualStep(int dim)
 	return 3 / (TABLE_MAX * sqrtf((float) dim));
 }
 
+/* Scores that are looked at for one that about so many reach. */
+#define SAMPLED_SCORES 256
+
 /* Where the parts of a table are in its memory. */
 typedef struct Parts
 {
@@ -138,6 +141,7 @@ AnnNearestOpen(AnnNearest *nearest, const void *memory, const float *vectors, in
 	nearest->order = order;
 	nearest->vectors = vectors;
 	nearest->factor = (const float *) (base + parts.factor);
+	nearest->places = NULL;
 	nearest->panels.count = ((size_t) count + ANN_PANEL - 1) / ANN_PANEL;
 	nearest->panels.dim = AnnNearestRowBytes(dim);
 	nearest->panels.bytes = (const int8_t *) (base + parts.bytes);
@@ -145,6 +149,38 @@ AnnNearestOpen(AnnNearest *nearest, const void *memory, const float *vectors, in
 	nearest->panels.scale = (const float *) (base + parts.scale);
 	nearest->panels.bias = (const float *) (base + parts.bias);
 	nearest->panels.error = (const float *) (base + parts.error);
+}
+
+void
+AnnNearestPart(AnnNearest *part, void *memory, const AnnNearest *whole, const uint32_t *places, int count)
+{
+	int			dim = whole->dim;
+	Parts		parts = PartsOf(dim, count);
+	char	   *base = memory;
+	int32_t    *offset = (int32_t *) (base + parts.offset);
+	float	   *scale = (float *) (base + parts.scale);
+	float	   *bias = (float *) (base + parts.bias);
+	float	   *error = (float *) (base + parts.error);
+	int			width = (count + ANN_PANEL - 1) / ANN_PANEL * ANN_PANEL;
+	size_t		panel_size = ANN_PANEL * AnnNearestRowBytes(dim);
+
+	for (int c = 0; c < width; c++)
+	{
+		/* What fills up the last panel is the first vector, and never found. */
+		uint32_t	place = places[c < count ? c : 0];
+		const int8_t *from = whole->panels.bytes + place / ANN_PANEL * panel_size + place % ANN_PANEL * 4;
+		int8_t	   *to = (int8_t *) (base + parts.bytes) + c / ANN_PANEL * panel_size + c % ANN_PANEL * 4;
+
+		for (size_t at = 0; at < panel_size; at += 4 * ANN_PANEL)
+			memcpy(to + at, from + at, 4);
+		offset[c] = whole->panels.offset[place];
+		scale[c] = whole->panels.scale[place];
+		bias[c] = c < count ? whole->panels.bias[place] : -INFINITY;
+		error[c] = whole->panels.error[place];
+	}
+	AnnNearestOpen(part, memory, whole->vectors, count, dim, whole->order);
+	part->factor = whole->factor;
+	part->places = places;
 }
 
 void
@@ -187,11 +223,12 @@ AnnNearestFind(const AnnNearest *nearest, const AnnNearestRows *rows, const floa
 		result[i] = count > 0 ? (int) places[0] : 0;
 		for (size_t p = 0; count > 1 && p < count; p++)
 		{
-			const float *vector = nearest->vectors + (size_t) places[p] * nearest->dim;
+			size_t		place = nearest->places != NULL ? nearest->places[places[p]] : places[p];
+			const float *vector = nearest->vectors + place * nearest->dim;
 			float		score;
 
 			if (nearest->order == ANN_NEAREST_DIRECTION)
-				score = -ann_kernels.ip_f32(x[i], vector, nearest->dim) * nearest->factor[places[p]];
+				score = -ann_kernels.ip_f32(x[i], vector, nearest->dim) * nearest->factor[place];
 			else
 				score = ann_kernels.l2sq_f32(x[i], vector, nearest->dim);
 			if (score < least)
@@ -200,5 +237,52 @@ AnnNearestFind(const AnnNearest *nearest, const AnnNearestRows *rows, const floa
 				result[i] = (int) places[p];
 			}
 		}
+		if (nearest->places != NULL)
+			result[i] = (int) nearest->places[result[i]];
 	}
+}
+
+int
+AnnNearestSome(const AnnNearest *nearest, const AnnNearestRows *rows, int wanted, int most,
+			   void *scratch, uint32_t *places)
+{
+	size_t		width = nearest->panels.count * ANN_PANEL;
+	uint32_t   *found = scratch;
+	float	   *best = (float *) (found + width);
+	float	   *scores = best + 1;
+	float		largest[SAMPLED_SCORES];
+	size_t		nsampled = nearest->count < SAMPLED_SCORES ? (size_t) nearest->count : SAMPLED_SCORES;
+	size_t		rank = 1 + nsampled * (size_t) wanted / (size_t) nearest->count;
+	size_t		nlargest = 0;
+	size_t		count;
+
+	rank = rank < nsampled ? rank : nsampled;
+	ann_kernels.panel_scores(&nearest->panels, rows->bytes, rows->scale, rows->spread, 1, scores, best);
+	for (size_t i = 0; i < nsampled; i++)
+	{
+		float		score = scores[i * (size_t) nearest->count / nsampled];
+		size_t		at;
+
+		if (nlargest == rank && score <= largest[rank - 1])
+			continue;
+		nlargest += nlargest < rank;
+		for (at = nlargest - 1; at > 0 && largest[at - 1] < score; at--)
+			largest[at] = largest[at - 1];
+		largest[at] = score;
+	}
+	count = ann_kernels.places_ge_f32(scores, (size_t) nearest->count, largest[rank - 1], found);
+	/* Too many: those of the best scores. */
+	for (size_t i = 0; i < count; i++)
+	{
+		size_t		at = i < (size_t) most ? i : (size_t) most;
+
+		if (at == (size_t) most && scores[found[i]] <= scores[places[most - 1]])
+			continue;
+		if (at == (size_t) most)
+			at--;
+		for (; at > 0 && scores[places[at - 1]] < scores[found[i]]; at--)
+			places[at] = places[at - 1];
+		places[at] = found[i];
+	}
+	return count < (size_t) most ? (int) count : most;
 }

@@ -419,6 +419,7 @@ typedef struct AnnNearest
 	AnnNearestOrder order;
 	const float *vectors;		/* float[count][dim] */
 	const float *factor;		/* 1, or 1 / |x| */
+	const uint32_t *places;		/* of a part: places in the whole table; NULL: it is the whole */
 	AnnPanels	panels;
 } AnnNearest;
 
@@ -457,6 +458,19 @@ extern void AnnNearestFill(void *memory, const float *vectors, int count, int di
 
 extern void AnnNearestOpen(AnnNearest *nearest, const void *memory, const float *vectors, int count, int dim,
 						   AnnNearestOrder order);
+
+/*
+ * Makes a table of count >= 1 vectors of another one, which stays in use, as do places; memory has
+ * AnnNearestSize bytes.  What is found are places in the other table.
+ */
+extern void AnnNearestPart(AnnNearest *part, void *memory, const AnnNearest *whole, const uint32_t *places, int count);
+
+/*
+ * Places of vectors of the table that are probably the nearest to row i, about `wanted` of them and at most
+ * `most`; scratch as for AnnNearestFind.  Returns their number.
+ */
+extern int	AnnNearestSome(const AnnNearest *nearest, const AnnNearestRows *rows, int wanted, int most,
+						   void *scratch, uint32_t *places);
 
 /* Codes x as row i.  x is finite, |x - mean| below 1e19; of unit length for directions. */
 extern void AnnNearestSetRow(const AnnNearestRows *rows, int i, const float *x, const float *mean, int dim);

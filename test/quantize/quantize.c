@@ -1486,6 +1486,18 @@ TestLargest(void)
 
 /* Nearest of many */
 
+static double
+NearestScore(AnnNearestOrder order, const float *x, const float *vector, int dim)
+{
+	double		score = 0;
+
+	if (order == ANN_NEAREST_DIRECTION)
+		return -Dot(x, vector, dim) / Norm(vector, dim);
+	for (int j = 0; j < dim; j++)
+		score += ((double) x[j] - vector[j]) * ((double) x[j] - vector[j]);
+	return score;
+}
+
 static void
 CheckNearest(int dim, int count, int nrows, AnnNearestOrder order, Shape shape, double scale, double row_scale,
 			 long *missed, long *rows_seen)
@@ -1516,6 +1528,44 @@ CheckNearest(int dim, int count, int nrows, AnnNearestOrder order, Shape shape, 
 	AnnNearestFill(memory, table, count, dim, mean, order);
 	AnnNearestOpen(&nearest, memory, table, count, dim, order);
 	AnnNearestFind(&nearest, &rows, vectors, nrows, scratch, found);
+	if (count > 2)
+	{
+		/* Of a part of the table, the nearest is one of it, and the same where that is among them. */
+		uint32_t   *places = Allocate(sizeof(uint32_t) * count);
+		void	   *part_memory = Allocate(AnnNearestSize(dim, count));
+		int			part_found[ANN_NEAREST_MAX_ROWS];
+		AnnNearest	part;
+		int			npart = 0;
+
+		for (int c = count - 1; c >= 0; c--)
+			if (c % 3 != 1)
+				places[npart++] = c;
+		AnnNearestPart(&part, part_memory, &nearest, places, npart);
+		AnnNearestFind(&part, &rows, vectors, nrows, scratch, part_found);
+		for (int i = 0; i < nrows; i++)
+		{
+			Check(part_found[i] >= 0 && part_found[i] < count && part_found[i] % 3 != 1,
+				  "%d dimensions, scale %g: vector %d is not of the part", dim, scale, part_found[i]);
+			if (dim < 16 && scale <= 1 && found[i] % 3 != 1)
+				Check(NearestScore(order, x + i * dim, table + part_found[i] * dim, dim) <=
+					  NearestScore(order, x + i * dim, table + found[i] * dim, dim) + 1e-5,
+					  "%d dimensions: vector %d of a part, %d of all", dim, part_found[i], found[i]);
+		}
+		for (int i = 0; i < nrows && scale <= 1; i++)
+		{
+			AnnNearestRows row = AnnNearestRowsFrom(&rows, i, dim);
+			int			nsome = AnnNearestSome(&nearest, &row, count, count, scratch, places);
+			bool		has_found = false;
+
+			for (int c = 0; c < nsome; c++)
+				has_found = has_found || places[c] == (uint32_t) found[i];
+			Check(nsome == count && has_found, "%d dimensions: %d of %d vectors near a row", dim, nsome, count);
+			nsome = AnnNearestSome(&nearest, &row, count / 2, count / 2, scratch, places);
+			Check(nsome >= 1 && nsome <= count / 2, "%d dimensions: %d vectors near a row, asked for %d", dim, nsome, count / 2);
+		}
+		free(places);
+		free(part_memory);
+	}
 	for (int i = 0; i < nrows; i++)
 	{
 		double		least = INFINITY;
@@ -1524,14 +1574,8 @@ CheckNearest(int dim, int count, int nrows, AnnNearestOrder order, Shape shape, 
 		Check(found[i] >= 0 && found[i] < count, "%d dimensions, scale %g: vector %d of %d", dim, scale, found[i], count);
 		for (int c = 0; c < count; c++)
 		{
-			const float *vector = table + c * dim;
-			double		score = 0;
+			double		score = NearestScore(order, x + i * dim, table + c * dim, dim);
 
-			if (order == ANN_NEAREST_DIRECTION)
-				score = -Dot(x + i * dim, vector, dim) / Norm(vector, dim);
-			else
-				for (int j = 0; j < dim; j++)
-					score += ((double) x[i * dim + j] - vector[j]) * ((double) x[i * dim + j] - vector[j]);
 			least = fmin(least, score);
 			if (c == found[i])
 				of_found = score;
