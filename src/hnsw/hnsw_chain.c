@@ -452,6 +452,8 @@ AnnHnswWalkChain(Relation index, AnnHnswCache *cache, uint32 chain, AnnHnswPiece
 	AnnHnswChain head = AnnHnswReadChain(index, &cache->meta, chain);
 	SeenPieces	seen;
 	Size		size = AnnHnswPieceSize(layout);
+	uint32		per_page = (uint32) AnnHnswPiecesPerPage(layout);
+	uint32		most = (uint32) AnnHnswPieceCards(layout);
 	int			restarts = 0;
 	uint64		length = 0;		/* pieces in succession that were seen before */
 	uint32		id = head.first;
@@ -462,16 +464,20 @@ AnnHnswWalkChain(Relation index, AnnHnswCache *cache, uint32 chain, AnnHnswPiece
 		AnnHnswPiece *piece;
 		Buffer		buffer = lockPiece(index, cache, layout, id, BUFFER_LOCK_SHARE, &piece);
 		BlockNumber block = AnnHnswPieceBlock(layout, id);
+		uint32		first = block * per_page;
+		char	   *start = AnnPageRaw(BufferGetPage(buffer));
 		bool		strange = false;
 
 		/* Those of a build lie side by side. */
 		do
 		{
-			AnnHnswPiece *next = AnnHnswPieceOnPage(layout, BufferGetPage(buffer), piece->next);
+			AnnHnswPiece *next = piece;
 
+			if (piece->next - first < per_page)
+				next = (AnnHnswPiece *) (start + (piece->next - first) * size);
 			for (Size i = 0; i < size; i += LINE_BYTES)
 				__builtin_prefetch((char *) next + i);
-			if ((strange = piece->chain != chain || piece->count > (uint32) AnnHnswPieceCards(layout)))
+			if ((strange = piece->chain != chain || piece->count > most))
 				break;
 			if (!addSeen(&seen, id))
 				length++;
@@ -482,7 +488,7 @@ AnnHnswWalkChain(Relation index, AnnHnswCache *cache, uint32 chain, AnnHnswPiece
 			}
 			id = piece->next;
 			piece = next;
-		} while (length == 0 && id != ANN_HNSW_NO_PIECE && AnnHnswPieceBlock(layout, id) == block);
+		} while (length == 0 && id - first < per_page);
 		UnlockReleaseBuffer(buffer);
 		checkLength(index, layout, id, length);
 		if (strange)

@@ -36,6 +36,17 @@
 /* The same where cards name all members, so that no way has to be found to them. */
 #define CARD_ERRORS 2.0
 
+/*
+ * Of the rows that cards have named so many times ef, and no fewer than so many, are ordered at once: those
+ * no farther than a sample's row of this rank.
+ */
+#define ORDERED_TIMES_EF 4
+#define LEAST_ORDERED 128
+#define ORDERED_RANK 16
+
+/* Cards whose codes are copied, to be estimated together. */
+#define CARDS_TOGETHER 64
+
 /* Estimates that are known to be good for nothing before there are so many. */
 #define MIN_ERRORS 8
 
@@ -239,6 +250,7 @@ AnnHnswSearchBegin(AnnHnswSearch *search)
 	search->deepest = 0;
 	search->reach = 0;
 	search->nfrontier = 0;
+	search->nunordered = 0;
 	search->frontier_is_heap = false;
 	search->nresults = 0;
 	search->nseen = 0;
@@ -1013,16 +1025,67 @@ enterGraph(AnnHnswSearch *search)
 	}
 }
 
+/* Makes a heap of the frontier from nunordered on. */
+static void
+makeHeap(AnnHnswSearch *search)
+{
+	AnnHnswCandidate *heap = search->frontier + search->nunordered;
+	int			n = search->nfrontier - search->nunordered;
+
+	search->frontier_is_heap = true;
+	for (int i = n / 2 - 1; i >= 0; i--)
+		candidateDown(heap, n, i);
+}
+
+/*
+ * All of the frontier is unordered: makes a heap of its best rows, some times as many as a search is likely to
+ * visit, and leaves the others.  A heap of all would take longer than to look at them.
+ */
+static void
+orderBest(AnnHnswSearch *search)
+{
+	AnnHnswCandidate *frontier = search->frontier;
+	int			n = search->nfrontier;
+	int			nwanted = Max(ORDERED_TIMES_EF * search->ef, LEAST_ORDERED);
+	float		best[ORDERED_RANK];
+	int			nbest = 0;
+	float		bound;
+	int			nbehind = 0;
+
+	search->nunordered = 0;
+	if (n >= 2 * nwanted)
+	{
+		for (int i = 0; i < n; i += nwanted / ORDERED_RANK)
+			AnnKeepBest(best, &nbest, ORDERED_RANK, frontier[i].score);
+		bound = best[0];
+		/* Without branches: which are behind cannot be predicted. */
+		for (int i = 0; i < n; i++)
+		{
+			AnnHnswCandidate one = frontier[i];
+
+			frontier[i] = frontier[nbehind];
+			frontier[nbehind] = one;
+			nbehind += one.score > bound;
+		}
+		search->nunordered = nbehind;
+	}
+	makeHeap(search);
+}
+
 /* Takes the best candidate that was not visited, and marks it so; false if there is none. */
 static bool
 popFrontier(AnnHnswSearch *search, AnnHnswCandidate *candidate)
 {
 	while (search->nfrontier > 0)
 	{
-		*candidate = search->frontier[0];
-		search->frontier[0] = search->frontier[--search->nfrontier];
-		if (search->nfrontier > 0)
-			candidateDown(search->frontier, search->nfrontier, 0);
+		AnnHnswCandidate *heap = search->frontier + search->nunordered;
+
+		*candidate = heap[0];
+		heap[0] = search->frontier[--search->nfrontier];
+		if (search->nfrontier > search->nunordered)
+			candidateDown(heap, search->nfrontier - search->nunordered, 0);
+		else if (search->nfrontier > 0)
+			orderBest(search);
 		if (markVisited(search, candidate->row))
 			return true;
 	}
@@ -1161,6 +1224,13 @@ dropDuplicates(AnnHnswSearch *search)
 
 /* ---- by cards ---- */
 
+/* A card's row, factors and code. */
+static Size
+cardCopySize(const AnnHnswLayout *layout)
+{
+	return TYPEALIGN(4, offsetof(AnnHnswCard, code) + layout->code_size);
+}
+
 /*
  * Starts a search with a filter among the rows whose cards are going to be offered, but for those
  * that are to be skipped.  What has been counted stays.  Of rows that take more than so many bytes
@@ -1177,13 +1247,54 @@ AnnHnswSearchBeginCards(AnnHnswSearch *search, const AnnRowId *skip, uint64 nski
 	search->nscored = nscored;
 	search->by_cards = true;
 	search->max_frontier = memory / sizeof(AnnHnswCandidate) + 1;
+	search->cards = palloc(CARDS_TOGETHER * cardCopySize(&search->space->layout));
+	search->ncards = 0;
 	for (uint64 i = 0; i < nskip; i++)
 		markVisited(search, skip[i]);
 }
 
 /*
- * Offers the cards of a piece that pass the filter (AnnHnswPieceVisit).  Without codes there is
- * no estimate: all that pass are visited.
+ * The rows whose cards were copied come to the frontier.  Without codes there is no estimate: all are
+ * going to be visited.
+ */
+static void
+offerCards(AnnHnswSearch *search)
+{
+	const AnnHnswLayout *layout = &search->space->layout;
+	Size		size = cardCopySize(layout);
+	int			n = search->ncards;
+	float		estimates[CARDS_TOGETHER];
+	AnnHnswCandidate *frontier;
+
+	if (AnnHnswHasCodes(layout))
+	{
+		const AnnHnswCard *first = (const AnnHnswCard *) search->cards;
+		AnnCodeArray array;
+
+		array.codes = first->code;
+		array.factors = &first->add;
+		array.code_stride = array.factor_stride = size;
+		array.form = ANN_FACTORS_HALF2;
+		array.count = n;
+		AnnEstimateBatch(search->query->code, &array, estimates, NULL);
+	}
+	else
+		for (int i = 0; i < n; i++)
+			estimates[i] = -INFINITY;
+	while (search->nfrontier + n > search->frontier_capacity)
+		growArray(search, (void **) &search->frontier, &search->frontier_capacity, sizeof(AnnHnswCandidate), 4096);
+	frontier = search->frontier + search->nfrontier;
+	for (int i = 0; i < n; i++)
+	{
+		frontier[i].row = ((const AnnHnswCard *) (search->cards + i * size))->row;
+		frontier[i].score = estimates[i];
+	}
+	search->nfrontier += n;
+	search->ncards = 0;
+}
+
+/*
+ * Offers the cards of a piece that pass the filter (AnnHnswPieceVisit).
  */
 void
 AnnHnswSearchOfferPiece(void *arg, const AnnHnswPiece *piece)
@@ -1191,33 +1302,21 @@ AnnHnswSearchOfferPiece(void *arg, const AnnHnswPiece *piece)
 	AnnHnswSearch *search = (AnnHnswSearch *) arg;
 	const AnnHnswLayout *layout = &search->space->layout;
 	const AnnIndexScan *filter = search->filter;
-	int			n = (int) piece->count;
-	float		estimates[ANN_HNSW_PIECE_CARDS];
-	int			passing[ANN_HNSW_PIECE_CARDS];
-	int			npassing = 0;
+	Size		size = cardCopySize(layout);
+	const AnnHnswCard *card = AnnHnswPieceCard(layout, piece, 0);
 
 	if (search->nfrontier >= search->max_frontier)
 		return;
-	for (int i = 0; i < n; i++)
-		if (filter->filter(filter->filter_arg, AnnHnswCardAttributes(layout, AnnHnswPieceCard(layout, piece, i))))
-			passing[npassing++] = i;
-	if (npassing == 0)
-		return;
-	if (AnnHnswHasCodes(layout))
+	for (uint32 i = 0; i < piece->count; i++)
 	{
-		const AnnHnswCard *first = AnnHnswPieceCard(layout, piece, 0);
-		AnnCodeArray array;
-
-		array.codes = first->code;
-		array.factors = &first->add;
-		array.code_stride = array.factor_stride = AnnHnswCardSize(layout);
-		array.form = ANN_FACTORS_HALF2;
-		array.count = n;
-		AnnEstimateBatch(search->query->code, &array, estimates, NULL);
+		if (filter->filter(filter->filter_arg, AnnHnswCardAttributes(layout, card)))
+		{
+			memcpy(search->cards + search->ncards * size, card, size);
+			if (++search->ncards == CARDS_TOGETHER)
+				offerCards(search);
+		}
+		card = (const AnnHnswCard *) ((const char *) card + AnnHnswCardSize(layout));
 	}
-	for (int i = 0; i < npassing; i++)
-		addFrontier(search, AnnHnswPieceCard(layout, piece, passing[i])->row,
-					AnnHnswHasCodes(layout) ? estimates[passing[i]] : -INFINITY);
 }
 
 /*
@@ -1226,9 +1325,8 @@ AnnHnswSearchOfferPiece(void *arg, const AnnHnswPiece *piece)
 void
 AnnHnswSearchOrderCards(AnnHnswSearch *search)
 {
-	search->frontier_is_heap = true;
-	for (int i = search->nfrontier / 2 - 1; i >= 0; i--)
-		candidateDown(search->frontier, search->nfrontier, i);
+	offerCards(search);
+	orderBest(search);
 }
 
 /*
@@ -1242,7 +1340,7 @@ AnnHnswSearchIsSettled(const AnnHnswSearch *search)
 		return false;
 	return search->nfrontier == 0 ||
 		(search->nerrors >= Max(search->ef, MIN_ERRORS) &&
-		 search->frontier[0].score > search->results[0].score + CARD_ERRORS * deviation(search));
+		 search->frontier[search->nunordered].score > search->results[0].score + CARD_ERRORS * deviation(search));
 }
 
 static void
@@ -1308,9 +1406,7 @@ AnnHnswSearchMore(AnnHnswSearch *search)
 	if (!search->frontier_is_heap)
 	{
 		dropDuplicates(search);
-		search->frontier_is_heap = true;
-		for (int i = search->nfrontier / 2 - 1; i >= 0; i--)
-			candidateDown(search->frontier, search->nfrontier, i);
+		makeHeap(search);
 	}
 	if (popFrontier(search, &candidate))
 	{

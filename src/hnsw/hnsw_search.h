@@ -98,11 +98,14 @@ typedef struct AnnHnswSearch
 	int			reach;			/* and when the row that is being visited was chosen: with this ef the same
 								 * rows are visited so far */
 
-	/* What the beam dropped: unsorted at first, then a heap */
+	/* What the beam dropped: unsorted at first, then a heap; by cards nunordered at first that are behind those of the heap */
 	AnnHnswCandidate *frontier;
 	int			nfrontier;
+	int			nunordered;
 	int			frontier_capacity;
 	Size		max_frontier;	/* by_cards */
+	char	   *cards;			/* copies of those whose rows come to the frontier next */
+	int			ncards;
 	bool		frontier_is_heap;
 
 	/* With a filter: the best ef scores of members that were found, and the best `wanted`: heaps with the worst on top */

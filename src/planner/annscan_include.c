@@ -96,6 +96,9 @@ struct AnnIncludeTest
 	TestNode	root;
 	uint32	   *keys;
 	int			nkeys;
+	char	   *last;			/* the area that was tested last */
+	AnnTestResult last_result;
+	bool		has_last;
 	MemoryContext context;		/* of operands, reset by AnnIncludeSet */
 };
 
@@ -492,6 +495,7 @@ AnnIncludeInit(Relation index, List *plan)
 	AnnIncludeTest *test = palloc0(sizeof(AnnIncludeTest));
 
 	test->attributes = AnnAttributesCreate(index);
+	test->last = palloc(test->attributes->size);
 	initNode(&test->root, test->attributes, plan);
 	test->context = AllocSetContextCreate(CurrentMemoryContext, "ann included columns", ALLOCSET_SMALL_SIZES);
 	return test;
@@ -604,6 +608,7 @@ AnnIncludeSet(AnnIncludeTest *test, List *operands, ExprContext *econtext)
 	MemoryContext old;
 
 	MemoryContextReset(test->context);
+	test->has_last = false;
 	old = MemoryContextSwitchTo(test->context);
 	setNode(&test->root, operands, econtext);
 	test->keys = NULL;
@@ -713,6 +718,27 @@ passes(TestNode *node, const AnnAttributes *attributes, const char *area)
 	}
 }
 
+/* Whether two areas are the same; most are too small for a call. */
+static inline bool
+equalAreas(const char *a, const char *b, Size size)
+{
+	uint32		x;
+	uint32		y;
+
+	if (size < sizeof(uint32))
+		return memcmp(a, b, size) == 0;
+	for (Size i = 0; i < size; i += sizeof(uint32))
+	{
+		Size		at = Min(i, size - sizeof(uint32));
+
+		memcpy(&x, a + at, sizeof(uint32));
+		memcpy(&y, b + at, sizeof(uint32));
+		if (x != y)
+			return false;
+	}
+	return true;
+}
+
 /*
  * Whether a row with this attribute area may fulfil the conditions (AnnAttributeFilter).
  */
@@ -720,6 +746,14 @@ AnnTestResult
 AnnIncludePasses(void *test, const char *attributes)
 {
 	AnnIncludeTest *t = (AnnIncludeTest *) test;
+	Size		size = t->attributes->size;
 
-	return passes(&t->root, t->attributes, attributes);
+	/* Rows of a chain are likely to have equal areas. */
+	if (!t->has_last || !equalAreas(attributes, t->last, size))
+	{
+		t->last_result = passes(&t->root, t->attributes, attributes);
+		memcpy(t->last, attributes, size);
+		t->has_last = true;
+	}
+	return t->last_result;
 }
