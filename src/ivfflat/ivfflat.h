@@ -363,6 +363,7 @@ typedef struct AnnIvfCentroids
 	const char *codes;			/* AnnIvfCentroidCode at code_stride */
 	Size		code_stride;
 	const float *vectors;		/* float[count][dim], or NULL: they are read from the index */
+	const AnnNearest *bytes;	/* of the vectors relative to the mean; or NULL */
 	Relation	index;
 	AnnBufferHints *hints;		/* or NULL */
 	BlockNumber block;			/* their blob; invalid: one centroid, zero */
@@ -379,18 +380,23 @@ typedef struct AnnIvfRanking
 {
 	const AnnIvfCentroids *centroids;
 	const float *dense;
-	int			nbounds;
-	int			nnear;			/* of them, in the heap */
-	int			near_wanted;	/* when it is next filled */
+	float	   *keys;			/* of the lists, the larger the nearer; -infinity where one was taken */
+	float		base;			/* a list's lower bound is base - factor * key */
+	float		factor;
+	int			nleft;			/* not taken */
+	int			near_wanted;	/* of those, when some are next taken */
+	int			nnear;
 	int			nscored;
-	AnnIvfListScore *bounds;	/* a heap of lower bounds, and behind it the others, none of them less */
+	AnnIvfListScore *near;		/* a heap of lower bounds, those taken: none of the others is less */
 	AnnIvfListScore *scored;	/* heap of exact scores */
+	uint32	   *places;			/* scratch */
 	float	   *scratch;
 } AnnIvfRanking;
 
 extern Size AnnIvfCentroidCodeStride(const AnnCodeParams *code);
 extern void AnnIvfCentroidParams(AnnCodeParams *code, const AnnIvfLayout *layout);
 extern void AnnIvfEncodeCentroids(AnnIvfCentroids *centroids, const AnnCodeParams *code, float *mean, char *codes);
+extern void AnnIvfCodeInBytes(AnnIvfCentroids *centroids, AnnNearest *bytes);
 extern const float *AnnIvfCentroid(const AnnIvfCentroids *centroids, uint32 list, float *scratch);
 extern void AnnIvfRank(AnnIvfRanking *ranking, const AnnIvfCentroids *centroids, const float *dense);
 extern bool AnnIvfRankNext(AnnIvfRanking *ranking, AnnIvfListScore *next);
@@ -428,6 +434,7 @@ typedef struct AnnIvfCache
 	AnnIvfMetaPageData meta;	/* as of AnnIvfCacheGet */
 	AnnSpace	space;
 	AnnIvfCentroids centroids;
+	AnnNearest	centroid_bytes;
 	AnnIvfListHead *heads;		/* as of the list table's making: insert and what follows may be old */
 	AnnIvfTrail *trails;		/* one for each list */
 	AnnBufferHints hints;

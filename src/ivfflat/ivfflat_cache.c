@@ -51,6 +51,13 @@ loadCentroids(Relation index, AnnIvfCache *cache)
 		AnnIvfReadBlob(index, NULL, meta->centroids, 0, vectors, blob);
 		centroids->vectors = (const float *) blob;
 	}
+	if (coded && centroids->vectors != NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(cache->base.context);
+
+		AnnIvfCodeInBytes(centroids, &cache->centroid_bytes);
+		MemoryContextSwitchTo(old);
+	}
 }
 
 /*

@@ -6,6 +6,7 @@
  */
 #include "postgres.h"
 
+#include <float.h>
 #include <math.h>
 
 #include "ivfflat/ivfflat.h"
@@ -18,6 +19,9 @@
 
 /* Fewer centroids than this are all scored exactly. */
 #define MIN_CODED_CENTROIDS 16
+
+/* Squared length of the longest vectors that are compared by bytes. */
+#define MAX_DISTANCE2 1e30f
 
 Size
 AnnIvfCentroidCodeStride(const AnnCodeParams *code)
@@ -74,6 +78,26 @@ AnnIvfEncodeCentroids(AnnIvfCentroids *centroids, const AnnCodeParams *code, flo
 	}
 	pfree(sum);
 	pfree(r);
+}
+
+/*
+ * Has a scan's lists ranked by bytes of centroids->vectors, which are many times more exact than the codes:
+ * fills *bytes and the memory, allocated in CurrentMemoryContext, that it points into.
+ */
+void
+AnnIvfCodeInBytes(AnnIvfCentroids *centroids, AnnNearest *bytes)
+{
+	AnnNearestOrder order = centroids->ip ? ANN_NEAREST_PRODUCT : ANN_NEAREST_DISTANCE;
+	int			dim = centroids->dim;
+	char	   *memory;
+
+	for (int i = 0; i < centroids->count; i++)
+		if (!(ann_kernels.l2sq_f32(centroids->vectors + (Size) i * dim, centroids->mean, dim) < MAX_DISTANCE2))
+			return;
+	memory = MemoryContextAllocHuge(CurrentMemoryContext, AnnNearestSize(dim, centroids->count));
+	AnnNearestFill(memory, centroids->vectors, centroids->count, dim, centroids->mean, order);
+	AnnNearestOpen(bytes, memory, centroids->vectors, centroids->count, dim, order);
+	centroids->bytes = bytes;
 }
 
 /*
@@ -170,58 +194,63 @@ siftUp(AnnIvfListScore *heap, int i)
 	heap[i] = item;
 }
 
-/* Bounds whose order is found at first, and how many are sampled for that; powers of two. */
-#define FIRST_NEAR 64
+/* Lists whose order is found at first, and how many are sampled for that. */
+#define FIRST_NEAR 32
 #define NEAR_SAMPLE 128
 
 /* Centroids asked for together. */
 #define PREFETCH 12
 
-/*
- * Makes a heap of the smallest of n bounds, about `wanted`, and moves it to their front: most lists are
- * never asked for.  Returns its size; none of the others is smaller than any of it.
- */
-static int
-selectNear(AnnIvfListScore *bounds, int n, int wanted)
+/* The key that about `wanted` of n do not fall below: of a sample, the one of that rank. */
+static float
+nearKey(const float *keys, int n, int wanted)
 {
-	int			nnear = n;
+	float		largest[NEAR_SAMPLE];
+	int			rank = 1 + (int) ((int64) NEAR_SAMPLE * wanted / n);
+	int			nlargest = 0;
 
-	if (n > 4 * wanted)
+	for (int i = 0; i < NEAR_SAMPLE; i++)
 	{
-		/* A bound that about so many do not exceed: of a sample, the one of that rank. */
-		float		smallest[NEAR_SAMPLE];
-		int			rank = 1 + (int) ((int64) NEAR_SAMPLE * wanted / n);
-		int			nsmallest = 0;
-		float		threshold;
+		float		key = keys[(int64) i * n / NEAR_SAMPLE];
+		int			at = Min(nlargest, rank - 1);
 
-		for (int i = 0; i < NEAR_SAMPLE; i++)
-		{
-			float		score = bounds[(int64) i * n / NEAR_SAMPLE].score;
-			int			at = Min(nsmallest, rank - 1);
-
-			if (nsmallest == rank && score >= smallest[rank - 1])
-				continue;
-			for (; at > 0 && smallest[at - 1] > score; at--)
-				smallest[at] = smallest[at - 1];
-			smallest[at] = score;
-			nsmallest = Min(nsmallest + 1, rank);
-		}
-		threshold = smallest[rank - 1];
-		nnear = 0;
-		for (int i = 0; i < n; i++)
-		{
-			if (bounds[i].score <= threshold)
-			{
-				AnnIvfListScore swap = bounds[i];
-
-				bounds[i] = bounds[nnear];
-				bounds[nnear++] = swap;
-			}
-		}
+		if (nlargest == rank && key <= largest[rank - 1])
+			continue;
+		for (; at > 0 && largest[at - 1] < key; at--)
+			largest[at] = largest[at - 1];
+		largest[at] = key;
+		nlargest = Min(nlargest + 1, rank);
 	}
-	for (int i = nnear / 2 - 1; i >= 0; i--)
-		siftDown(bounds, nnear, i);
-	return nnear;
+	return largest[rank - 1];
+}
+
+/*
+ * Makes a heap of the smallest bounds left, about near_wanted, at least one: most lists are never
+ * asked for.  None of the others is smaller than any of it.
+ */
+static void
+selectNear(AnnIvfRanking *ranking)
+{
+	int			n = ranking->centroids->count;
+	float		least = -FLT_MAX;
+	int			count;
+
+	if (ranking->nleft > 4 * ranking->near_wanted)
+		least = Max(nearKey(ranking->keys, n, ranking->near_wanted), -FLT_MAX);
+	count = (int) ann_kernels.places_ge_f32(ranking->keys, n, least, ranking->places);
+	for (int i = 0; i < count; i++)
+	{
+		uint32		list = ranking->places[i];
+
+		ranking->near[i].list = list;
+		ranking->near[i].score = ranking->base - ranking->factor * ranking->keys[list];
+		ranking->keys[list] = -INFINITY;
+	}
+	ranking->nnear = count;
+	ranking->nleft -= count;
+	ranking->near_wanted = Min(2 * ranking->near_wanted, ANN_IVF_MAX_LISTS);
+	for (int i = count / 2 - 1; i >= 0; i--)
+		siftDown(ranking->near, count, i);
 }
 
 static AnnIvfListScore
@@ -235,6 +264,56 @@ pop(AnnIvfListScore *heap, int *n)
 	return top;
 }
 
+/* Bounds by bytes, whose width is given to a factor of a few standard errors; false if the vector is too long for them. */
+static bool
+boundByBytes(AnnIvfRanking *ranking, const AnnIvfCentroids *centroids, const float *dense)
+{
+	const AnnNearest *bytes = centroids->bytes;
+	int			dim = centroids->dim;
+	float		distance2 = ann_kernels.l2sq_f32(dense, centroids->mean, dim);
+	AnnNearestRows row;
+	float		scale;
+	float		spread;
+	float		best;
+
+	if (!(distance2 < MAX_DISTANCE2))
+		return false;
+	row.bytes = palloc(AnnNearestRowBytes(dim));
+	row.scale = &scale;
+	row.spread = &spread;
+	AnnNearestSetRow(&row, 0, dense, centroids->mean, dim);
+	ann_kernels.panel_scores(&bytes->panels, row.bytes, &scale, &spread, 1, ranking->keys, &best);
+	pfree(row.bytes);
+	if (centroids->ip)
+	{
+		ranking->base = ann_kernels.ip_f32(centroids->mean, centroids->mean, dim) -
+			ann_kernels.ip_f32(dense, centroids->mean, dim);
+		ranking->factor = 1;
+	}
+	else
+	{
+		ranking->base = distance2;
+		ranking->factor = 2;
+	}
+	return true;
+}
+
+static void
+boundByCodes(AnnIvfRanking *ranking, const AnnIvfCentroids *centroids, const float *dense)
+{
+	int			n = centroids->count;
+	float	   *errors = palloc(mul_size(sizeof(float), n));
+	AnnQueryCode *qc = palloc(AnnQueryCodeSize(&centroids->code));
+
+	estimate(centroids, dense, ranking->scratch, qc, ranking->keys, errors);
+	for (int i = 0; i < n; i++)
+		ranking->keys[i] = Max(ANN_CODE_EPS * errors[i] - ranking->keys[i], -FLT_MAX);
+	ranking->base = 0;
+	ranking->factor = 1;
+	pfree(errors);
+	pfree(qc);
+}
+
 /*
  * Begins to rank the lists by their distance from a vector of the index space,
  * which must outlive the ranking.  Allocates in CurrentMemoryContext.
@@ -246,26 +325,20 @@ AnnIvfRank(AnnIvfRanking *ranking, const AnnIvfCentroids *centroids, const float
 
 	ranking->centroids = centroids;
 	ranking->dense = dense;
-	ranking->nbounds = ranking->nnear = 0;
+	ranking->nleft = ranking->nnear = 0;
 	ranking->nscored = 0;
-	ranking->bounds = palloc(mul_size(sizeof(AnnIvfListScore), n));
 	ranking->scored = palloc(mul_size(sizeof(AnnIvfListScore), n));
 	ranking->scratch = palloc(mul_size(sizeof(float), centroids->dim));
 	if (useCodes(centroids))
 	{
-		float	   *estimates = palloc(mul_size(sizeof(float) * 2, n));
-		AnnQueryCode *qc = palloc(AnnQueryCodeSize(&centroids->code));
-
-		estimate(centroids, dense, ranking->scratch, qc, estimates, estimates + n);
-		for (int i = 0; i < n; i++)
-		{
-			ranking->bounds[i].score = estimates[i] - ANN_CODE_EPS * estimates[n + i];
-			ranking->bounds[i].list = i;
-		}
-		ranking->nbounds = n;
+		ranking->near = palloc(mul_size(sizeof(AnnIvfListScore), n));
+		ranking->places = palloc(mul_size(sizeof(uint32), n));
+		/* (Panels are full.) */
+		ranking->keys = palloc(mul_size(sizeof(float), TYPEALIGN(ANN_PANEL, n)));
+		if (centroids->bytes == NULL || !boundByBytes(ranking, centroids, dense))
+			boundByCodes(ranking, centroids, dense);
+		ranking->nleft = n;
 		ranking->near_wanted = FIRST_NEAR;
-		pfree(estimates);
-		pfree(qc);
 	}
 	else
 	{
@@ -301,21 +374,19 @@ prefetchVectors(const AnnIvfCentroids *centroids, const AnnIvfListScore *lists, 
 bool
 AnnIvfRankNext(AnnIvfRanking *ranking, AnnIvfListScore *next)
 {
-	while (ranking->nbounds > 0)
+	while (ranking->nleft > 0 || ranking->nnear > 0)
 	{
 		AnnIvfListScore item;
 
 		if (ranking->nnear == 0)
 		{
-			ranking->nnear = selectNear(ranking->bounds, ranking->nbounds, ranking->near_wanted);
-			ranking->near_wanted = Min(2 * ranking->near_wanted, ANN_IVF_MAX_LISTS);
-			prefetchVectors(ranking->centroids, ranking->bounds, Min(ranking->nnear, PREFETCH));
+			selectNear(ranking);
+			prefetchVectors(ranking->centroids, ranking->near, Min(ranking->nnear, PREFETCH));
 		}
-		if (ranking->nscored > 0 && ranking->scored[0].score <= ranking->bounds[0].score)
+		if (ranking->nscored > 0 && ranking->scored[0].score <= ranking->near[0].score)
 			break;
-		item = pop(ranking->bounds, &ranking->nnear);
-		ranking->bounds[ranking->nnear] = ranking->bounds[--ranking->nbounds];
-		prefetchVectors(ranking->centroids, ranking->bounds, Min(ranking->nnear, 3));
+		item = pop(ranking->near, &ranking->nnear);
+		prefetchVectors(ranking->centroids, ranking->near, Min(ranking->nnear, 3));
 		item.score = exactScore(ranking->centroids, ranking->dense, item.list, ranking->scratch);
 		ranking->scored[ranking->nscored] = item;
 		siftUp(ranking->scored, ranking->nscored++);

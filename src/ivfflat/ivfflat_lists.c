@@ -15,8 +15,8 @@
 /* If one entry in so many of a page counts, the codes of all are estimated: that is done in batches. */
 #define BATCH_SHARE 4
 
-/* Entries looked at together as long as too few are known to leave any out. */
-#define FIRST_ENTRIES 32
+/* Entries whose whole codes are looked at first as long as too few are known to leave any out; twice the rows wanted if that is more. */
+#define FIRST_ENTRIES 24
 
 #define LINE_BYTES 64
 
@@ -217,27 +217,42 @@ nearLimit(const AnnIvfScan *state)
 	return Min(limit, FLT_MAX);
 }
 
+/* The bound that so many entries of a page do not exceed, and no more if they differ. */
+static float
+boundOfFirst(const AnnIvfScan *state, const float *lowers, int count, int wanted)
+{
+	float	   *smallest = state->batch->estimates;
+	int			n = 0;
+
+	if (count <= wanted)
+		return FLT_MAX;
+	for (int i = 0; i < count; i++)
+		AnnKeepBest(smallest, &n, wanted, lowers[i]);
+	return Min(smallest[0], FLT_MAX);
+}
+
 /*
- * Makes entries of a page pending whose bounds are not above the limit, from entry `first` on: all of
- * them, or a few if there is no limit yet.  Their bounds become infinite.  Returns the entry
- * to go on with.
+ * Looks at the whole codes of entries of a page whose bounds are not above the limit.  Those that may still
+ * be near become pending, and their bounds infinite; the others stay with a better bound.
  */
-static int
+static void
 takeEntries(AnnIvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape, const AnnCodeColumns *columns,
-			float *lowers, int first)
+			float *lowers, float limit)
 {
 	AnnIvfBatch *batch = state->batch;
 	AnnIvfArrays *arrays = state->arrays;
 	bool		plain = AnnScanIsPlain(&state->base);
-	float		limit = nearLimit(state);
-	int			end = limit < FLT_MAX ? columns->count : Min(columns->count, first + FIRST_ENTRIES);
 	int			n = 0;
 
-	for (int i = first; i < end; i++)
+	for (int i = 0; i < columns->count; i++)
 	{
 		batch->places[n] = (uint16) i;
 		n += lowers[i] <= limit;
 	}
+	if (n == 0)
+		return;
+	for (int i = 0; i < n; i++)
+		__builtin_prefetch(AnnIvfTidOf(page, shape, batch->places[i]));
 	AnnEstimateColumns(state->code, columns, batch->ips, batch->places, n, batch->estimates, batch->errors);
 	AnnIvfGrowArray(arrays, (void **) &arrays->pending, arrays->npending, n, &arrays->pending_capacity,
 					sizeof(AnnIvfPending));
@@ -261,12 +276,16 @@ takeEntries(AnnIvfScan *state, BlockNumber block, Page page, const AnnIvfShape *
 			continue;
 		if (test == ANN_TEST_PASSES)
 			AnnKeepBest(state->best, &state->nbest, state->best_wanted, estimate + error);
+		if (state->calibration == NULL && lower > nearLimit(state) && lower < INFINITY)
+		{
+			lowers[entry] = lower;
+			continue;
+		}
 		pending = &arrays->pending[arrays->npending++];
 		setPending(state, pending, block, page, shape, entry);
 		/* inf - inf, where squares overflow: nothing is known, and a NaN has no place in the order */
 		pending->lower = lower < INFINITY ? lower : -INFINITY;
 	}
-	return end;
 }
 
 /*
@@ -323,8 +342,11 @@ addCoded(AnnIvfScan *state, BlockNumber block, Page page, const AnnIvfShape *sha
 			AnnBoundColumns(state->code, &one, ANN_IVF_EPS, &lowers[i], &batch->ips[i]);
 		}
 	}
-	for (int i = 0; i < header->count;)
-		i = takeEntries(state, block, page, shape, &columns, lowers, i);
+	/* As long as any entry might be near, the most promising ones tell which are not. */
+	if (nearLimit(state) >= FLT_MAX)
+		takeEntries(state, block, page, shape, &columns, lowers,
+					boundOfFirst(state, lowers, header->count, Min(Max(FIRST_ENTRIES, 2 * state->best_wanted), header->count)));
+	takeEntries(state, block, page, shape, &columns, lowers, nearLimit(state));
 	for (int i = 0; !plain && learning && i < header->count; i++)
 		if (batch->tests[i] == ANN_TEST_FAILS)
 			lowers[i] = INFINITY;

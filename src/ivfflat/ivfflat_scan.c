@@ -63,6 +63,7 @@ AnnIvfStartLists(AnnIvfScan *state)
 	/* From here on the cache may become that of newer lists. */
 	state->centroids = state->cache->centroids;
 	state->centroids.codes = NULL;
+	state->centroids.bytes = NULL;
 	state->ranking.centroids = &state->centroids;
 	state->phase = ANN_IVF_SCAN_LISTS;
 }

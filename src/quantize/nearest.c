@@ -126,7 +126,7 @@ AnnNearestFill(void *memory, const float *vectors, int count, int dim, const flo
 		}
 		offset[c] = -ROW_ZERO * sum;
 		error[c] = ROUNDING * fmaxf(scale[c], UsualStep(dim) * sqrtf(length2));
-		bias[c] = order == ANN_NEAREST_DIRECTION ? of_mean : -length2 / 2;
+		bias[c] = order == ANN_NEAREST_DISTANCE ? -length2 / 2 : of_mean;
 	}
 }
 
@@ -227,7 +227,7 @@ AnnNearestFind(const AnnNearest *nearest, const AnnNearestRows *rows, const floa
 			const float *vector = nearest->vectors + place * nearest->dim;
 			float		score;
 
-			if (nearest->order == ANN_NEAREST_DIRECTION)
+			if (nearest->order != ANN_NEAREST_DISTANCE)
 				score = -ann_kernels.ip_f32(x[i], vector, nearest->dim) * nearest->factor[place];
 			else
 				score = ann_kernels.l2sq_f32(x[i], vector, nearest->dim);

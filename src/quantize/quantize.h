@@ -408,7 +408,8 @@ extern AnnInterval AnnRefineInterval(const AnnRefineQuery *query, const void *st
 typedef enum AnnNearestOrder
 {
 	ANN_NEAREST_DISTANCE,		/* least Euclidean distance */
-	ANN_NEAREST_DIRECTION		/* least angle: largest inner product with x / |x| */
+	ANN_NEAREST_DIRECTION,		/* least angle: largest inner product with x / |x| */
+	ANN_NEAREST_PRODUCT			/* largest inner product */
 } AnnNearestOrder;
 
 /* Made by AnnNearestOpen; points into the memory that AnnNearestFill has filled. */
@@ -418,7 +419,7 @@ typedef struct AnnNearest
 	int			count;
 	AnnNearestOrder order;
 	const float *vectors;		/* float[count][dim] */
-	const float *factor;		/* 1, or 1 / |x| */
+	const float *factor;		/* 1, or 1 / |x| for directions */
 	const uint32_t *places;		/* of a part: places in the whole table; NULL: it is the whole */
 	AnnPanels	panels;
 } AnnNearest;

@@ -335,7 +335,9 @@ AnnEstimateColumns(const AnnQueryCode *qc, const AnnCodeColumns *columns, const 
 			if (low_size > SMALL_CODE)
 				chunk.ip[i] = ann_kernels.code_ip(columns->low + place * low_size, low_planes, p->nbits, qc->q8);
 			else if (low_planes > 0)
-				memcpy(codes + i * low_size, columns->low + place * low_size, low_size);
+				/* (nbits is a multiple of 64.) */
+				for (size_t at = 0; at < low_size; at += 8)
+					memcpy(codes + i * low_size + at, columns->low + place * low_size + at, 8);
 			else
 				chunk.ip[i] = 0;
 		}

@@ -1493,6 +1493,8 @@ NearestScore(AnnNearestOrder order, const float *x, const float *vector, int dim
 
 	if (order == ANN_NEAREST_DIRECTION)
 		return -Dot(x, vector, dim) / Norm(vector, dim);
+	if (order == ANN_NEAREST_PRODUCT)
+		return -Dot(x, vector, dim);
 	for (int j = 0; j < dim; j++)
 		score += ((double) x[j] - vector[j]) * ((double) x[j] - vector[j]);
 	return score;
@@ -1611,7 +1613,7 @@ TestNearest(void)
 		for (size_t c = 0; c < lengthof(counts); c++)
 			for (size_t r = 0; r < lengthof(nrows); r++)
 				for (size_t s = 0; s < lengthof(shapes); s++)
-					for (int order = ANN_NEAREST_DISTANCE; order <= ANN_NEAREST_DIRECTION; order++)
+					for (int order = ANN_NEAREST_DISTANCE; order <= ANN_NEAREST_PRODUCT; order++)
 						CheckNearest(dims[d], counts[c], nrows[r], (AnnNearestOrder) order, shapes[s], 1, 1,
 									 dims[d] < 16 ? &certain_missed : &missed, dims[d] < 16 ? &certain : &seen);
 	Check(certain_missed == 0, "%ld of %ld nearest vectors missed below 16 dimensions", certain_missed, certain);
