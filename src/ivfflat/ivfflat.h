@@ -26,7 +26,7 @@
 #include "types/types.h"
 
 #define ANN_IVF_MAGIC 0x46465649	/* "IVFF" */
-#define ANN_IVF_VERSION 5
+#define ANN_IVF_VERSION 6
 
 #define ANN_IVF_MAX_LISTS 32768
 #define ANN_IVF_MAX_BIT_DIM 64000
@@ -76,8 +76,14 @@ typedef struct AnnIvfLayout
 	uint16		vector_slot;	/* bytes of a vector on a VECTORS page; 0 if it takes several */
 	uint16		attribute_size; /* bytes of the attribute area in an entry; 0 without included columns */
 	uint16		plane_size;		/* bytes of one plane of a code */
-	uint16		reserved;
+	uint16		key_size;		/* sizeof(AnnIvfKey); 0: entries have none */
 } AnnIvfLayout;
+
+/*
+ * What tells entries whose first included column is one of some values from most others: the lower half of
+ * AnnAttributesKey.
+ */
+typedef uint16 AnnIvfKey;
 
 StaticAssertDecl(sizeof(AnnIvfLayout) == 32, "on-disk format");
 
@@ -163,6 +169,7 @@ StaticAssertDecl(sizeof(AnnIvfListHead) == 20, "on-disk format");
  *                               14     2   zero
  *                               16  4 *b   blocks[layout.blocks] (CODES)
  * then the entries, column by column, each with room for n = layout.entries of them:
+ *                               k *n   keys (AnnIvfKey), k = layout.key_size
  *                          2 *n x 3   add, mul, error: factors of the uppermost planes, halves
  *                               p *n   uppermost planes of the codes, from a multiple of 16 of the page
  *                               6 *n   heap TIDs; an invalid one marks a free entry
@@ -170,8 +177,8 @@ StaticAssertDecl(sizeof(AnnIvfListHead) == 20, "on-disk format");
  *                               l *n   the other planes of the codes
  *                               a *n   attribute areas, from a multiple of 4: included columns
  *                                      (space/attributes.h), a being a multiple of 4
- * p = layout.plane_size, l = layout.code_size - p.  The first two columns are all that most
- * entries are asked for (README, Scan).  Codes of one plane have no factors but those, and no
+ * p = layout.plane_size, l = layout.code_size - p.  The factors and planes that come first are all
+ * that most entries are asked for (README, Scan).  Codes of one plane have no factors but those, and no
  * other planes; where there are no codes heap TIDs come first.  A FREE page keeps blocks; the
  * special area's next then chains FREE pages.
  */
@@ -225,7 +232,8 @@ typedef struct AnnIvfShape
 	int			entries;		/* on a page */
 	bool		has_vectors;
 	bool		has_codes;
-	uint16		factors;		/* columns: offsets in the raw area */
+	uint16		keys;			/* columns: offsets in the raw area */
+	uint16		factors;
 	uint16		top;
 	uint16		tids;
 	uint16		fine;
@@ -234,6 +242,7 @@ typedef struct AnnIvfShape
 	uint16		plane_size;		/* bytes for an entry */
 	uint16		low_size;
 	uint16		attribute_size;
+	uint16		key_size;
 } AnnIvfShape;
 
 static inline bool
@@ -271,6 +280,13 @@ static inline ItemPointerData *
 AnnIvfTidOf(Page page, const AnnIvfShape *shape, int i)
 {
 	return (ItemPointerData *) (AnnPageRaw(page) + shape->tids) + i;
+}
+
+/* The keys of a CODES page's entries. */
+static inline AnnIvfKey *
+AnnIvfKeysOf(Page page, const AnnIvfShape *shape)
+{
+	return (AnnIvfKey *) (AnnPageRaw(page) + shape->keys);
 }
 
 /* The attribute area of an entry of a CODES page. */
@@ -454,6 +470,7 @@ typedef struct AnnIvfValue
 	AnnCodeFactors top_factors; /* of the code's uppermost plane */
 	uint8	   *code;			/* NULL without codes */
 	const char *attributes;		/* attribute area; NULL without included columns */
+	AnnIvfKey	key;			/* theirs; 0 where entries have none */
 } AnnIvfValue;
 
 typedef struct AnnIvfFormer
@@ -468,7 +485,8 @@ extern void AnnIvfDecode(const AnnSpace *space, const char *stored, float *dense
 extern void AnnIvfFormInList(const AnnIvfFormer *former, uint32 list, float *dense, const char *stored,
 							 AnnIvfValue *result);
 extern void AnnIvfFormPlaced(const AnnIvfFormer *former, float *dense, const char *stored, AnnIvfValue *result);
-extern void AnnIvfFormValue(const AnnIvfFormer *former, const AnnAttributes *attributes, const Datum *values,
+extern AnnIvfKey AnnIvfKeyOf(const AnnIvfLayout *layout, AnnAttributes *attributes, const char *area);
+extern void AnnIvfFormValue(const AnnIvfFormer *former, AnnAttributes *attributes, const Datum *values,
 							const bool *isnull, AnnIvfValue *result);
 extern void AnnIvfSetEntry(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, Page page, int entry,
 						   const ItemPointerData *tid, const AnnIvfValue *value);

@@ -74,6 +74,7 @@ typedef struct WaitingRow
 	float	   *dense;
 	const char *stored;
 	const char *attributes;
+	AnnIvfKey	key;
 } WaitingRow;
 
 /* A participant. */
@@ -122,7 +123,7 @@ typedef struct Sampling
 typedef struct SortedEntry
 {
 	ItemPointerData tid;
-	uint16		reserved;
+	AnnIvfKey	key;
 	AnnCodeFactors factors;
 	AnnCodeFactors top_factors;
 	char		data[FLEXIBLE_ARRAY_MEMBER];	/* code, attributes, vector */
@@ -330,7 +331,7 @@ emit(BuildState *state, const ItemPointerData *tid, const AnnIvfValue *value)
 	state->index_tuples++;
 	if (value->stored == NULL)
 		return;
-	entry->reserved = 0;
+	entry->key = value->key;
 	entry->factors = value->factors;
 	entry->top_factors = value->top_factors;
 	if (value->code != NULL)
@@ -360,6 +361,7 @@ flushRows(BuildState *state)
 
 		AnnIvfFormInList(&former, (uint32) lists[i], row->dense, row->stored, &value);
 		value.attributes = row->attributes;
+		value.key = row->key;
 		emit(state, &row->tid, &value);
 	}
 	state->nwaiting = 0;
@@ -391,6 +393,7 @@ assignCallback(Relation index, ItemPointer tid, Datum *values, bool *isnull, boo
 		row->dense = AnnIvfDense(&state->space, &point);
 		row->stored = point.stored;
 		row->attributes = AnnAttributesForm(state->attributes, values, isnull);
+		row->key = AnnIvfKeyOf(&state->shared->meta.layout, state->attributes, row->attributes);
 		if (state->has_assigner)
 			AnnIvfAssignerSet(&state->assigner, state->nwaiting, row->dense);
 		state->nwaiting++;
@@ -600,6 +603,7 @@ writeEntry(Writer *writer, const SortedEntry *sorted)
 		value.code = (uint8 *) sorted->data;
 	}
 	value.attributes = sorted->data + code_size;
+	value.key = sorted->key;
 	AnnIvfSetEntry(writer->meta, &writer->shape, (Page) writer->codes, header->count, &sorted->tid, &value);
 	header->count++;
 	header->live++;

@@ -165,6 +165,9 @@ checkEntry(CheckState *state, const AnnIvfShape *shape, uint32 list, BlockNumber
 		defect = AnnAttributesDefect(state->attributes, AnnIvfAttributesOf((Page) state->page, shape, entry));
 		if (defect != NULL)
 			DEFECT(state, block, entry, "%s", defect);
+		else if (shape->key_size > 0 && AnnIvfKeysOf((Page) state->page, shape)[entry] !=
+				 AnnIvfKeyOf(layout, state->attributes, AnnIvfAttributesOf((Page) state->page, shape, entry)))
+			DEFECT(state, block, entry, "its key is not that of its first included column");
 		value.hash = AnnAttributesHash(state->attributes, value.hash, AnnIvfAttributesOf((Page) state->page, shape, entry));
 	}
 	else

@@ -12,8 +12,12 @@
 
 #include "ivfflat/ivfflat_scan.h"
 
-/* If one entry in so many of a page counts, the codes of all are estimated: that is done in batches. */
-#define BATCH_SHARE 4
+/* If fewer than one entry in so many of a page may count, the codes of these are copied to be bounded, so many at a time. */
+#define FEW_SHARE 3
+#define COPIES 32
+
+/* Of more keys than this comparing with them one after the other takes longer than it saves. */
+#define MAX_KEYS 32
 
 /* Entries whose whole codes are looked at first as long as too few are known to leave any out; twice the rows wanted if that is more. */
 #define FIRST_ENTRIES 24
@@ -27,7 +31,8 @@ struct AnnIvfBatch
 	uint16	   *places;			/* entries whose whole codes are looked at */
 	float	   *estimates;		/* theirs */
 	float	   *errors;
-	uint8	   *tests;			/* with a filter: AnnTestResult of each */
+	uint8	   *planes;			/* of the codes of a few entries */
+	uint8	   *tests;			/* AnnTestResult of each; with codes only if there is a filter */
 };
 
 AnnIvfBatch *
@@ -39,8 +44,24 @@ AnnIvfBatchCreate(const AnnIvfLayout *layout)
 	batch->places = palloc(mul_size(sizeof(uint16), layout->entries));
 	batch->estimates = palloc(mul_size(sizeof(float), layout->entries));
 	batch->errors = palloc(mul_size(sizeof(float), layout->entries));
+	batch->planes = palloc(mul_size(layout->plane_size, COPIES));
 	batch->tests = palloc(mul_size(sizeof(uint8), layout->entries));
 	return batch;
+}
+
+/* Takes over which keys the rows that count have. */
+void
+AnnIvfSetKeys(AnnIvfScan *state)
+{
+	const AnnIndexScan *base = &state->base;
+
+	state->has_keys = base->keys != NULL && base->filter != NULL && state->meta.layout.key_size > 0;
+	if (!state->has_keys)
+		return;
+	state->keys = palloc(mul_size(sizeof(AnnIvfKey), Max(base->nkeys, 1)));
+	state->nkeys = base->nkeys;
+	for (int i = 0; i < base->nkeys; i++)
+		state->keys[i] = (AnnIvfKey) base->keys[i];
 }
 
 /* ---- vectors ---- */
@@ -204,6 +225,69 @@ testEntry(const AnnIvfScan *state, Page page, const AnnIvfShape *shape, int entr
 		base->filter(base->filter_arg, AnnIvfAttributesOf(page, shape, entry));
 }
 
+/*
+ * Marks the entries of a page whose keys are among those of the rows that count; false if there are none.
+ */
+static bool
+markKeys(const AnnIvfScan *state, Page page, const AnnIvfShape *shape, uint16 *marks)
+{
+	const AnnIvfKey *keys = AnnIvfKeysOf(page, shape);
+	int			count = AnnIvfListPageOf(page)->count;
+	uint16		any = 0;
+
+	for (int i = 0; i < count; i++)
+		marks[i] = 0;
+	for (int j = 0; j < state->nkeys; j++)
+	{
+		AnnIvfKey	key = state->keys[j];
+
+		for (int i = 0; i < count; i++)
+		{
+			marks[i] |= keys[i] == key;
+			any |= marks[i];
+		}
+	}
+	return any != 0;
+}
+
+/* What is asked of an entry that is likely to count. */
+static pg_attribute_always_inline void
+prefetchEntry(Page page, const AnnIvfShape *shape, int entry)
+{
+	const char *top = AnnPageRaw(page) + shape->top + entry * (Size) shape->plane_size;
+
+	__builtin_prefetch(AnnIvfTidOf(page, shape, entry));
+	__builtin_prefetch(AnnIvfAttributesOf(page, shape, entry));
+	for (int at = 0; at < shape->plane_size; at += LINE_BYTES)
+		__builtin_prefetch(top + at);
+}
+
+/* Tests the entries of a page, held for sharing: fills batch->tests and returns how many may count. */
+static int
+testEntries(const AnnIvfScan *state, Page page, const AnnIvfShape *shape)
+{
+	int			count = AnnIvfListPageOf(page)->count;
+	uint8	   *tests = state->batch->tests;
+	uint16	   *marks = state->batch->places;
+	bool		marked = state->has_keys && state->nkeys <= MAX_KEYS;
+	int			n = 0;
+
+	memset(tests, ANN_TEST_FAILS, count);
+	if (marked && !markKeys(state, page, shape, marks))
+		return 0;
+	for (int i = 0; marked && i < count; i++)
+		if (marks[i])
+			prefetchEntry(page, shape, i);
+	for (int i = 0; i < count; i++)
+	{
+		if (marked && !marks[i])
+			continue;
+		tests[i] = (uint8) testEntry(state, page, shape, i);
+		n += tests[i] != ANN_TEST_FAILS;
+	}
+	return n;
+}
+
 /* The largest bound of entries whose whole codes are looked at, now that their page is at hand. */
 static float
 nearLimit(const AnnIvfScan *state)
@@ -288,12 +372,67 @@ takeEntries(AnnIvfScan *state, BlockNumber block, Page page, const AnnIvfShape *
 	}
 }
 
+/* Bounds of those entries of a page that may count, infinity for the others: AnnBoundColumns of copies side by side. */
+static void
+boundFew(AnnIvfScan *state, const AnnCodeColumns *columns, const AnnIvfShape *shape, float *lowers)
+{
+	AnnIvfBatch *batch = state->batch;
+	Size		plane_size = shape->plane_size;
+	AnnHalf		factors[3][COPIES];
+	float		bounds[COPIES];
+	int32		ips[COPIES];
+	AnnCodeColumns copies = {
+		.add = factors[0], .mul = factors[1], .error = factors[2], .top = batch->planes
+	};
+
+	for (int i = 0, start = 0; i < columns->count; i++)
+	{
+		if (batch->tests[i] != ANN_TEST_FAILS)
+		{
+			int			n = copies.count++;
+
+			factors[0][n] = columns->add[i];
+			factors[1][n] = columns->mul[i];
+			factors[2][n] = columns->error[i];
+			memcpy(batch->planes + n * plane_size, columns->top + i * plane_size, plane_size);
+		}
+		if (copies.count < COPIES && i + 1 < columns->count)
+			continue;
+		AnnBoundColumns(state->code, &copies, ANN_IVF_EPS, bounds, ips);
+		for (int n = 0; start <= i; start++)
+		{
+			lowers[start] = INFINITY;
+			if (batch->tests[start] == ANN_TEST_FAILS)
+				continue;
+			lowers[start] = bounds[n];
+			batch->ips[start] = ips[n++];
+		}
+		copies.count = 0;
+	}
+}
+
+/* Makes the code of the query for a list. */
+static void
+codeQuery(AnnIvfScan *state, uint32 list)
+{
+	const float *centroid = AnnIvfCentroid(&state->centroids, list, state->centroid);
+	int			dim = (int) state->meta.layout.dim;
+	float		q_dot_c = 0;
+
+	for (int i = 0; i < dim; i++)
+		state->residual[i] = state->dense[i] - centroid[i];
+	if (state->meta.layout.metric == ANN_METRIC_IP)
+		q_dot_c = ann_kernels.ip_f32(state->dense, centroid, dim);
+	AnnQueryCodeInit(state->code, &state->meta.code, state->residual, q_dot_c);
+	state->coded = true;
+}
+
 /*
  * Adds the entries of a CODES page, held for sharing, with the bounds their codes give: near ones
  * become pending by their whole codes, the others join the rest by the uppermost planes alone.
  */
 static void
-addCoded(AnnIvfScan *state, BlockNumber block, Page page, const AnnIvfShape *shape)
+addCoded(AnnIvfScan *state, uint32 list, BlockNumber block, Page page, const AnnIvfShape *shape)
 {
 	const AnnIvfListPage *header = AnnIvfListPageOf(page);
 	AnnCodeColumns columns = AnnIvfColumnsOf(page, shape);
@@ -302,45 +441,33 @@ addCoded(AnnIvfScan *state, BlockNumber block, Page page, const AnnIvfShape *sha
 	bool		plain = AnnScanIsPlain(&state->base);
 	bool		learning = state->reach != NULL && state->reach->learning;
 	int			ncounting = header->live;
-	bool		one_by_one;
 	float	   *lowers;
 
 	if (header->live == 0)
 		return;
 	if (!plain)
-	{
-		ncounting = 0;
-		for (int i = 0; i < header->count; i++)
-		{
-			batch->tests[i] = (uint8) testEntry(state, page, shape, i);
-			ncounting += batch->tests[i] != ANN_TEST_FAILS;
-		}
-	}
+		ncounting = testEntries(state, page, shape);
 	state->nscanned += ncounting;
 	if (learning)
 		AnnIvfLearnRadius(state, page, shape);
 	else if (ncounting == 0)
 		return;
+	if (!state->coded)
+		codeQuery(state, list);
 
 	AnnIvfGrowArray(arrays, (void **) &arrays->rest, arrays->nrest, header->count, &arrays->rest_capacity,
 					sizeof(float));
 	lowers = arrays->rest + arrays->nrest;
-	one_by_one = !plain && !learning && ncounting * BATCH_SHARE < header->count;
-	if (!one_by_one)
+	if (plain || learning)
 		AnnBoundColumns(state->code, &columns, ANN_IVF_EPS, lowers, batch->ips);
-	for (int i = 0; !plain && !learning && i < header->count; i++)
+	else if (ncounting * FEW_SHARE < header->count)
+		boundFew(state, &columns, shape, lowers);
+	else
 	{
-		if (batch->tests[i] == ANN_TEST_FAILS)
-			lowers[i] = INFINITY;
-		else if (one_by_one)
-		{
-			AnnCodeColumns one = {
-				.count = 1, .add = columns.add + i, .mul = columns.mul + i, .error = columns.error + i,
-				.top = columns.top + (Size) i * shape->plane_size
-			};
-
-			AnnBoundColumns(state->code, &one, ANN_IVF_EPS, &lowers[i], &batch->ips[i]);
-		}
+		AnnBoundColumns(state->code, &columns, ANN_IVF_EPS, lowers, batch->ips);
+		for (int i = 0; i < header->count; i++)
+			if (batch->tests[i] == ANN_TEST_FAILS)
+				lowers[i] = INFINITY;
 	}
 	/* As long as any entry might be near, the most promising ones tell which are not. */
 	if (nearLimit(state) >= FLT_MAX)
@@ -353,7 +480,7 @@ addCoded(AnnIvfScan *state, BlockNumber block, Page page, const AnnIvfShape *sha
 	AnnIvfAddRest(arrays, block, header->chain, header->count);
 }
 
-/* Scores the vectors of the CODES page of which state->page is a copy. */
+/* Scores the vectors of the CODES page of which state->page is a copy, and whose entries have been tested. */
 static void
 addPlain(AnnIvfScan *state, Relation index, BlockNumber block, const AnnIvfShape *shape)
 {
@@ -368,7 +495,7 @@ addPlain(AnnIvfScan *state, Relation index, BlockNumber block, const AnnIvfShape
 	{
 		const ItemPointerData *tid = AnnIvfTidOf(page, shape, i);
 		int			at = AnnIvfVectorBlockIndex(layout, i);
-		AnnTestResult test = testEntry(state, page, shape, i);
+		AnnTestResult test = (AnnTestResult) state->batch->tests[i];
 
 		if (test == ANN_TEST_FAILS)
 			continue;
@@ -536,8 +663,10 @@ prefetchEntries(const AnnIvfScan *state, const AnnIvfShape *shape, BlockNumber b
 	if (hint->block == block && hint->buffer > 0)
 	{
 		const char *raw = AnnPageRaw(BufferGetPage(hint->buffer));
+		bool		keys_alone = state->has_keys && !(state->reach != NULL && state->reach->learning);
+		const char *end = raw + (keys_alone ? shape->keys + shape->key_size * shape->entries : shape->tids);
 
-		for (const char *at = raw + shape->factors; at < raw + shape->tids; at += LINE_BYTES)
+		for (const char *at = raw + (state->has_keys ? shape->keys : shape->factors); at < end; at += LINE_BYTES)
 			__builtin_prefetch(at);
 	}
 }
@@ -599,18 +728,10 @@ readList(AnnIvfScan *state, Relation index, uint32 list)
 	int			npages = 0;
 
 	arrays->nseen = 0;
-	if (state->code != NULL)
-	{
-		const float *centroid = AnnIvfCentroid(&state->centroids, list, state->centroid);
-		int			dim = (int) state->meta.layout.dim;
-		float		q_dot_c = 0;
-
-		for (int i = 0; i < dim; i++)
-			state->residual[i] = state->dense[i] - centroid[i];
-		if (state->meta.layout.metric == ANN_METRIC_IP)
-			q_dot_c = ann_kernels.ip_f32(state->dense, centroid, dim);
-		AnnQueryCodeInit(state->code, &state->meta.code, state->residual, q_dot_c);
-	}
+	state->coded = false;
+	/* Where there may be no entry to look at that is left until there is one, if it takes no other page's lock. */
+	if (state->code != NULL && (!state->has_keys || state->centroids.vectors == NULL))
+		codeQuery(state, list);
 	while (BlockNumberIsValid(block))
 	{
 		Buffer		buffer = AnnReadBuffer(index, &state->cache->hints, block);
@@ -641,8 +762,8 @@ readList(AnnIvfScan *state, Relation index, uint32 list)
 			arrays->seen[arrays->nseen++] = block;
 			state->base.nvisited += AnnIvfListPageOf(page)->live;
 			if (state->code != NULL)
-				addCoded(state, block, page, &shape);
-			else
+				addCoded(state, list, block, page, &shape);
+			else if (testEntries(state, page, &shape) > 0)
 			{
 				memcpy(state->page, page, BLCKSZ);
 				copied = true;

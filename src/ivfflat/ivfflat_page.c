@@ -38,6 +38,12 @@ placeColumns(const AnnIvfLayout *layout, bool has_vectors, Size entries, AnnIvfS
 	shape->has_codes = has_vectors && AnnIvfHasCodes(layout);
 	if (has_vectors)
 		at += sizeof(BlockNumber) * vectorBlocks(layout, entries);
+	if (has_vectors && layout->key_size > 0)
+	{
+		shape->keys = (uint16) at;
+		shape->key_size = layout->key_size;
+		at += shape->key_size * entries;
+	}
 	if (shape->has_codes)
 	{
 		shape->plane_size = layout->plane_size;
@@ -119,7 +125,9 @@ AnnIvfLayoutInit(AnnIvfLayout *layout, AnnCodeParams *code, Relation index)
 	layout->refine = (uint8) refine;
 
 	layout->attribute_size = (uint16) AnnAttributesSize(index);
-	layout->entry_size = (uint16) (sizeof(ItemPointerData) + TYPEALIGN(4, layout->attribute_size));
+	if (layout->attribute_size > 0 && OidIsValid(AnnAttributesCreate(index)->hash.fn_oid))
+		layout->key_size = sizeof(AnnIvfKey);
+	layout->entry_size = (uint16) (sizeof(ItemPointerData) + TYPEALIGN(4, layout->attribute_size) + layout->key_size);
 	if (quantizer == ANN_QUANTIZER_RABITQ)
 	{
 		AnnCodeParamsChoose(code, layout->metric, (int) layout->dim, ANN_CODE_SEARCH, 0);
@@ -201,6 +209,7 @@ checkMeta(Relation index, const AnnIvfMetaPageData *meta)
 	if (layout->dim < 1 || layout->entries < 1 || layout->pages_per_vector < 1 ||
 		layout->attribute_size > ANN_PAGE_USABLE || layout->code_size > ANN_PAGE_USABLE ||
 		layout->plane_size > layout->code_size || layout->entries > ANN_PAGE_USABLE ||
+		(layout->key_size != 0 && (layout->key_size != sizeof(AnnIvfKey) || layout->attribute_size == 0)) ||
 		placeColumns(layout, true, layout->entries, &shape) > ANN_PAGE_USABLE ||
 		vectorBlocks(layout, layout->entries) != layout->blocks ||
 		(Size) layout->vectors_per_page * layout->vector_slot > ANN_PAGE_USABLE ||

@@ -448,6 +448,8 @@ copyEntry(Relist *state, uint32 list, int entry, const ItemPointerData *tid, voi
 
 	AnnIvfFormPlaced(&former, decode(state, stored), stored, &value);
 	value.attributes = AnnIvfAttributesOf((Page) state->page, &shape, entry);
+	if (shape.key_size > 0)
+		value.key = AnnIvfKeysOf((Page) state->page, &shape)[entry];
 	state->rows[value.list]++;
 	if (AnnIvfHasCodes(&state->from.layout))
 		state->spreads[value.list] += AnnIvfEntrySpread(&state->from.layout, &value.top_factors);

@@ -48,13 +48,14 @@ AnnIvfStartLists(AnnIvfScan *state)
 
 	state->centroid = palloc(mul_size(sizeof(float), dim));
 	state->page = palloc(BLCKSZ);
+	state->batch = AnnIvfBatchCreate(layout);
+	AnnIvfSetKeys(state);
 	if (layout->vectors_per_page == 0)
 		state->vector = palloc(mul_size(ANN_PAGE_USABLE, layout->pages_per_vector));
 	if (AnnIvfHasCodes(layout))
 	{
 		state->residual = palloc(mul_size(sizeof(float), dim));
 		state->code = palloc(AnnQueryCodeSize(&state->meta.code));
-		state->batch = AnnIvfBatchCreate(layout);
 		state->best_wanted = (int) Min(state->base.limit > 0 ? ceil(state->base.limit) : WANTED_UNTOLD, MAX_WANTED);
 		state->best = palloc(mul_size(sizeof(float), state->best_wanted));
 	}

@@ -125,8 +125,12 @@ typedef struct AnnIvfScan
 	float	   *dense;			/* query in the index space */
 	float	   *centroid;		/* scratch, float[dim] */
 	float	   *residual;		/* likewise */
-	AnnQueryCode *code;
-	AnnIvfBatch *batch;			/* scratch for the entries of a page; NULL without codes */
+	AnnQueryCode *code;			/* NULL without codes */
+	bool		coded;			/* that of the list at hand is made */
+	AnnIvfBatch *batch;			/* scratch for the entries of a page */
+	bool		has_keys;		/* every row that counts has one of these; of the first included columns */
+	AnnIvfKey  *keys;
+	int			nkeys;
 	float	   *best;			/* best estimates, with their errors, of entries that count for sure: a heap */
 	int			nbest;
 	int			best_wanted;
@@ -181,6 +185,7 @@ extern AnnIvfPending AnnIvfTakePending(AnnIvfScan *state);
 /* ---- ivfflat_lists.c: reading vectors and lists ---- */
 
 extern AnnIvfBatch *AnnIvfBatchCreate(const AnnIvfLayout *layout);
+extern void AnnIvfSetKeys(AnnIvfScan *state);
 extern void AnnIvfReadVector(AnnIvfScan *state, Relation index, const AnnIvfPending *pending);
 extern void AnnIvfPrefetchVectors(const AnnIvfScan *state);
 extern bool AnnIvfWasSeen(const AnnIvfArrays *arrays, BlockNumber block);

@@ -96,11 +96,27 @@ AnnIvfFormPlaced(const AnnIvfFormer *former, float *dense, const char *stored, A
 }
 
 /*
+ * The key of an entry with these included columns.  Calls their hash function: not under a page's lock.
+ */
+AnnIvfKey
+AnnIvfKeyOf(const AnnIvfLayout *layout, AnnAttributes *attributes, const char *area)
+{
+	if (layout->key_size == 0)
+		return 0;
+	if (!OidIsValid(attributes->hash.fn_oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("the first included column's type has lost the hash function that it had when the index was made"),
+				 errhint("Please REINDEX the index.")));
+	return (AnnIvfKey) AnnAttributesKey(attributes, area);
+}
+
+/*
  * What the index stores for a tuple's columns.  palloc's in CurrentMemoryContext.  Raises
  * ERRCODE_DATA_EXCEPTION if the dimensions are not the index's.
  */
 void
-AnnIvfFormValue(const AnnIvfFormer *former, const AnnAttributes *attributes, const Datum *values, const bool *isnull,
+AnnIvfFormValue(const AnnIvfFormer *former, AnnAttributes *attributes, const Datum *values, const bool *isnull,
 				AnnIvfValue *result)
 {
 	AnnPoint	point;
@@ -118,6 +134,7 @@ AnnIvfFormValue(const AnnIvfFormer *former, const AnnAttributes *attributes, con
 	{
 		AnnIvfFormPlaced(former, AnnIvfDense(former->space, &point), point.stored, result);
 		result->attributes = AnnAttributesForm(attributes, values, isnull);
+		result->key = AnnIvfKeyOf(&former->meta->layout, attributes, result->attributes);
 	}
 }
 
@@ -139,6 +156,8 @@ AnnIvfSetEntry(const AnnIvfMetaPageData *meta, const AnnIvfShape *shape, Page pa
 
 	AnnIvfClearEntry(shape, page, entry);
 	*AnnIvfTidOf(page, shape, entry) = *tid;
+	if (shape->key_size > 0)
+		AnnIvfKeysOf(page, shape)[entry] = value->key;
 	if (shape->has_codes)
 	{
 		AnnHalf		halves[3];
@@ -167,6 +186,8 @@ AnnIvfClearEntry(const AnnIvfShape *shape, Page page, int entry)
 	char	   *raw = AnnPageRaw(page);
 
 	memset(AnnIvfTidOf(page, shape, entry), 0, sizeof(ItemPointerData));
+	if (shape->key_size > 0)
+		AnnIvfKeysOf(page, shape)[entry] = 0;
 	if (shape->has_codes)
 	{
 		for (int i = 0; i < 3; i++)

@@ -23,27 +23,41 @@
 static double
 QuantizeQuery(const float *rq, int kept, float to_one, float scale, int8_t *q8, int32_t *sum)
 {
-	int32_t		total = 0;
+	int32_t		total_i32x16[LANES] = {0};
 	float		lost_f32x16[LANES] = {0};
 	double		lost = 0;
+	int8_t		levels[LANES];	/* nothing that x may overlap with */
+	int			i = 0;
 
-	for (int i = 0; i < kept; i += LANES)
+#define STEP(lane) \
+	do { \
+		float		x = rq[i + (lane)] * to_one * scale; \
+		float		rounded = (x + ROUND_MAGIC) - ROUND_MAGIC; \
+		int32_t		level = (int32_t) rounded; \
+		\
+		lost_f32x16[lane] += (x - rounded) * (x - rounded); \
+		total_i32x16[lane] += level; \
+		levels[lane] = (int8_t) level; \
+	} while (0)
+
+	/* Loops of a constant length are vectorized. */
+	for (; i + LANES <= kept; i += LANES)
 	{
-		int			n = kept - i < LANES ? kept - i : LANES;
-
-		for (int lane = 0; lane < n; lane++)
-		{
-			float		x = rq[i + lane] * to_one * scale;
-			float		rounded = (x + ROUND_MAGIC) - ROUND_MAGIC;
-
-			lost_f32x16[lane] += (x - rounded) * (x - rounded);
-			total += (int32_t) rounded;
-			q8[i + lane] = (int8_t) rounded;
-		}
+		for (int lane = 0; lane < LANES; lane++)
+			STEP(lane);
+		memcpy(q8 + i, levels, LANES);
 	}
+	for (int lane = 0; i + lane < kept; lane++)
+		STEP(lane);
+	memcpy(q8 + i, levels, kept - i);
+#undef STEP
+
+	*sum = 0;
 	for (int lane = 0; lane < LANES; lane++)
+	{
 		lost += lost_f32x16[lane];
-	*sum = total;
+		*sum += total_i32x16[lane];
+	}
 	return lost;
 }
 

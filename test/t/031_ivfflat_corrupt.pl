@@ -20,8 +20,9 @@ my $special = 8192 - 8;
 
 # Damage: [name, kind of page, what the check says, offset, bytes, ...].  List pages start at
 # $raw: chain 0, prev 4, count 8, live 10, pages 12, their blocks from 16.
-# Entries of vector(40) start behind the blocks of two pages of vectors.
+# Entries of vector(40) with an included integer start behind the blocks of two pages of vectors, with their keys.
 my $blocks = $raw + 16;
+my $keys = $blocks + 8;
 my $refused = qr/^ERROR/;
 my $end = pack('L', 0xFFFFFFF0);
 my @damage = (
@@ -31,6 +32,8 @@ my @damage = (
 	[ 'chains to come', $META, qr/the list has a chain that is still to come/, $raw + 184, pack('L', 2) ],
 	[ 'type', $META, $refused, $raw + 12, pack('C', 200) ],
 	[ 'entries to a page', $META, $refused, $raw + 8 + 16, pack('S', 5000) ],
+	[ 'bytes of a key', $META, $refused, $raw + 8 + 30, pack('S', 4) ],
+	[ 'key of an entry', $CODES, qr/its key is not that of its first included column/, $keys, pack('S', 1) ],
 	[ 'page id', $CODES, qr/not of the kind/, $special + 6, pack('S', 7) ],
 	[ 'page kind', $CODES, qr/not of the kind/, $special + 4, pack('S', $VECTORS) ],
 	[ 'kind of a vector page', $VECTORS, qr/not of the kind/, $special + 4, pack('S', $CODES) ],
@@ -61,7 +64,7 @@ push @damage, [ "random $_" ] for 1 .. 16;
 my %path;
 for my $i (0 .. $#damage)
 {
-	$node->safe_psql('postgres', "CREATE TABLE t$i AS SELECT * FROM base; CREATE INDEX t${i}_idx ON t$i USING ivfflat (v) WITH (lists = 6);
+	$node->safe_psql('postgres', "CREATE TABLE t$i AS SELECT * FROM base; CREATE INDEX t${i}_idx ON t$i USING ivfflat (v) INCLUDE (id) WITH (lists = 6);
 		DELETE FROM t$i WHERE id BETWEEN 10 AND 20");
 	$path{$i} = $node->data_dir . '/' . $node->safe_psql('postgres', "SELECT pg_relation_filepath('t${i}_idx')");
 }
@@ -100,6 +103,7 @@ for my $i (0 .. $#damage)
 		"SELECT defect FROM ann_index_check('t${i}_idx', true)",
 		"SELECT count(*) FROM ann_index_info('t${i}_idx')",
 		"SET enable_seqscan = off; SELECT id FROM t$i ORDER BY v <-> '$query' LIMIT 5",
+		"SET enable_seqscan = off; SELECT id FROM t$i WHERE id = 300 ORDER BY v <-> '$query' LIMIT 5",
 		"SET enable_seqscan = off; SET enable_sort = off; SELECT count(*) FROM (SELECT id FROM t$i ORDER BY v <-> '$query') s",
 		"INSERT INTO t$i SELECT id + 5000, v FROM base WHERE id < 200",
 		"INSERT INTO t$i SELECT id + 6000, NULL FROM base WHERE id < 20",
