@@ -45,19 +45,31 @@
 #include "storage/shmem.h"
 
 /*
- * Extending a relation by one page: returns the new page's buffer, exclusively
- * locked, all zeroes.
+ * Extending a relation.  AnnExtendRelation: by one page, whose buffer comes exclusively locked;
+ * AnnExtendRelationBy: by several, to be read with RBM_ZERO_AND_LOCK.  It returns the
+ * first, and sets *n to their number, which may be less than asked for.  All are zeroes.
  */
 #include "storage/bufmgr.h"
 #include "utils/rel.h"
 #if PG_VERSION_NUM >= 160000
 #define AnnExtendRelation(rel) \
 	ExtendBufferedRel(BMR_REL(rel), MAIN_FORKNUM, NULL, EB_LOCK_FIRST)
+static inline BlockNumber
+AnnExtendRelationBy(Relation rel, uint32 *n)
+{
+	Buffer		buffers[64];
+	BlockNumber first = ExtendBufferedRelBy(BMR_REL(rel), MAIN_FORKNUM, NULL, 0, Min(*n, lengthof(buffers)), buffers, n);
+
+	for (uint32 i = 0; i < *n; i++)
+		ReleaseBuffer(buffers[i]);
+	return first;
+}
 #define AnnRelationLocator(rel) ((rel)->rd_locator)
 typedef RelFileLocator AnnRelationLocatorData;
 #define AnnLocatorEquals(a, b) RelFileLocatorEquals(a, b)
 #else
 #include "storage/lmgr.h"
+#include "storage/smgr.h"
 static inline Buffer
 AnnExtendRelation(Relation rel)
 {
@@ -68,6 +80,20 @@ AnnExtendRelation(Relation rel)
 	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 	UnlockRelationForExtension(rel, ExclusiveLock);
 	return buffer;
+}
+/* Only the last page is written, as hash indexes do it: files have holes, which read as zeroes. */
+static inline BlockNumber
+AnnExtendRelationBy(Relation rel, uint32 *n)
+{
+	PGAlignedBlock zeroes;
+	BlockNumber first;
+
+	memset(&zeroes, 0, sizeof(zeroes));
+	LockRelationForExtension(rel, ExclusiveLock);
+	first = RelationGetNumberOfBlocks(rel);
+	smgrextend(RelationGetSmgr(rel), MAIN_FORKNUM, first + *n - 1, zeroes.data, false);
+	UnlockRelationForExtension(rel, ExclusiveLock);
+	return first;
 }
 #define AnnRelationLocator(rel) ((rel)->rd_node)
 typedef RelFileNode AnnRelationLocatorData;

@@ -781,8 +781,8 @@ typedef void (*AnnHnswMergeEdges) (void *arg, AnnHnswRowHeader *old, AnnHnswRowH
 
 extern void AnnHnswRefineRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row, int beam,
 							 AnnHnswMergeEdges merge, void *arg);
-extern float AnnHnswKeptShare(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, const AnnRowId *rows,
-							  int nrows);
+extern int	AnnHnswSumKeptShares(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, const AnnRowId *rows,
+							  int nrows, double *sum);
 extern void AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const AnnHnswSpace *space, AnnRowId row,
 							 const AnnHnswRowSet *reached, AnnHnswRowSet *twice);
 extern bool ann_hnsw_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
@@ -797,7 +797,6 @@ extern void AnnHnswRecenter(Relation index, bool half_done);
 
 #define ANN_HNSW_CALIBRATION_ROWS 300
 
-extern void AnnHnswCalibrateBuild(Relation index, const AnnRowId *rows, int nrows);
 extern void AnnHnswCalibrateAgain(Relation index);
 extern bool AnnHnswWantsCalibration(const AnnHnswMetaPageData *meta);
 extern void AnnHnswCalibrateFirst(Relation index);

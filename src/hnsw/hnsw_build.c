@@ -42,8 +42,13 @@
 
 #define ALPHA_WITHOUT_ROWS 1.3f
 
-/* Nodes that a participant takes at a time to write their edges. */
+/* A participant extends the index by this share of the ROW pages it has, and at most by so many. */
+#define EXTEND_SHARE 16
+#define EXTEND_PAGES 32
+
+/* Nodes that a participant takes at a time to write their edges; pages, to log them. */
 #define WRITE_NODES 2048
+#define LOG_PAGES 256
 
 PGDLLEXPORT void AnnHnswParallelBuildMain(dsm_segment *seg, shm_toc *toc);
 
@@ -99,12 +104,19 @@ AnnBuildWait(AnnBuild *build)
 	BarrierArriveAndWait(&build->shared->barrier, PG_WAIT_EXTENSION);
 }
 
+/* Before participants take nodes, or whatever it is, from the first on.  Nobody is taking any. */
+void
+AnnBuildRestart(AnnBuild *build)
+{
+	pg_atomic_write_u32(&build->shared->next, 0);
+}
+
 /*
- * Takes the next nodes, *start to *end - 1 of count, of those that nobody has
+ * Takes the next ones, *start to *end - 1 of count, of those that nobody has
  * taken yet; false if there are none.
  */
 bool
-AnnBuildTakeNodes(AnnBuild *build, uint32 count, uint32 batch, uint32 *start, uint32 *end)
+AnnBuildTake(AnnBuild *build, uint32 count, uint32 batch, uint32 *start, uint32 *end)
 {
 	CHECK_FOR_INTERRUPTS();
 	/* Participants that find nothing must not make the counter wrap. */
@@ -114,6 +126,15 @@ AnnBuildTakeNodes(AnnBuild *build, uint32 count, uint32 batch, uint32 *start, ui
 	if (*start >= count)
 		return false;
 	*end = (uint32) Min((uint64) *start + batch, count);
+	return true;
+}
+
+/* The same for nodes, which are the progress that is reported. */
+bool
+AnnBuildTakeNodes(AnnBuild *build, uint32 count, uint32 batch, uint32 *start, uint32 *end)
+{
+	if (!AnnBuildTake(build, count, batch, start, end))
+		return false;
 	if (build->leader)
 		pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, *end);
 	return true;
@@ -304,6 +325,26 @@ addTidWithoutRow(AnnBuild *build, bool zero, ItemPointer tid)
 
 /* ---- rows ---- */
 
+/* A new page for this participant's rows: its buffer, exclusively locked, all zeroes. */
+static Buffer
+newRowPage(AnnBuild *build)
+{
+	if (build->run.n == 0)
+	{
+		build->run.n = Min(build->row_pages / EXTEND_SHARE + 1, EXTEND_PAGES);
+		if (build->run.n == 1)
+		{
+			build->run.n = 0;
+			build->row_pages++;
+			return AnnExtendRelation(build->index);
+		}
+		build->run.next = AnnExtendRelationBy(build->index, &build->run.n);
+	}
+	build->row_pages++;
+	build->run.n--;
+	return ReadBufferExtended(build->index, MAIN_FORKNUM, build->run.next++, RBM_ZERO_AND_LOCK, NULL);
+}
+
 /*
  * Writes a row without edges into this participant's ROW page.
  */
@@ -319,7 +360,7 @@ writeRow(AnnBuild *build, const AnnHnswPoint *point, ItemPointer tid)
 		item = AnnHnswWriteVector(build->index, ANN_WRITE_BUILD, point->stored, point->stored_size);
 	if (!BufferIsValid(build->row_buffer))
 	{
-		build->row_buffer = AnnExtendRelation(build->index);
+		build->row_buffer = newRowPage(build);
 		build->row_block = BufferGetBlockNumber(build->row_buffer);
 		build->row_slot = 0;
 		if (build->row_block >= ANN_HNSW_NO_ROW / layout->rows_per_page)
@@ -512,6 +553,7 @@ scanTable(AnnBuild *build, TableScanDesc scan)
 	shared->rows += build->rows;
 	if (build->info->ii_BrokenHotChain)
 		shared->broken_hot_chain = true;
+	shared->unused[shared->nparticipants] = build->run;
 	shared->open_page[shared->nparticipants++] = BufferIsValid(build->row_buffer) ? build->row_block : InvalidBlockNumber;
 	SpinLockRelease(&shared->mutex);
 	if (BufferIsValid(build->row_buffer))
@@ -617,6 +659,9 @@ finishMeta(AnnBuild *build, uint32 nentries)
 	Buffer		metabuf;
 
 	for (int i = 0; i < shared->nparticipants; i++)
+		for (uint32 j = shared->unused[i].n; j > 0; j--)
+			AnnHnswListRowPage(build->index, ANN_WRITE_BUILD, &build->meta.layout, shared->unused[i].next + j - 1);
+	for (int i = 0; i < shared->nparticipants; i++)
 		if (BlockNumberIsValid(shared->open_page[i]))
 		{
 			if (!BlockNumberIsValid(row_page))
@@ -719,20 +764,44 @@ writeEdges(AnnBuild *build)
 		ReleaseBuffer(buffer);
 }
 
-/* Calibrates an index whose graph is in memory still. */
+/* Chooses the rows to calibrate with from a graph that holds them all. */
 static void
-calibrateGraph(AnnBuild *build)
+sampleCalibration(AnnBuild *build)
 {
-	uint32		n = ANN_HNSW_CALIBRATION_ROWS;
-	AnnGraphNode *nodes = AnnBuildSampleNodes(build->graph, &n);
-	AnnRowId   *rows = palloc(sizeof(AnnRowId) * Max(n, 1));
+	AnnBuildShared *shared = build->shared;
+	AnnGraphNode *nodes;
 
-	for (uint32 i = 0; i < n; i++)
-		rows[i] = AnnGraphRow(build->graph, nodes[i]);
-	AnnBuildReport(build, ANN_BUILD_CALIBRATE);
-	AnnHnswCalibrateBuild(build->index, rows, (int) n);
+	shared->ncalibrate = ANN_HNSW_CALIBRATION_ROWS;
+	nodes = AnnBuildSampleNodes(build->graph, &shared->ncalibrate);
+	for (uint32 i = 0; i < shared->ncalibrate; i++)
+		shared->calibrate[i] = AnnGraphRow(build->graph, nodes[i]);
 	pfree(nodes);
-	pfree(rows);
+}
+
+/* The end of a build: ef, chains, and the log. */
+static void
+finishIndex(AnnBuild *build)
+{
+	AnnBuildShared *shared = build->shared;
+	uint32		start;
+	uint32		end;
+
+	AnnBuildReport(build, ANN_BUILD_CALIBRATE);
+	AnnHnswCalibrateBuild(build, shared->calibrate, (int) shared->ncalibrate);
+	AnnBuildWait(build);
+	if (build->leader)
+	{
+		AnnHnswChainRows(build->index, build->attributes);
+		shared->npages = RelationGetNumberOfBlocks(build->index);
+		AnnBuildRestart(build);
+	}
+	AnnBuildWait(build);
+	if (shared->logged)
+	{
+		AnnBuildReport(build, ANN_BUILD_LOG);
+		while (AnnBuildTake(build, shared->npages, LOG_PAGES, &start, &end))
+			log_newpage_range(build->index, MAIN_FORKNUM, start, end, true);
+	}
 }
 
 /*
@@ -758,10 +827,11 @@ takePart(AnnBuild *build, TableScanDesc scan)
 			AnnBuildWait(build);
 			AnnBuildReport(build, ANN_BUILD_WRITE);
 			writeEdges(build);
-			AnnBuildWait(build);
 			if (build->leader)
-				calibrateGraph(build);
+				sampleCalibration(build);
 		}
+		AnnBuildWait(build);
+		finishIndex(build);
 	}
 	else if (scan != NULL)
 		table_endscan(scan);
@@ -809,6 +879,7 @@ initShared(AnnBuildShared *shared, const BuildPlan *plan)
 	shared->heap = RelationGetRelid(plan->heap);
 	shared->index = RelationGetRelid(plan->index);
 	shared->concurrent = plan->info->ii_Concurrent;
+	shared->logged = RelationNeedsWAL(plan->index);
 	shared->deferred = (double) AnnGraphWantedBytes(&plan->shape, plan->rows) > plan->budget;
 	shared->meta = plan->meta;
 	BarrierInit(&shared->barrier, 0);
@@ -1029,12 +1100,6 @@ ann_hnsw_build(Relation heap, Relation index, IndexInfo *info)
 	if (nworkers == 0 || !buildInParallel(&plan, nworkers, &shared))
 		buildSerially(&plan, &shared);
 
-	AnnHnswChainRows(index, AnnAttributesCreate(index));
-	if (RelationNeedsWAL(index))
-	{
-		reportPhase(ANN_BUILD_LOG);
-		log_newpage_range(index, MAIN_FORKNUM, 0, RelationGetNumberOfBlocks(index), true);
-	}
 	if (shared.broken_hot_chain)
 		info->ii_BrokenHotChain = true;
 	result->heap_tuples = shared.heap_tuples;

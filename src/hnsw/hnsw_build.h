@@ -28,6 +28,21 @@ typedef enum AnnBuildProgress
 	ANN_BUILD_LOG
 } AnnBuildProgress;
 
+/* Pages that the index was extended by and that nobody has used. */
+typedef struct AnnBuildRun
+{
+	BlockNumber next;
+	uint32		n;
+} AnnBuildRun;
+
+#define ANN_BUILD_CALIBRATION_LAST_EF 8192
+
+/* What a calibration counts: for each ef, how many rows it is the least to find. */
+typedef struct AnnBuildCalibration
+{
+	pg_atomic_uint32 found[ANN_BUILD_CALIBRATION_LAST_EF + 1];
+} AnnBuildCalibration;
+
 /* What the participants of a build share. */
 typedef struct AnnBuildShared
 {
@@ -43,6 +58,11 @@ typedef struct AnnBuildShared
 	pg_atomic_uint32 merged;	/* rows that became TIDs of equal ones after they were written */
 	bool		more;			/* another partition is in the graph */
 	bool		filled;			/* its nodes have their points already */
+	bool		logged;			/* by page images, at the end */
+	BlockNumber npages;
+	uint32		ncalibrate;
+	AnnRowId	calibrate[ANN_HNSW_CALIBRATION_ROWS];	/* rows to search for */
+	AnnBuildCalibration calibration;
 
 	slock_t		mutex;			/* what follows */
 	double		heap_tuples;
@@ -51,6 +71,9 @@ typedef struct AnnBuildShared
 	bool		broken_hot_chain;
 	int			nparticipants;
 	BlockNumber open_page[ANN_BUILD_MAX_PARTICIPANTS];	/* ROW pages with room */
+	AnnBuildRun unused[ANN_BUILD_MAX_PARTICIPANTS];
+	double		kept_sum;		/* of shares of slots, see hnsw_calibrate.c */
+	uint32		kept_rows;
 } AnnBuildShared;
 
 /* A participant. */
@@ -71,6 +94,8 @@ typedef struct AnnBuild
 	Buffer		row_buffer;		/* pinned ROW page with room, or invalid */
 	BlockNumber row_block;
 	int			row_slot;		/* next free one there */
+	AnnBuildRun run;			/* its next pages */
+	uint32		row_pages;		/* that it has taken */
 	ItemPointerData *tids[2];	/* heap TIDs of NULLs, of vectors without a place */
 	int			ntids[2];
 	double		index_tuples;
@@ -80,11 +105,16 @@ typedef struct AnnBuild
 /* hnsw_build.c */
 extern void AnnBuildReport(const AnnBuild *build, AnnBuildProgress phase);
 extern void AnnBuildWait(AnnBuild *build);
+extern void AnnBuildRestart(AnnBuild *build);
+extern bool AnnBuildTake(AnnBuild *build, uint32 count, uint32 batch, uint32 *start, uint32 *end);
 extern bool AnnBuildTakeNodes(AnnBuild *build, uint32 count, uint32 batch, uint32 *start, uint32 *end);
 extern bool AnnBuildAddToEqual(AnnBuild *build, const AnnHnswPoint *point, const ItemPointerData *tids, int ntids);
 extern AnnGraphNode *AnnBuildSampleNodes(const AnnGraph *graph, uint32 *n);
 extern void AnnBuildFinish(AnnBuild *build, AnnRowId *entries, uint32 nentries);
 extern Size AnnBuildReadRow(AnnBuild *build, AnnRowId row, char *image, char *stored);
+
+/* hnsw_calibrate.c */
+extern void AnnHnswCalibrateBuild(AnnBuild *build, const AnnRowId *rows, int nrows);
 
 /* hnsw_partition.c */
 extern void AnnBuildPartitions(AnnBuild *build);

@@ -15,6 +15,7 @@
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
 
+#include "hnsw/hnsw_build.h"
 #include "hnsw/hnsw_search.h"
 
 #define NEAREST 10
@@ -25,10 +26,13 @@
 /* The large beam is at first, at least as a multiple of what is found, and at most. */
 #define FIRST_EF 256
 #define TIMES_EF 2.5
-#define LAST_EF 8192
+#define LAST_EF ANN_BUILD_CALIBRATION_LAST_EF
 
 /* Rows visited with one width of the beam, at most: wider ones take fewer searches. */
 #define VISITS (300 * 1024)
+
+/* Searches that a participant of a build takes at once. */
+#define SEARCHES 4
 
 /* Rows that an insert searches for. */
 #define INSERT_ROWS 32
@@ -78,9 +82,39 @@ typedef struct Calibration
 	AnnHnswSpace space;
 	const AnnRowId *rows;		/* sample */
 	int			nrows;
+	AnnBuild   *build;			/* whose participants share the work, or NULL */
+	AnnBuildCalibration *shared;	/* theirs, or this backend's own */
 	char	   *stored;
 	MemoryContext search_context;	/* reset after each search */
 } Calibration;
+
+/* Empties what is counted.  In a build everybody waits for that, so nobody counts any more. */
+static void
+startCounting(Calibration *c)
+{
+	if (c->build != NULL)
+		AnnBuildWait(c->build);
+	if (c->build == NULL || c->build->leader)
+		for (int i = 0; i <= LAST_EF; i++)
+			pg_atomic_init_u32(&c->shared->found[i], 0);
+	if (c->build != NULL)
+	{
+		if (c->build->leader)
+			AnnBuildRestart(c->build);
+		AnnBuildWait(c->build);
+	}
+}
+
+/* Takes the next of so many rows, *start to *end - 1, which begins at 0; false if there are none. */
+static bool
+takeRows(Calibration *c, uint32 count, uint32 *start, uint32 *end)
+{
+	if (c->build != NULL)
+		return AnnBuildTake(c->build, count, SEARCHES, start, end);
+	*start = *end;
+	*end = count;
+	return *start < *end;
+}
 
 /* Reads a row's vector into c->stored; false if it is not live. */
 static bool
@@ -138,38 +172,50 @@ searchFor(Calibration *c, AnnRowId row, int ef, Nearest *nearest)
 static int
 leastEf(Calibration *c, int ef)
 {
-	uint32	   *count = palloc0(sizeof(uint32) * (ef + 1));
+	AnnBuildCalibration *shared = c->shared;
 	int			nrows = Min(c->nrows, VISITS / ef);
 	uint64		total = 0;
 	uint64		sum = 0;
 	int			result = 0;
-	bool		valid = true;
+	uint32		start = 0;
+	uint32		end = 0;
 
-	for (int i = 0; i < nrows && valid; i++)
-	{
-		MemoryContext old;
-		Nearest		nearest;
-		AnnRowId	row = c->rows[(int64) i * c->nrows / nrows];
+	startCounting(c);
+	while (takeRows(c, nrows, &start, &end))
+		for (uint32 i = start; i < end; i++)
+		{
+			MemoryContext old;
+			Nearest		nearest;
+			AnnRowId	row = c->rows[(int64) i * c->nrows / nrows];
+			bool		valid;
 
-		/* Outside of VACUUM it looks for interrupts only. */
-		AnnVacuumDelayPoint();
-		if (!readVector(c, row))
-			continue;
-		old = MemoryContextSwitchTo(c->search_context);
-		valid = searchFor(c, row, ef, &nearest);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(c->search_context);
-		for (int j = 0; j < nearest.n && valid; j++)
-			count[Min(nearest.found[j].ef, ef)]++;
-		total += valid ? nearest.n : 0;
-	}
+			/* Outside of VACUUM it looks for interrupts only. */
+			AnnVacuumDelayPoint();
+			if (!readVector(c, row))
+				continue;
+			old = MemoryContextSwitchTo(c->search_context);
+			valid = searchFor(c, row, ef, &nearest);
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(c->search_context);
+			if (!valid)
+			{
+				if (c->build != NULL)
+					elog(ERROR, "index \"%s\" has got another center", RelationGetRelationName(c->index));
+				return 0;
+			}
+			for (int j = 0; j < nearest.n; j++)
+				pg_atomic_fetch_add_u32(&shared->found[Min(nearest.found[j].ef, ef)], 1);
+		}
+	if (c->build != NULL)
+		AnnBuildWait(c->build);
+	for (int e = 0; e <= ef; e++)
+		total += pg_atomic_read_u32(&shared->found[e]);
 	for (int e = 0; e <= ef && sum < TARGET * total; e++)
 	{
-		sum += count[e];
+		sum += pg_atomic_read_u32(&shared->found[e]);
 		result = e;
 	}
-	pfree(count);
-	return valid ? result : 0;
+	return result;
 }
 
 /*
@@ -177,15 +223,16 @@ leastEf(Calibration *c, int ef)
  * as the meta page is, `rows` a sample; those that are not live are left out.
  */
 static int
-findEf(Relation index, const AnnHnswMetaPageData *meta, const AnnRowId *rows, int nrows)
+findEf(Relation index, const AnnHnswMetaPageData *meta, const AnnRowId *rows, int nrows, AnnBuild *build)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ann hnsw calibration", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Calibration c = {.index = index, .meta = meta, .rows = rows, .nrows = nrows};
+	Calibration c = {.index = index, .meta = meta, .rows = rows, .nrows = nrows, .build = build};
 	int			ef = FIRST_EF;
 	int			result;
 
 	AnnHnswSpaceInit(&c.space, meta, AnnHnswReadCenter(index, meta));
+	c.shared = build != NULL ? &build->shared->calibration : palloc(sizeof(AnnBuildCalibration));
 	c.stored = palloc(meta->layout.vector_size);
 	c.search_context = AllocSetContextCreate(context, "ann hnsw calibration search", ALLOCSET_DEFAULT_SIZES);
 	while ((result = leastEf(&c, ef)) * TIMES_EF > ef && ef < LAST_EF)
@@ -248,32 +295,55 @@ sampleRows(Relation index, const AnnHnswLayout *layout, AnnRowId *rows, int n)
 	return found;
 }
 
-/* What the rule keeps for inserts at the build's alpha. */
+/*
+ * What the rule keeps for inserts at the build's alpha: the mean share of the slots, 0 if the index
+ * is too small to tell.
+ */
 static float
-findKeeps(Relation index, const AnnHnswMetaPageData *meta, const AnnRowId *rows, int nrows)
+findKeeps(AnnBuild *build, const AnnHnswMetaPageData *meta, const AnnRowId *rows, int nrows)
 {
-	AnnHnswCache *cache = AnnHnswCacheGet(index);
+	AnnHnswCache *cache = AnnHnswCacheGet(build->index);
+	AnnBuildShared *shared = build->shared;
+	double		sum = 0;
+	uint32		n = 0;
+	uint32		start;
+	uint32		end;
 	AnnHnswSpace space;
 
 	if (meta->rows < FEW_ROWS)
 		return 0;
-	AnnHnswCacheRefresh(index, cache);
+	AnnHnswCacheRefresh(build->index, cache);
 	AnnHnswSpaceInit(&space, &cache->meta, cache->center);
-	return AnnHnswKeptShare(index, cache, &space, rows, nrows);
+	while (AnnBuildTake(build, nrows, SEARCHES, &start, &end))
+		n += AnnHnswSumKeptShares(build->index, cache, &space, rows + start, (int) (end - start), &sum);
+	SpinLockAcquire(&shared->mutex);
+	shared->kept_sum += sum;
+	shared->kept_rows += n;
+	SpinLockRelease(&shared->mutex);
+	AnnBuildWait(build);
+	return shared->kept_rows > 0 ? (float) (shared->kept_sum / shared->kept_rows) : 0;
 }
 
-/* At the end of a build.  `rows` is a sample. */
+/* At the end of a build, by all participants.  `rows` is a sample, the same for all. */
 void
-AnnHnswCalibrateBuild(Relation index, const AnnRowId *rows, int nrows)
+AnnHnswCalibrateBuild(AnnBuild *build, const AnnRowId *rows, int nrows)
 {
 	AnnHnswMetaPageData meta;
 	int			ef;
 
-	AnnHnswReadMeta(index, &meta);
-	ef = findEf(index, &meta, rows, nrows);
+	AnnHnswReadMeta(build->index, &meta);
+	ef = findEf(build->index, &meta, rows, nrows, build);
+	if (build->leader)
+		AnnBuildRestart(build);
+	AnnBuildWait(build);
 	if (ef > 0)
-		writeEf(index, ANN_WRITE_BUILD, &meta, meta.rows < FEW_ROWS ? Max(ef, ANN_HNSW_DEFAULT_EF_SEARCH) : ef,
-				findKeeps(index, &meta, rows, nrows), meta.rows);
+	{
+		float		keeps = findKeeps(build, &meta, rows, nrows);
+
+		if (build->leader)
+			writeEf(build->index, ANN_WRITE_BUILD, &meta, meta.rows < FEW_ROWS ? Max(ef, ANN_HNSW_DEFAULT_EF_SEARCH) : ef,
+					keeps, meta.rows);
+	}
 }
 
 /*
@@ -296,7 +366,7 @@ AnnHnswCalibrateAgain(Relation index)
 	{
 		rows = palloc(sizeof(AnnRowId) * ANN_HNSW_CALIBRATION_ROWS);
 		n = sampleRows(index, &meta.layout, rows, ANN_HNSW_CALIBRATION_ROWS);
-		ef = findEf(index, &meta, rows, n);
+		ef = findEf(index, &meta, rows, n, NULL);
 		if (ef > 0)
 			writeEf(index, ANN_WRITE_WAL, &meta, meta.rows < FEW_ROWS ? Max(ef, ANN_HNSW_DEFAULT_EF_SEARCH) : ef, 0, meta.rows);
 		pfree(rows);
@@ -328,7 +398,7 @@ AnnHnswCalibrateFirst(Relation index)
 	if (AnnHnswWantsCalibration(&meta))
 	{
 		n = sampleRows(index, &meta.layout, rows, INSERT_ROWS);
-		writeEf(index, ANN_WRITE_WAL, &meta, Max(findEf(index, &meta, rows, n), ANN_HNSW_DEFAULT_EF_SEARCH), 0, 0);
+		writeEf(index, ANN_WRITE_WAL, &meta, Max(findEf(index, &meta, rows, n, NULL), ANN_HNSW_DEFAULT_EF_SEARCH), 0, 0);
 	}
 	UnlockPage(index, ANN_HNSW_CALIBRATION_LOCK, ExclusiveLock);
 }

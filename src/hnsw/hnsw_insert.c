@@ -828,15 +828,15 @@ AnnHnswRelinkRow(Relation index, AnnWriteMode mode, AnnHnswCache *cache, const A
 }
 
 /*
- * The mean share of its slots that the rule would fill for a row, were those of a sample inserted
- * now; 0 if the index is too small to tell.
+ * Adds the share of its slots that the rule would fill for each of these rows, were it inserted now, to *sum;
+ * returns the number of rows.  Those for which the index is too small to tell are left out.
  */
-float
-AnnHnswKeptShare(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, const AnnRowId *rows, int nrows)
+int
+AnnHnswSumKeptShares(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space, const AnnRowId *rows, int nrows,
+					 double *sum)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ann hnsw kept share", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	float		sum = 0;
 	int			n = 0;
 
 	for (int i = 0; i < nrows; i++)
@@ -851,14 +851,14 @@ AnnHnswKeptShare(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 			state.ncandidates >= state.beam)
 		{
 			chooseEdges(&state, space->layout.slots);
-			sum += (float) state.nkept / space->layout.slots;
+			*sum += (double) state.nkept / space->layout.slots;
 			n++;
 		}
 		MemoryContextReset(context);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
-	return n > 0 ? sum / n : 0;
+	return n;
 }
 
 /*

@@ -85,8 +85,6 @@ typedef struct Partitioner
 	uint32		nsample;
 	uint32		sample_capacity;
 	uint64		rows;			/* that it is a sample of */
-	AnnRowId   *calibrate;		/* rows of it to calibrate with */
-	uint32		ncalibrate;
 } Partitioner;
 
 /* ---- rows ---- */
@@ -739,7 +737,7 @@ refineIndex(Partitioner *p)
 		if (build->leader)
 		{
 			shared->more = loadRows(p);
-			pg_atomic_write_u32(&shared->next, 0);
+			AnnBuildRestart(build);
 		}
 		AnnBuildWait(build);
 		AnnGraphForget(build->graph);
@@ -751,6 +749,7 @@ refineIndex(Partitioner *p)
 static void
 writeSample(Partitioner *p, RowReader *reader)
 {
+	AnnBuildShared *shared = p->build->shared;
 	uint32		nlive = 0;
 
 	/* Rows that became TIDs of equal ones are not rows any more. */
@@ -758,8 +757,7 @@ writeSample(Partitioner *p, RowReader *reader)
 		if (readRow(p->build, p->sample[i], reader))
 			p->sample[nlive++] = p->sample[i];
 	p->nsample = nlive;
-	p->ncalibrate = Min(nlive, ANN_HNSW_CALIBRATION_ROWS);
-	p->calibrate = palloc(sizeof(AnnRowId) * Max(p->ncalibrate, 1));
+	shared->ncalibrate = Min(nlive, ANN_HNSW_CALIBRATION_ROWS);
 
 	/* Shuffled, so that each part of it is a fair sample. */
 	for (uint32 i = p->nsample; i > 1; i--)
@@ -770,7 +768,7 @@ writeSample(Partitioner *p, RowReader *reader)
 		p->sample[i - 1] = p->sample[j];
 		p->sample[j] = row;
 	}
-	memcpy(p->calibrate, p->sample + p->nsample - p->ncalibrate, sizeof(AnnRowId) * p->ncalibrate);
+	memcpy(shared->calibrate, p->sample + p->nsample - shared->ncalibrate, sizeof(AnnRowId) * shared->ncalibrate);
 	AnnBuildFinish(p->build, p->sample, Min(p->nsample, p->build->meta.entry_capacity));
 	pfree(p->sample);
 }
@@ -818,7 +816,7 @@ AnnBuildPartitions(AnnBuild *build)
 			MemoryContextDelete(context);
 			shared->more = loadPartition(&partitioner);
 		}
-		pg_atomic_write_u32(&shared->next, 0);
+		AnnBuildRestart(build);
 	}
 	AnnBuildWait(build);
 
@@ -832,7 +830,7 @@ AnnBuildPartitions(AnnBuild *build)
 		if (build->leader)
 		{
 			linkPartition(build);
-			pg_atomic_write_u32(&shared->next, 0);
+			AnnBuildRestart(build);
 		}
 		AnnBuildWait(build);
 		AnnBuildReport(build, ANN_BUILD_WRITE);
@@ -841,7 +839,7 @@ AnnBuildPartitions(AnnBuild *build)
 		if (build->leader)
 		{
 			shared->more = !shared->filled && loadPartition(&partitioner);
-			pg_atomic_write_u32(&shared->next, 0);
+			AnnBuildRestart(build);
 		}
 		AnnBuildWait(build);
 	}
@@ -855,12 +853,6 @@ AnnBuildPartitions(AnnBuild *build)
 		tuplesort_end(partitioner.sort);
 	AnnBuildWait(build);
 	if (build->leader)
-	{
 		linkRows(build);
-		AnnBuildReport(build, ANN_BUILD_CALIBRATE);
-		AnnHnswCalibrateBuild(build->index, partitioner.calibrate, (int) partitioner.ncalibrate);
-		pfree(partitioner.calibrate);
-	}
 	freeReader(&reader);
-	AnnBuildWait(build);
 }
