@@ -151,7 +151,8 @@ isOutOfReach(const AnnIvfScan *state)
 	if (reach->nwanted < reach->wanted_count)
 		return false;
 	/* Without a filter the lists to be read grow with the root of the rows that are wanted. */
-	if (AnnScanIsPlain(base) && state->nscanned >= reach->ncompared * UNFILTERED_REACH *
+	if (AnnScanIsPlain(base) && state->nscanned >= reach->wanted_count * ANN_IVF_LEAST_PER_WANTED &&
+		state->nscanned >= reach->ncompared * UNFILTERED_REACH *
 		sqrt(Max(1, (double) reach->wanted_count / ANN_IVF_CALIBRATED_ROWS)))
 		return true;
 	if (reach->calibrated && reach->share > 0)

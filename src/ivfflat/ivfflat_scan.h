@@ -16,6 +16,9 @@
 /* Neighbours for which the number of lists to be read was found by the build. */
 #define ANN_IVF_CALIBRATED_ROWS 10
 
+/* Entries that are looked at for a row that is wanted, at least, before lists are left out. */
+#define ANN_IVF_LEAST_PER_WANTED 10.0
+
 /* Lists that are known before they are read, so that memory can be asked for; in batches. */
 #define ANN_IVF_BATCH 4
 #define ANN_IVF_AHEAD (2 * ANN_IVF_BATCH)
