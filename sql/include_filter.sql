@@ -103,7 +103,7 @@ CREATE INDEX filter_other ON filter_rows ((id % 3), price);
 ANALYZE filter_rows;
 CREATE TABLE filter_both (n serial, condition text);
 INSERT INTO filter_both (condition) VALUES ('id % 3 = 1 AND tenant = 7'), ('id % 3 = 1 AND tenant < 30'), ('id % 3 < 3 AND tenant = 7'),
-	('id % 3 = 1 AND active AND tenant IN (1, 2, 3, 4, 5)'), ('id % 3 = 2 AND price > 5 AND name IS NOT NULL'),
+	('id % 3 = 1 AND active AND tenant IN (1, 2, 3, 4, 5)'), ('id % 3 = 2 AND price > 300 AND name IS NOT NULL'),
 	('id % 3 = 2 AND tenant = 7 AND id % 5 = 1'), ('id % 3 = 0 AND price IS NULL AND tenant IS NULL');
 SELECT condition, t.* FROM filter_both c, filter_try(condition) t ORDER BY n;
 DROP INDEX filter_idx;

@@ -8,13 +8,12 @@ SELECT setseed(0.5);
 CREATE TABLE shapes (id int, rare int, middle int, most int, v vector(520));
 ALTER TABLE shapes ALTER v SET STORAGE EXTERNAL;
 -- sums of six waves
-INSERT INTO shapes SELECT i, i % 500, i % 24, i % 20, (SELECT array_agg(a[1] * sin(j) + a[2] * cos(j) + a[3] * sin(j * 0.1) + a[4] * cos(j * 0.2)
+INSERT INTO shapes SELECT i, i % 500, i % 6, i % 20, (SELECT array_agg(a[1] * sin(j) + a[2] * cos(j) + a[3] * sin(j * 0.1) + a[4] * cos(j * 0.2)
 		+ a[5] * sin(j * 0.3) + a[6] * cos(j * 0.4) ORDER BY j) FROM generate_series(1, 520) j)::real[]::vector
 	FROM (SELECT i, array_agg(random()) AS a FROM generate_series(1, 5000) i, generate_series(1, 6) GROUP BY i ORDER BY i) r;
 CREATE INDEX shapes_rare ON shapes (rare);
 CREATE INDEX shapes_middle ON shapes (middle);
-CREATE INDEX shapes_most ON shapes (most);
-CREATE TABLE shapes_small AS SELECT * FROM shapes WHERE id <= 60;
+CREATE TABLE shapes_small AS SELECT * FROM shapes WHERE id <= 13;
 VACUUM ANALYZE shapes;
 VACUUM ANALYZE shapes_small;
 
@@ -30,16 +29,16 @@ BEGIN
 			plan := plan || ' with a filter';
 		END IF;
 	END LOOP;
-	-- a bitmap that is made only if the search fails; ten rows are fetched with or without one
-	plan := replace(plan, 'AnnScan with a filter, Bitmap Index Scan', 'AnnScan with a filter');
+	-- a bitmap may be made at once, or if the search of all rows fails; ten rows are fetched with or without one
+	plan := replace(plan, 'AnnScan with a filter, Bitmap Index Scan', 'AnnScan, Bitmap Index Scan');
 	plan := regexp_replace(plan, '^Sort, (Bitmap Heap Scan, Bitmap Index Scan|Index Scan)', 'Sort, rows by an index');
 END $$;
 CREATE TABLE shape_cases (n int GENERATED ALWAYS AS IDENTITY, condition text, tab text DEFAULT 'shapes', wanted text);
 INSERT INTO shape_cases (condition, tab, wanted) VALUES
 	('most < 19', 'shapes_small', 'read the table, sort'),
 	('rare = 7', 'shapes', 'find the rows by the conditions'' indexes, sort'),
-	('middle = 7 AND rare = 7', 'shapes', 'find the rows by the conditions'' indexes, sort'),
-	('middle = 7', 'shapes', 'search within the rows of the conditions'' indexes'),
+	('middle = 1 AND rare = 7', 'shapes', 'find the rows by the conditions'' indexes, sort'),
+	('middle = 1', 'shapes', 'search within the rows of the conditions'' indexes'),
 	('most < 19', 'shapes', 'search, drop what does not match'),
 	('most <> 4', 'shapes', 'search, drop what does not match'),
 	('true', 'shapes', 'search');

@@ -23,10 +23,14 @@
 #define START_OPS 1500.0
 
 /* A visit, beside what is read: the beam, the set of rows seen. */
-#define VISIT_OPS 85.0
+#define VISIT_OPS 15.0
+
+/* Each cache line of a row that is visited: they are asked for together. Without codes, a neighbour beside its vector. */
+#define VISIT_LINE_OPS 1.2
+#define NEIGHBOUR_OPS 12.0
 
 /* What a visit costs more where a search has seen many rows. */
-#define SPREAD 0.6
+#define SPREAD 2.5
 
 /* A row that the sweep scores and sorts, beside the sort's comparisons, and a row returned. */
 #define SWEEP_OPS 20.0
@@ -40,7 +44,11 @@
 #define FILTER_DETOUR 0.8
 
 /* A search that goes on behind the rows it was told of finds so many times as many hardly worse. */
-#define GOES_ON 2.0
+#define GOES_ON 1.4
+
+/* It is told of so many times the rows that are wanted at first, and those that a filter makes it need. */
+#define TOLD_FIRST 1.25
+#define TOLD 1.3
 
 /* Memory that a scan takes for a row it has seen. */
 #define SEEN_BYTES 24.0
@@ -89,10 +97,10 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 
 	score_ops = ANN_LINE_OPS * layout.vector_size / ANN_LINE_BYTES;
 	if (layout.code_size > 0)
-		visit_ops = ANN_PAGE_OPS + ANN_LINE_OPS * layout.row_size / ANN_LINE_BYTES + VISIT_OPS;
+		visit_ops = ANN_PAGE_OPS + VISIT_LINE_OPS * layout.row_size / ANN_LINE_BYTES + VISIT_OPS;
 	else
 	{
-		visit_ops = ANN_PAGE_OPS + VISIT_OPS + seen * (ANN_PAGE_OPS + score_ops);
+		visit_ops = ANN_PAGE_OPS + VISIT_OPS + seen * (NEIGHBOUR_OPS + VISIT_LINE_OPS * layout.vector_size / ANN_LINE_BYTES);
 		visit_pages += seen;
 	}
 	if (!layout.vector_inline)
@@ -106,6 +114,10 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	cost->first = Min(ef, rows);
 	cost->per_row = cost->per_wanted = AnnHnswVisitsPerRow((int) ef);
 	cost->goes_on = GOES_ON;
+	cost->told_first = TOLD_FIRST;
+	cost->told = TOLD;
+	cost->test = 0;
+	cost->least_per_wanted = 0;
 	cost->wanted_growth = 1;
 	cost->first_detour = cost->row_detour = FILTER_DETOUR;
 	/* Every row seen is remembered; it is in the frontier, or among the results. */

@@ -9,28 +9,29 @@
 #include "commands/vacuum.h"
 
 #include "ivfflat/ivfflat_options.h"
+#include "ivfflat/ivfflat_scan.h"
 #include "space/cost.h"
 #include "space/options.h"
 #include "space/scan.h"
 
 /* Before the lists: the query and the arrays of the scan. */
-#define START_OPS 4000.0
+#define START_OPS 2000.0
 
 /* A list: its head, the query's code relative to its centroid; and for each dimension of that. */
 #define LIST_OPS 100.0
 #define LIST_DIM_OPS 0.1
 
 /* What an entry costs of a code among few: a list has many of them one behind the other. */
-#define SEQUENCE_SHARE 0.6
+#define SEQUENCE_SHARE 0.25
 
 /* Lists near a query are longer than others, since queries are where rows are. */
 #define NEAR_LENGTH 1.3
 
 /* Vectors read for each row returned. */
-#define VECTORS_PER_ROW 2.0
+#define VECTORS_PER_ROW 1.8
 
 /* A vector that is read, beside its page: the heaps. */
-#define VECTOR_OPS 60.0
+#define VECTOR_OPS 20.0
 
 /* Without codes: a vector of a list that is read from its first page to its last, and each cache line of it. */
 #define PLAIN_OPS 10.0
@@ -43,7 +44,14 @@
 #define FIRST_ROWS 10.0
 
 /* A search that goes on behind the rows it was told of finds so many times as many hardly worse. */
-#define GOES_ON 1.25
+#define GOES_ON 1.6
+
+/* It is told of so many times the rows that are wanted at first, and those that a filter makes it need. */
+#define TOLD_FIRST 1.0
+#define TOLD 1.3
+
+/* An entry that is looked up among the members. */
+#define TEST_OPS 6.0
 
 /* A search for members reads more lists at first: the inverse of their share to this power. */
 #define FILTER_DETOUR 1.3
@@ -101,7 +109,7 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	cost->work += list_cost / length;
 
 	/* Every centroid is estimated by its code, of two bits a dimension, and some are read. */
-	centroid_cost = cpu_operator_cost * (ANN_CODE_OPS + ANN_CODE_LINE_OPS * layout.dim / 4 / ANN_LINE_BYTES);
+	centroid_cost = cpu_operator_cost * SEQUENCE_SHARE * (ANN_CODE_OPS + ANN_CODE_LINE_OPS * layout.dim / 4 / ANN_LINE_BYTES);
 	cost->start = START_OPS * cpu_operator_cost + lists * centroid_cost +
 		probes * (vector_cost + ANN_PAGE_OPS * cpu_operator_cost);
 	cost->rows = rows;
@@ -110,6 +118,10 @@ describeScan(PlannerInfo *root, const IndexOptInfo *index, AnnSearchCost *cost)
 	/* The first lists are meant for so many rows; for more of them more lists are read. */
 	cost->per_wanted = Max(ENTRIES_PER_ROW, cost->first / FIRST_ROWS);
 	cost->goes_on = GOES_ON;
+	cost->told_first = TOLD_FIRST;
+	cost->told = TOLD;
+	cost->test = TEST_OPS * cpu_operator_cost;
+	cost->least_per_wanted = ANN_IVF_LEAST_PER_WANTED;
 	cost->wanted_growth = 0.5;
 	cost->first_detour = FILTER_DETOUR;
 	cost->row_detour = 1;

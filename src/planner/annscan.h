@@ -13,6 +13,7 @@
 #include "nodes/pathnodes.h"
 
 #include "space/cost.h"
+#include "space/scan.h"
 
 /* How many rows for one that is wanted the index is told to look for, at most. */
 #define ANN_MAX_WIDENING 10
@@ -102,12 +103,12 @@ extern void AnnEstimateRange(PlannerInfo *root, RelOptInfo *rel, const AnnOrder 
 /* annscan_cost.c */
 extern bool AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const IndexPath *search,
 						   const BitmapHeapPath *members, bool distance_read, AnnScanPlan *plan, Path *path);
-extern BitmapHeapPath *AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, double index_pages,
+extern BitmapHeapPath *AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, Cost distance,
 										 const BitmapHeapPath *members);
 extern Path *AnnCostSeqScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, const Path *scan);
-extern IndexPath *AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, const IndexPath *scan,
-								   IndexOptInfo *index);
-extern double AnnMaxWork(const AnnScanPlan *plan, double members, double *trial_work, double *trial_members);
+extern IndexPath *AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, Cost distance,
+								   const IndexPath *scan, IndexOptInfo *index);
+extern double AnnMaxWork(const AnnScanPlan *plan, double members, AnnScanTrial *limits);
 extern double AnnFirstTold(const AnnScanPlan *plan);
 extern double AnnMaxWorkOfAll(const AnnScanPlan *plan, Cost spent);
 extern bool AnnFilterSurprises(const AnnScanPlan *plan, double looked_at, double passed);

@@ -32,12 +32,20 @@
 #define INCLUDE_OPS 500.0
 #define PLAIN_SHARE 0.95
 
-/* The visible version of a row on a page of the table that nothing has been read of, and all rows of a bitmap on one. */
-#define FETCH_OPS 150.0
-#define BITMAP_PAGE_OPS 250.0
+/* The visible version of a row on a page of the table that nothing has been read of; what a bitmap's page costs more. */
+#define FETCH_OPS 50.0
+#define BITMAP_PAGE_OPS 50.0
+
+/*
+ * What the first costs more, as a share, where so many pages are touched that the CPU's caches have room for none; and of how
+ * many it is half of that.  A distance of so many operations reads its vector from pages of its own.
+ */
+#define COLD_SHARE 2.5
+#define COLD_PAGES 600.0
+#define APART_OPS 100.0
 
 /* A page of a sequential scan, and a row on it beside cpu_tuple_cost. */
-#define SEQUENTIAL_PAGE_OPS 150.0
+#define SEQUENTIAL_PAGE_OPS 200.0
 #define SEQUENTIAL_ROW_OPS 5.0
 
 /* A row that is sorted by its distance, for the nearest ones; a row that is ranked, beside its page and its distance; a member of a bitmap. */
@@ -83,7 +91,7 @@
  * before; what is expected of the filter counts as much as some rows that have passed, or so many rows if that is less.
  */
 #define FIRST_LOOK 8
-#define FIRST_LOOK_SHARE 0.1
+#define FIRST_LOOK_SHARE 0.05
 #define PRIOR_PASSED 2.0
 #define PRIOR_ROWS 20.0
 
@@ -94,19 +102,27 @@
 #define LOST 1.3
 #define NEARLY_DONE 0.1
 
-/* So it is if it has taken this share of that and has not found half of the rows. */
-#define HOPELESS 0.4
+/* If what is left of it is expected to take this share, some more rows are looked at first, if there are to be any. */
+#define DEAR 0.1
+
+/* A search that goes through this share of the index finds what it is not told of as well. */
+#define COVERING_SHARE 0.5
+
+/* How likely a filter is taken to refuse what is near the query before any row has been looked at. */
+#define FAR_DOUBT 0.1
 
 /* The filter refuses what is near if that many rows should have passed, and fewer than this share of them has. */
 #define SURPRISE_ROWS 5
 #define SURPRISE_SHARE 0.2
 
-/* An index that is asked again, since many more rows are needed than it was told of, is told of so many times those. */
-#define WIDEN_MARGIN 1.3
+/*
+ * An index is told of all rows that are expected to be needed if that costs no more, relative to being told of the
+ * wanted ones only: a filter that goes with the query needs no others.
+ */
+#define MOST_DEARER 1.8
 
-/* What it is told of at first, for a row that is wanted, unless what is expected to be needed is no more than that much. */
-#define FIRST_TOLD 1.5
-#define MOST_TOLD 4.0
+/* A search is begun again, for more rows, if it is expected to take this share of what would be done instead. */
+#define WORTH 0.75
 
 /* Cost of reading a page of the table somewhere, with so much to do there; an index of so many pages is in the cache as well. */
 static Cost
@@ -131,13 +147,24 @@ pagesOfRows(const RelOptInfo *rel, double rows)
 	return pages * (1 - exp(-rows / pages));
 }
 
+/* What each of so many rows that lie anywhere in the table costs with its distance, relative to one of few. */
+static double
+coldness(const RelOptInfo *rel, double rows, Cost distance)
+{
+	double		pages = distance >= APART_OPS * cpu_operator_cost ? rows : pagesOfRows(rel, rows);
+	double		square = pages * pages;
+
+	return 1 + COLD_SHARE * square / (square + COLD_PAGES * COLD_PAGES);
+}
+
 /* Cost of ranking one of so many members that lie anywhere in the table. */
 static Cost
 rankCost(PlannerInfo *root, const RelOptInfo *rel, const AnnOrder *order, double members, Cost distance)
 {
 	/* Members are read in the table's order, each page once. */
-	return pagesOfRows(rel, members) / members * pageCost(root, rel, order->index->pages, FETCH_OPS) + distance + cpu_tuple_cost +
-		rel->baserestrictcost.per_tuple + RANK_OPS * cpu_operator_cost;
+	return coldness(rel, members, distance) *
+		(pagesOfRows(rel, members) / members * pageCost(root, rel, order->index->pages, FETCH_OPS) + distance + cpu_tuple_cost +
+		 rel->baserestrictcost.per_tuple + RANK_OPS * cpu_operator_cost);
 }
 
 /* Cost of reading all rows of the table and testing them by the filter. */
@@ -156,7 +183,7 @@ tableCost(PlannerInfo *root, const RelOptInfo *rel, double index_pages)
 static double
 workFor(const AnnSearchCost *search, Cost budget)
 {
-	return Max(budget - search->start, 0) / (search->work * (1 + search->spread / 2));
+	return AnnWorkForCost(search, Max(budget - search->start, 0));
 }
 
 /* Rows that the index finds for the cost of the first one. */
@@ -166,11 +193,18 @@ firstRows(const AnnSearchCost *search)
 	return search->first / Max(search->per_wanted, 1);
 }
 
-/* Cost of a search of all rows that is told to find so many and tests them by the filter. */
+/* Cost of a search of all rows that is told to find so many and tests by the filter those that are looked at. */
 static Cost
-lookCost(const AnnScanCosts *costs, double rows)
+lookCost(const AnnScanCosts *costs, double told, double looked_at)
 {
-	return AnnCostOfSearch(&costs->search, rows, 1) + rows * costs->look;
+	return AnnCostOfSearch(&costs->search, told, 1) + (looked_at - told) * costs->search.row + looked_at * costs->look;
+}
+
+/* How many rows a search is told to find that is expected to need so many. */
+static double
+widened(const AnnScanCosts *costs, double needed)
+{
+	return needed * costs->search.told;
 }
 
 /* What each further row costs in a search that goes on. */
@@ -184,10 +218,25 @@ moreCost(const AnnScanCosts *costs)
 static double
 firstTold(const AnnScanCosts *costs, double wanted, double needed)
 {
-	needed *= WIDEN_MARGIN;
-	if (needed <= MOST_TOLD * wanted)
-		return needed;
-	return Min(needed, Max(FIRST_TOLD * wanted, firstRows(&costs->search)));
+	double		few = Max(wanted * costs->search.told_first, firstRows(&costs->search));
+	double		all = widened(costs, needed);
+
+	return needed <= few || lookCost(costs, all, needed) <= MOST_DEARER * lookCost(costs, few, few) ? all : few;
+}
+
+/* How many rows a search that was told to find so many finds as they should be. */
+static double
+foundWell(const AnnScanCosts *costs, double told)
+{
+	return Max(told, firstRows(&costs->search));
+}
+
+/* Whether so many rows are too many for a search that was told to find others. */
+static bool
+isTooMany(const AnnScanCosts *costs, double told, double needed)
+{
+	return needed > costs->search.goes_on * foundWell(costs, told) &&
+		AnnWorkOfSearch(&costs->search, told) < COVERING_SHARE * costs->search.rows;
 }
 
 /*
@@ -198,11 +247,12 @@ static Cost
 filteredSearchCost(const AnnScanCosts *costs, double wanted, double needed, Cost *first)
 {
 	double		told = firstTold(costs, wanted, needed);
+	double		found_well = foundWell(costs, told);
 
-	*first = lookCost(costs, told);
-	if (costs->search.goes_on * Max(told, firstRows(&costs->search)) >= needed)
-		return *first + Max(needed - Max(told, firstRows(&costs->search)), 0) * moreCost(costs);
-	return *first + lookCost(costs, WIDEN_MARGIN * needed);
+	*first = lookCost(costs, told, Min(needed, found_well));
+	if (!isTooMany(costs, told, needed))
+		return *first + Max(needed - found_well, 0) * moreCost(costs);
+	return *first + lookCost(costs, widened(costs, needed), needed);
 }
 
 /*
@@ -235,7 +285,7 @@ costFilteredSearch(AnnScanCosts *costs, double wanted, Cost instead, Cost *price
 {
 	Cost		first;
 	Cost		all = filteredSearchCost(costs, wanted, wanted / costs->share, &first);
-	Cost		try = lookCost(costs, FIRST_LOOK);
+	Cost		try = lookCost(costs, FIRST_LOOK, FIRST_LOOK);
 
 	/* Where too few rows pass the search ends only when it has seen all. */
 	if (wanted >= MOST_WANTED * costs->share * costs->search.rows)
@@ -448,7 +498,7 @@ AnnCostAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const 
  * do the same: its pages are priced as AnnScan's are, so that the two compare.
  */
 BitmapHeapPath *
-AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, const BitmapHeapPath *members)
+AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, Cost distance, const BitmapHeapPath *members)
 {
 	BitmapHeapPath *path = makeNode(BitmapHeapPath);
 	Cost		bitmap;
@@ -461,8 +511,11 @@ AnnCostBitmapScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, const 
 	count = Max(share * Max(rel->tuples, 1), 1);
 	path->path.startup_cost = bitmap;
 	path->path.total_cost = Min(members->path.total_cost, bitmap +
-								pagesOfRows(rel, count) * pageCost(root, rel, index_pages, BITMAP_PAGE_OPS) +
-								count * (cpu_tuple_cost + rel->baserestrictcost.per_tuple));
+								pagesOfRows(rel, count) * BITMAP_PAGE_OPS * cpu_operator_cost +
+								coldness(rel, count, distance) *
+								(pagesOfRows(rel, count) * pageCost(root, rel, index_pages, FETCH_OPS) +
+								 count * (cpu_tuple_cost + rel->baserestrictcost.per_tuple)) +
+								(coldness(rel, count, distance) - 1) * path->path.rows * distance);
 	return path;
 }
 
@@ -483,7 +536,8 @@ AnnCostSeqScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, const Pat
  * relation.  Each row is a page that is touched, but none that has to be read if it is in the cache.
  */
 IndexPath *
-AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, const IndexPath *scan, IndexOptInfo *index)
+AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, Cost distance, const IndexPath *scan,
+				 IndexOptInfo *index)
 {
 	IndexPath  *path = makeNode(IndexPath);
 	double		count = Max(scan->indexselectivity * Max(rel->tuples, 1), 1);
@@ -492,31 +546,37 @@ AnnCostPlainScan(PlannerInfo *root, RelOptInfo *rel, double index_pages, const I
 	path->path.parent = rel;
 	path->indexinfo = index;
 	path->path.total_cost = Min(scan->path.total_cost, scan->indextotalcost +
-								count * lookAtRowCost(root, rel, index_pages));
+								coldness(rel, count, distance) * count * lookAtRowCost(root, rel, index_pages) +
+								(coldness(rel, count, distance) - 1) * path->path.rows * distance);
 	path->path.startup_cost = Min(scan->path.startup_cost, path->path.total_cost);
 	return path;
 }
 
 /*
  * Units of work after which a search for some of so many members is to be given up; 0: they are better ranked at
- * once.  *trial_work and *trial_members say that it is to be given up after so much work unless it
- * has found so many; 0: there is no such rule.
+ * once.  *limits says that it is to be given up from so much work on unless it has found so many.
  */
 double
-AnnMaxWork(const AnnScanPlan *plan, double members, double *trial_work, double *trial_members)
+AnnMaxWork(const AnnScanPlan *plan, double members, AnnScanTrial *limits)
 {
 	const AnnScanCosts *costs = &plan->costs;
-	bool		trial = false;
+	bool		is_trial = false;
 	Cost		price;
-	double		expected;
-	double		work = plan->search_limit > 0 ? memberSearch(plan, plan->search_limit, members, &trial, &price) : 0;
+	double		chance = Max(members * costs->passing, 1) / Max(costs->search.rows, 1);
+	double		work = plan->search_limit > 0 ? memberSearch(plan, plan->search_limit, members, &is_trial, &price) : 0;
 
-	if (trial)
-		*trial_work = Max(TRIAL_WORK, TRIAL_SHARE * costs->search.first);
+	if (is_trial)
+	{
+		limits->work = Max(TRIAL_WORK, TRIAL_SHARE * costs->search.first);
+		limits->members = TRIAL_MEMBERS;
+		limits->rate = TRIAL_GAIN * chance;
+	}
 	else
-		*trial_work = EXPECTED_MEMBERS * Max(costs->search.rows, 1) / Max(members * costs->passing, 1);
-	expected = *trial_work * members * costs->passing / Max(costs->search.rows, 1);
-	*trial_members = trial ? Max(TRIAL_MEMBERS, TRIAL_GAIN * expected) : MISSED_SHARE * expected;
+	{
+		limits->work = EXPECTED_MEMBERS / chance;
+		limits->members = 0;
+		limits->rate = MISSED_SHARE * chance;
+	}
 	return work;
 }
 
@@ -546,6 +606,34 @@ AnnFilterSurprises(const AnnScanPlan *plan, double looked_at, double passed)
 }
 
 /*
+ * The share of the rows that pass, by those that have.  What is expected counts as some that have passed; if more pass
+ * than expected the filter goes with the query, and it counts as no more than so many rows.
+ */
+static double
+shareThatPasses(const AnnScanCosts *costs, double looked_at, double passed)
+{
+	double		most = PRIOR_PASSED / costs->share;
+	double		less = Min(most, PRIOR_ROWS);
+
+	return Max((passed + most * costs->share) / (looked_at + most), (passed + less * costs->share) / (looked_at + less));
+}
+
+/*
+ * How likely the filter has nothing to do with the query, or goes with it, by the rows that have passed: by the
+ * probability of so few, if it refuses none in particular, over that where the share among them is the true one.
+ */
+static double
+trust(const AnnScanCosts *costs, double looked_at, double passed)
+{
+	double		expected = looked_at * costs->share;
+	double		ratio = 1;
+
+	if (passed < expected)
+		ratio = exp(passed - expected + (passed > 0 ? passed * log(expected / passed) : 0));
+	return ratio * (1 - FAR_DOUBT) / (ratio * (1 - FAR_DOUBT) + FAR_DOUBT);
+}
+
+/*
  * What is to become of a search that was told to find so many rows, by those it has looked at.  Where it is to be
  * made again, *told is set to how many it is told then, and what has been spent is added to *spent.
  */
@@ -553,9 +641,7 @@ AnnSearchVerdict
 AnnJudgeSearch(const AnnScanPlan *plan, double looked_at, double passed, double *told, Cost *spent)
 {
 	const AnnScanCosts *costs = &plan->costs;
-	double		found_well = Max(*told, firstRows(&costs->search));
-	double		prior;
-	double		share;
+	double		found_well = foundWell(costs, *told);
 	double		needed;
 	Cost		so_far;
 	Cost		rest;
@@ -565,24 +651,26 @@ AnnJudgeSearch(const AnnScanPlan *plan, double looked_at, double passed, double 
 		return ANN_SEARCH_GOES_ON;
 	if (costs->other > 0 && AnnFilterSurprises(plan, looked_at, passed))
 		return ANN_SEARCH_IS_LOST;
-	prior = Min(PRIOR_PASSED / costs->share, PRIOR_ROWS);
-	share = (passed + prior * costs->share) / (looked_at + prior);
-	needed = looked_at + Max(plan->limit - passed, 0) / share;
-	widen = needed > costs->search.goes_on * found_well;
+	needed = looked_at + Max(plan->limit - passed, 0) / shareThatPasses(costs, looked_at, passed);
+	widen = isTooMany(costs, *told, needed);
 	if (looked_at < (widen ? Min(found_well, costs->first_look) : costs->first_look))
 		return ANN_SEARCH_GOES_ON;
-	so_far = lookCost(costs, *told) - Max(found_well - looked_at, 0) * costs->look + Max(looked_at - found_well, 0) * moreCost(costs);
+	so_far = lookCost(costs, *told, Min(looked_at, found_well)) + Max(looked_at - found_well, 0) * moreCost(costs);
 	if (widen)
-		rest = lookCost(costs, WIDEN_MARGIN * needed);
+		rest = lookCost(costs, widened(costs, needed), needed);
 	else
-		rest = (needed - looked_at) * costs->look + Max(needed - Max(looked_at, found_well), 0) * (moreCost(costs) - costs->look);
-	if (costs->other > 0 && rest > NEARLY_DONE * costs->other &&
-		(*spent + so_far + rest > LOST * costs->other ||
-		 (*spent + so_far > HOPELESS * costs->other && passed < plan->limit / 2)))
+		rest = (needed - looked_at) * (costs->search.row + costs->look) +
+			Max(needed - Max(looked_at, found_well), 0) * costs->search.per_row * costs->search.work;
+	/* Before much is spent some rows more may tell that the filter goes with the query. */
+	if (costs->other > 0 && rest > DEAR * costs->other && widen && costs->first_look >= 2 * found_well)
+		needed = costs->first_look / costs->search.told;
+	else if (costs->other > 0 && rest > NEARLY_DONE * costs->other &&
+			 (*spent + so_far + rest > LOST * costs->other ||
+			  rest > (widen ? WORTH : 1) * trust(costs, looked_at, passed) * costs->other))
 		return ANN_SEARCH_IS_LOST;
 	if (!widen || looked_at < found_well)
 		return ANN_SEARCH_GOES_ON;
-	*told = WIDEN_MARGIN * needed;
+	*told = widened(costs, needed);
 	*spent += so_far;
 	return ANN_SEARCH_AGAIN;
 }

@@ -357,8 +357,7 @@ searchPart(AnnScanState *state)
 		state->base->keys = AnnIncludeKeys(state->include, &state->base->nkeys);
 	}
 	if (state->members != NULL)
-		state->base->max_work = AnnMaxWork(&state->plan, AnnTidSetCount(state->members), &state->base->trial_work,
-										   &state->base->trial_members);
+		state->base->max_work = AnnMaxWork(&state->plan, AnnTidSetCount(state->members), &state->base->trial);
 	else
 		state->base->max_work = AnnMaxWorkOfAll(&state->plan, state->spent);
 	/* Rows without a distance need no sorting. */
@@ -383,11 +382,10 @@ rank(AnnScanState *state, const char *why)
 static bool
 rankFewMembers(AnnScanState *state)
 {
-	double		trial_work;
-	double		trial_members;
+	AnnScanTrial trial;
 
 	AnnScanMembersMake(state);
-	if (AnnMaxWork(&state->plan, AnnTidSetCount(state->members), &trial_work, &trial_members) > 0)
+	if (AnnMaxWork(&state->plan, AnnTidSetCount(state->members), &trial) > 0)
 		return false;
 	rank(state, "members ranked at once");
 	return true;

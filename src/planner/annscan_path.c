@@ -160,6 +160,15 @@ membersPath(PlannerInfo *root, RelOptInfo *rel)
 	return best;
 }
 
+static Cost
+costOf(PlannerInfo *root, const Expr *expr)
+{
+	QualCost	cost;
+
+	cost_qual_eval_node(&cost, unconstify(Node *, (const Node *) expr), root);
+	return cost.per_tuple;
+}
+
 /* Offers a sequential scan, to be sorted, at AnnScan's prices. */
 static void
 addSeqScan(PlannerInfo *root, RelOptInfo *rel, double index_pages)
@@ -184,7 +193,7 @@ addSeqScan(PlannerInfo *root, RelOptInfo *rel, double index_pages)
  * at AnnScan's prices: the server takes each of their rows for a page read from disk.
  */
 static void
-addIndexScans(PlannerInfo *root, RelOptInfo *rel, double index_pages)
+addIndexScans(PlannerInfo *root, RelOptInfo *rel, double index_pages, Cost distance)
 {
 	RelOptInfo *copy;
 	ListCell   *lc;
@@ -203,7 +212,7 @@ addIndexScans(PlannerInfo *root, RelOptInfo *rel, double index_pages)
 			continue;
 		foreach(index, rel->indexlist)
 			if (((IndexOptInfo *) lfirst(index))->indexoid == path->indexinfo->indexoid)
-				add_path(rel, (Path *) AnnCostPlainScan(root, rel, index_pages, path, lfirst(index)));
+				add_path(rel, (Path *) AnnCostPlainScan(root, rel, index_pages, distance, path, lfirst(index)));
 	}
 }
 
@@ -247,7 +256,8 @@ addAnnScan(PlannerInfo *root, RelOptInfo *rel, const AnnOrder *order, const Inde
 	{
 		if (late)
 			return;
-		add_path(rel, (Path *) AnnCostBitmapScan(root, rel, order->index->pages, members));
+		add_path(rel, (Path *) AnnCostBitmapScan(root, rel, order->index->pages,
+												 costOf(root, order->distance), members));
 	}
 	path->custom_private = AnnScanPathPrivate(root, order, &plan);
 	add_path(rel, &path->path);
@@ -279,14 +289,14 @@ orderAmongMembers(const AnnOrder *order, const BitmapHeapPath *members)
 	return result;
 }
 
-/* Whether the query's first sort key is a distance of the relation's rows. */
-static bool
-isSortedByDistance(PlannerInfo *root, const RelOptInfo *rel)
+/* The query's first sort key, if it is a distance of the relation's rows; else NULL. */
+static Expr *
+sortedByDistance(PlannerInfo *root, const RelOptInfo *rel)
 {
 	ListCell   *lc;
 
 	if (root->query_pathkeys == NIL)
-		return false;
+		return NULL;
 	foreach(lc, linitial_node(PathKey, root->query_pathkeys)->pk_eclass->ec_members)
 	{
 		EquivalenceMember *member = lfirst(lc);
@@ -298,9 +308,9 @@ isSortedByDistance(PlannerInfo *root, const RelOptInfo *rel)
 			set_opfuncid((OpExpr *) expr);
 		if (AnnIsDistance(IsA(expr, OpExpr) ? ((OpExpr *) expr)->opfuncid :
 						  IsA(expr, FuncExpr) ? ((FuncExpr *) expr)->funcid : InvalidOid))
-			return true;
+			return member->em_expr;
 	}
-	return false;
+	return NULL;
 }
 
 static void
@@ -341,20 +351,24 @@ setRelPathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte
 	}
 	if (orders == NIL)
 	{
-		if (!isSortedByDistance(root, rel))
+		Expr	   *distance = sortedByDistance(root, rel);
+
+		if (distance == NULL)
 			return;
 		members = membersPath(root, rel);
 		if (members != NULL)
-			add_path(rel, (Path *) AnnCostBitmapScan(root, rel, 0, members));
-		addIndexScans(root, rel, 0);
+			add_path(rel, (Path *) AnnCostBitmapScan(root, rel, 0, costOf(root, distance), members));
+		addIndexScans(root, rel, 0, costOf(root, distance));
 		return;
 	}
 
 	members = membersPath(root, rel);
 	if (((AnnOrder *) linitial(orders))->pathkey != NULL)
 	{
-		addSeqScan(root, rel, ((AnnOrder *) linitial(orders))->index->pages);
-		addIndexScans(root, rel, ((AnnOrder *) linitial(orders))->index->pages);
+		const AnnOrder *order = linitial(orders);
+
+		addSeqScan(root, rel, order->index->pages);
+		addIndexScans(root, rel, order->index->pages, costOf(root, order->distance));
 	}
 	foreach(lc, orders)
 	{

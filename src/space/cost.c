@@ -14,7 +14,7 @@
 #include "space/cost.h"
 
 /* Units of work by which a search has spread half as far as it makes a difference. */
-#define SPREAD_WORK 1000.0
+#define SPREAD_WORK 300.0
 
 /* Share of returned rows whose interval overlaps the next one's, by the form of the stored vectors. */
 #define RECHECKS_HALF 0.15
@@ -144,6 +144,16 @@ costOfWork(const AnnSearchCost *cost, double work)
 	return cost->work * work * (1 + cost->spread * work / (work + SPREAD_WORK));
 }
 
+/* Units of work that cost so much: the inverse of costOfWork, a quadratic equation. */
+double
+AnnWorkForCost(const AnnSearchCost *cost, Cost budget)
+{
+	double		work = budget / cost->work;
+	double		difference = work - SPREAD_WORK;
+
+	return (difference + sqrt(difference * difference + 4 * (1 + cost->spread) * work * SPREAD_WORK)) / (2 * (1 + cost->spread));
+}
+
 static Cost
 costOfScan(const AnnSearchCost *cost, double rows, double work)
 {
@@ -167,6 +177,14 @@ AnnCostOfRows(const AnnSearchCost *cost, double rows)
 	return costOfScan(cost, rows, Max(cost->first, rows * cost->per_row));
 }
 
+/* Units of work of a scan that is told to find so many rows, without a filter. */
+double
+AnnWorkOfSearch(const AnnSearchCost *cost, double rows)
+{
+	return Max(cost->first * pow(Max(rows * cost->per_wanted / cost->first, 1), cost->wanted_growth),
+			   rows * cost->least_per_wanted);
+}
+
 /*
  * Cost of a scan that is told to find so many rows that pass a filter, which it knows of itself, if
  * this share of all rows does; 1: there is no filter.
@@ -175,12 +193,12 @@ Cost
 AnnCostOfSearch(const AnnSearchCost *cost, double rows, double share)
 {
 	double		inverse = 1 / Max(Min(share, 1), 1 / Max(cost->rows, 1));
+	double		work;
 
 	if (share >= 1)
-		return costOfScan(cost, rows, cost->first * pow(Max(rows * cost->per_wanted / cost->first, 1), cost->wanted_growth));
-
-	return costOfScan(cost, rows, Max(cost->first * pow(inverse, cost->first_detour),
-									  rows * cost->per_wanted * pow(inverse, cost->row_detour)));
+		return costOfScan(cost, rows, AnnWorkOfSearch(cost, rows));
+	work = Max(cost->first * pow(inverse, cost->first_detour), rows * cost->per_wanted * pow(inverse, cost->row_detour));
+	return costOfScan(cost, rows, work) + cost->test * Min(work, cost->sweep_at);
 }
 
 /*

@@ -35,11 +35,15 @@ typedef struct AnnSearchCost
 	double		rows;			/* in the index */
 	Cost		start;			/* before anything is searched: the query's forms, entries, centroids */
 	Cost		work;			/* a unit of work */
+	Cost		test;			/* what it costs more with a filter */
 	double		spread;			/* what a unit costs more, as a share, once a search has spread far */
 	double		first;			/* units of work before the first row is returned */
 	double		per_row;		/* units of work for a row returned: `first` suffices for first / per_row rows */
 	double		per_wanted;		/* the same where the scan is told how many are wanted (AnnIndexScan.limit) */
 	double		goes_on;		/* times as many rows as it was told of it finds hardly worse */
+	double		least_per_wanted;	/* units of work for a row that it is told of, at least */
+	double		told_first;		/* it is told of so many times the wanted rows, as long as no filter is known to refuse many, */
+	double		told;			/* then of so many times those that are expected to be needed */
 	double		wanted_growth;	/* without a filter so much work grows with the rows to this power */
 	double		first_detour;	/* with a filter `first` grows with 1 / its share of the rows to this power, */
 	double		row_detour;		/* and per_wanted to this */
@@ -66,6 +70,8 @@ extern double AnnUncachedShare(PlannerInfo *root, double more_pages);
 extern Cost AnnRandomPageCost(PlannerInfo *root, Oid tablespace, double more_pages);
 extern double AnnFormRechecks(AnnRefineForm form);
 extern Cost AnnCostOfRows(const AnnSearchCost *cost, double rows);
+extern double AnnWorkForCost(const AnnSearchCost *cost, Cost budget);
+extern double AnnWorkOfSearch(const AnnSearchCost *cost, double rows);
 extern Cost AnnCostOfSearch(const AnnSearchCost *cost, double rows, double share);
 extern void AnnEstimateIndexScan(PlannerInfo *root, IndexPath *path, AnnSearchCostFunction describe,
 								 Cost *startup, Cost *total, Selectivity *selectivity, double *correlation,

@@ -62,6 +62,14 @@ typedef struct AnnSortItem
 	bool		late;
 } AnnSortItem;
 
+/* How many members a search must have found from so much work on: so many, and so many for each unit of work. */
+typedef struct AnnScanTrial
+{
+	double		work;			/* as max_work; 0: there is no such rule */
+	double		members;
+	double		rate;
+} AnnScanTrial;
+
 typedef struct AnnIndexScan
 {
 	/* Set by AnnScan between index_rescan and the first tuple; amrescan clears them */
@@ -78,8 +86,7 @@ typedef struct AnnIndexScan
 	int			nkeys;
 	double		limit;			/* rows the caller is going to take; 0: unknown */
 	double		max_work;		/* rows visited (hnsw), entries looked at (ivfflat) after which the scan ends; 0: no bound */
-	double		trial_work;		/* in the same units: it ends after so much work as well, */
-	double		trial_members;	/* unless it has found so many members; 0: no such rule */
+	AnnScanTrial trial;			/* it ends as well if this fails */
 
 	/* Of the tuple that was returned last (also for rows that pass no recheck) */
 	AnnInterval interval;		/* of the operator's result; lo == hi: the value that the SQL function computes */
@@ -136,7 +143,7 @@ static inline bool
 AnnScanWorkIsDone(const AnnIndexScan *base, double work, double members)
 {
 	return (base->max_work > 0 && work >= base->max_work) ||
-		(base->trial_work > 0 && work >= base->trial_work && members < base->trial_members);
+		(base->trial.work > 0 && work >= base->trial.work && members < Max(base->trial.members, base->trial.rate * work));
 }
 
 extern void AnnScanAddTid(AnnIndexScan *base, const ItemPointerData *tid);
