@@ -750,6 +750,17 @@ extern void AnnHnswDeleteVector(Relation index, AnnWriteMode mode, ItemPointerDa
 
 /* ---- hnsw_chain.c: rows of equal first included columns ---- */
 
+/* Where a new card goes, and what that changes on the two pages, which are locked exclusively. */
+typedef struct AnnHnswRoom
+{
+	Buffer		chainbuf;
+	Buffer		piecebuf;
+	uint32		rows;			/* of the chain */
+	uint32		count;			/* of the piece's cards */
+	AnnPagePatch chain_patch;
+	AnnPagePatch piece_patches[2];
+} AnnHnswRoom;
+
 /* Called for a piece of a chain, under the share lock of its page. */
 typedef void (*AnnHnswPieceVisit) (void *arg, const AnnHnswPiece *piece);
 
@@ -759,10 +770,8 @@ extern AnnHnswChain AnnHnswReadChain(Relation index, const AnnHnswMetaPageData *
 extern void AnnHnswInitPiecePage(const AnnHnswLayout *layout, Page page, BlockNumber block, BlockNumber next);
 extern void AnnHnswFormCard(const AnnHnswSpace *space, AnnRowId row, const float *dense, const char *area,
 							AnnHnswCard *card, float *scratch);
-extern Buffer AnnHnswLockRoom(Relation index, AnnWriteMode mode, const AnnHnswMetaPageData *meta, uint32 chain,
-							  Buffer *piece, uint32 *id);
-extern void AnnHnswPutCard(const AnnHnswLayout *layout, Page chains, uint32 chain, Page pieces, uint32 piece,
-						   const AnnHnswCard *card);
+extern void AnnHnswLockRoom(Relation index, AnnWriteMode mode, const AnnHnswMetaPageData *meta, uint32 chain,
+							const AnnHnswCard *card, AnnHnswRoom *room);
 extern void AnnHnswChainRows(Relation index, AnnAttributes *attributes);
 extern void AnnHnswUnchainRows(Relation index, const AnnHnswMetaPageData *meta, const AnnHnswRowSet *rows);
 extern void AnnHnswWalkChain(Relation index, AnnHnswCache *cache, uint32 chain, AnnHnswPieceVisit visit, void *arg);

@@ -148,12 +148,14 @@ tooManyRows(Relation index)
 }
 
 /*
- * Puts an empty piece in front of a chain, in one record.  Takes the meta page's lock and those
+ * Puts an empty piece in front of a chain, in one record, unless somebody else has done it since `full`
+ * stood there.  Takes the meta page's lock and those
  * behind it: the caller holds no buffer lock but possibly a row page's.
  */
 static void
-addPiece(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, const AnnHnswMetaPageData *cached, uint32 chain)
+addPiece(Relation index, AnnWriteMode mode, const AnnHnswMetaPageData *cached, uint32 chain, uint32 full)
 {
+	const AnnHnswLayout *layout = &cached->layout;
 	Buffer		metabuf = ReadBuffer(index, ANN_HNSW_META_BLOCK);
 	AnnHnswMetaPageData *meta;
 	AnnHnswPiece *piece;
@@ -169,6 +171,12 @@ addPiece(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, const A
 	meta = AnnHnswMetaOnPage(AnnPageGet(index, metabuf, ANN_HNSW_PAGE_ID, ANN_HNSW_META));
 	id = meta->free_pieces;
 	chainbuf = lockChain(index, cached, chain, BUFFER_LOCK_EXCLUSIVE, &head);
+	if (head->first != full)
+	{
+		UnlockReleaseBuffer(chainbuf);
+		UnlockReleaseBuffer(metabuf);
+		return;
+	}
 	extend = id == ANN_HNSW_NO_PIECE;
 	if (extend)
 	{
@@ -205,45 +213,45 @@ addPiece(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, const A
 }
 
 /*
- * Locks a chain, and its first piece after it has made sure that this has room for a card;
- * returns the buffer of the chain's page.  The caller holds no buffer lock but possibly a row page's.
+ * Finds room for a card in the first piece of a chain, which gets a new one if need be.  *card
+ * is looked at when the patches of `room` are applied.  The caller holds no buffer lock but
+ * possibly a row page's, and gets those of the two buffers.
  */
-Buffer
-AnnHnswLockRoom(Relation index, AnnWriteMode mode, const AnnHnswMetaPageData *meta, uint32 chain, Buffer *piece,
-				uint32 *id)
+void
+AnnHnswLockRoom(Relation index, AnnWriteMode mode, const AnnHnswMetaPageData *meta, uint32 chain,
+				const AnnHnswCard *card, AnnHnswRoom *room)
 {
+	const AnnHnswLayout *layout = &meta->layout;
+
 	for (;;)
 	{
 		AnnHnswChain *head;
-		Buffer		buffer = lockChain(index, meta, chain, BUFFER_LOCK_EXCLUSIVE, &head);
+		AnnHnswPiece *first;
+		uint32		id;
 
-		*id = head->first;
-		if (*id != ANN_HNSW_NO_PIECE)
+		room->chainbuf = lockChain(index, meta, chain, BUFFER_LOCK_EXCLUSIVE, &head);
+		id = head->first;
+		if (id != ANN_HNSW_NO_PIECE)
 		{
-			AnnHnswPiece *first;
-
-			*piece = lockPiece(index, NULL, &meta->layout, *id, BUFFER_LOCK_EXCLUSIVE, &first);
+			room->piecebuf = lockPiece(index, NULL, layout, id, BUFFER_LOCK_EXCLUSIVE, &first);
 			if (first->chain != chain)
-				AnnPageCorrupted(index, BufferGetBlockNumber(*piece), "a piece is not of the chain that begins with it");
-			if (first->count < (uint32) AnnHnswPieceCards(&meta->layout))
-				return buffer;
-			UnlockReleaseBuffer(*piece);
+				AnnPageCorrupted(index, BufferGetBlockNumber(room->piecebuf),
+								 "a piece is not of the chain that begins with it");
+			if (first->count < (uint32) AnnHnswPieceCards(layout))
+			{
+				room->rows = head->rows + 1;
+				room->count = first->count + 1;
+				room->chain_patch = (AnnPagePatch) {&head->rows, &room->rows, sizeof(room->rows)};
+				room->piece_patches[0] = (AnnPagePatch) {&first->count, &room->count, sizeof(room->count)};
+				room->piece_patches[1] = (AnnPagePatch) {AnnHnswPieceCard(layout, first, (int) first->count), card,
+				(uint16) AnnHnswCardSize(layout)};
+				return;
+			}
+			UnlockReleaseBuffer(room->piecebuf);
 		}
-		UnlockReleaseBuffer(buffer);
-		addPiece(index, mode, &meta->layout, meta, chain);
+		UnlockReleaseBuffer(room->chainbuf);
+		addPiece(index, mode, meta, chain, id);
 	}
-}
-
-/*
- * Puts a card into a piece that has room.  Both pages are those of an edit.
- */
-void
-AnnHnswPutCard(const AnnHnswLayout *layout, Page chains, uint32 chain, Page pieces, uint32 piece, const AnnHnswCard *card)
-{
-	AnnHnswPiece *at = AnnHnswPieceOnPage(layout, pieces, piece);
-
-	memcpy(AnnHnswPieceCard(layout, at, (int) at->count++), card, AnnHnswCardSize(layout));
-	((AnnHnswChain *) AnnPageRaw(chains) + chain % ANN_HNSW_CHAINS_PER_PAGE)->rows++;
 }
 
 /* ---- the chains of a new index ---- */

@@ -852,6 +852,9 @@ typedef struct Census
 	uint64		pages[ANN_HNSW_PIECE + 1];
 	uint64		rows[ANN_HNSW_DELETING + 1];
 	uint64		edges;
+	uint64		keepers;		/* of these */
+	uint64		pieces;			/* that are in a chain */
+	uint64		cards;
 	uint64		tids;
 	uint64		listed[2];		/* heap TIDs of NULLs, of zero vectors */
 	AnnHnswItemCount items;
@@ -877,6 +880,8 @@ countPage(const AnnHnswLayout *layout, Page page, Census *census)
 			if (row->state == ANN_HNSW_LIVE)
 			{
 				census->edges += row->nedges;
+				for (int j = 0; j < Min(row->nedges, layout->slots); j++)
+					census->keepers += AnnHnswIsKeeper(layout, row, j);
 				census->tids += row->ntids;
 			}
 		}
@@ -900,6 +905,16 @@ countPage(const AnnHnswLayout *layout, Page page, Census *census)
 	}
 	else if (kind == ANN_HNSW_VECTOR)
 		AnnHnswCountItems(page, &census->items);
+	else if (kind == ANN_HNSW_PIECE)
+	{
+		for (int i = 0; i < AnnHnswPiecesPerPage(layout); i++)
+		{
+			AnnHnswPiece *piece = AnnHnswPieceOnPage(layout, page, i);
+
+			census->pieces += piece->chain != ANN_HNSW_NO_PIECE;
+			census->cards += piece->chain != ANN_HNSW_NO_PIECE ? piece->count : 0;
+		}
+	}
 }
 
 /* Live rows that no walk along edges from the entries comes to; inserts meanwhile may make a difference. */
@@ -1028,7 +1043,12 @@ AnnHnswDescribeIndex(AnnInfo *info)
 	info->line(info, "edges per row", "%.1f of %u",
 			   census.rows[ANN_HNSW_LIVE] == 0 ? 0.0 : (double) census.edges / census.rows[ANN_HNSW_LIVE],
 			   layout->slots);
+	info->line(info, "edges kept for reach", "%.1f %%",
+			   census.edges == 0 ? 0.0 : 100.0 * census.keepers / census.edges);
 	info->line(info, "alpha", "%.3g", meta.alpha);
+	if (meta.nchains > 0)
+		info->line(info, "cards in chains", UINT64_FORMAT " in " UINT64_FORMAT " pieces of %d", census.cards, census.pieces,
+				   AnnHnswPieceCards(layout));
 	info->line(info, "bytes of a row", "%u", layout->row_size);
 	info->line(info, "rows per page", "%u", layout->rows_per_page);
 	info->line(info, "bytes of index per row", "%.0f",

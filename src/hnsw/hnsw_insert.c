@@ -18,8 +18,13 @@
 /* The count of rows in the meta page advances in steps of this many, and so does alpha. */
 #define ROWS_STEP 64
 
-/* Step of alpha for the share of the slots by which one row misses the target. */
-#define ALPHA_GAIN 0.05f
+/*
+ * Step of alpha for the share of the slots by which one row misses the target: the most, and that in an
+ * index of one row.  It is less the more rows there are, so that alpha is what as many rows as the index
+ * has would make it, not what the last few have.
+ */
+#define MAX_ALPHA_GAIN 0.05
+#define ALPHA_GAIN (2.0 * ROWS_STEP)
 
 /* Vectors of candidates are kept, to be compared exactly, while all may take no more than this. */
 #define MAX_CANDIDATE_BYTES ((Size) 16 * 1024 * 1024)
@@ -238,53 +243,6 @@ chooseEdges(InsertState *state, int limit)
 	return nkept;
 }
 
-/* What a slot of a row holds. */
-typedef struct NewSlot
-{
-	AnnRowId	to;
-	float		length;
-	const ItemPointerData *hint;
-	const AnnHalf *halves;		/* with codes */
-	const uint8 *code;
-	bool		keeper;
-} NewSlot;
-
-/*
- * Writes an edge into a row, where `placement` says.  The row's page is locked
- * exclusively.
- */
-static void
-putEdge(InsertState *state, Buffer buffer, AnnHnswRowHeader *row, const AnnHnswPlacement *placement, const NewSlot *new)
-{
-	const AnnHnswLayout *layout = &state->space->layout;
-	char	   *slots = AnnHnswRowSlots(layout, row);
-	char	   *slot = palloc(layout->slot_size);
-	uint8		nedges = Max(row->nedges, placement->slot + 1);
-	AnnPagePatch patches[ANN_PATCH_MAX];
-	uint32		bits[256];
-	int			n = 0;
-
-	AnnHnswFormSlot(layout, slot, new->to, placement->occluded ? -new->length : new->length, new->hint, new->halves,
-					new->code);
-	if (placement->keeper)
-		AnnHnswMarkKeeper(layout, slot);
-	patches[n++] = (AnnPagePatch) {slots + (Size) placement->slot * layout->slot_size, slot, layout->slot_size};
-	if (nedges > row->nedges)
-		patches[n++] = (AnnPagePatch) {&row->nedges, &nedges, sizeof(nedges)};
-	for (int i = 0; i < placement->nnewly; i++)
-	{
-		int			edge = placement->newly[i];
-
-		if (edge == placement->slot)
-			continue;
-		bits[i] = AnnHnswLengthBits(layout, row, edge) |
-			(AnnHnswHasCodes(layout) ? ANN_HNSW_OCCLUDED : (uint32) 0x80000000);
-		patches[n++] = AnnHnswPatchLength(layout, row, edge, &bits[i]);
-	}
-	AnnPageApply(state->index, state->mode, buffer, patches, n);
-	pfree(slot);
-}
-
 /* Makes an edge of a row a keeper.  The row's page is locked exclusively. */
 static void
 makeKeeper(InsertState *state, Buffer buffer, AnnHnswRowHeader *row, int edge)
@@ -295,22 +253,13 @@ makeKeeper(InsertState *state, Buffer buffer, AnnHnswRowHeader *row, int edge)
 	AnnPageApply(state->index, state->mode, buffer, &patch, 1);
 }
 
-/* The number of the edge to that row, or -1. */
-static int
-findEdge(const AnnHnswLayout *layout, AnnHnswRowHeader *row, AnnRowId to)
-{
-	for (int i = 0; i < row->nedges; i++)
-		if (AnnHnswEdge(layout, row, i) == to)
-			return i;
-	return -1;
-}
-
 /*
  * Adds an edge to a row of an index with codes.  Takes the row's exclusive lock.  True if
  * it is there, and is a keeper if it was to be.
  */
 static bool
-linkCoded(InsertState *state, AnnHnswCache *cache, const Candidate *from, const NewSlot *new, const AnnCodeProbe *probe)
+linkCoded(InsertState *state, AnnHnswCache *cache, const Candidate *from, const AnnHnswNewEdge *new,
+		  const AnnCodeProbe *probe)
 {
 	const AnnHnswSpace *space = state->space;
 	const AnnHnswLayout *layout = &space->layout;
@@ -321,7 +270,7 @@ linkCoded(InsertState *state, AnnHnswCache *cache, const Candidate *from, const 
 
 	if (header->state == ANN_HNSW_LIVE && header->version == from->version)
 	{
-		int			edge = findEdge(layout, header, new->to);
+		int			edge = AnnHnswFindEdge(layout, header, new->to);
 
 		/* VACUUM may have linked the new row already (README, VACUUM step 4). */
 		if (edge >= 0)
@@ -335,7 +284,7 @@ linkCoded(InsertState *state, AnnHnswCache *cache, const Candidate *from, const 
 			AnnHnswPlaceCodedEdge(space, header, new->length, probe, &placement);
 			done = placement.slot >= 0;
 			if (done)
-				putEdge(state, buffer, header, &placement, new);
+				AnnHnswPutEdge(state->index, state->mode, layout, buffer, header, &placement, new);
 		}
 	}
 	UnlockReleaseBuffer(buffer);
@@ -380,7 +329,7 @@ plainDistance2(const void *arg, int i)
  * row has changed meanwhile: somebody else's edge is as good.
  */
 static bool
-linkPlain(InsertState *state, AnnHnswCache *cache, const Candidate *from, const NewSlot *new)
+linkPlain(InsertState *state, AnnHnswCache *cache, const Candidate *from, const AnnHnswNewEdge *new)
 {
 	const AnnHnswLayout *layout = &state->space->layout;
 	AnnHnswRowHeader *header;
@@ -395,7 +344,7 @@ linkPlain(InsertState *state, AnnHnswCache *cache, const Candidate *from, const 
 	UnlockReleaseBuffer(buffer);
 	if (copy->state == ANN_HNSW_LIVE && copy->version == from->version)
 	{
-		edge = findEdge(layout, copy, new->to);
+		edge = AnnHnswFindEdge(layout, copy, new->to);
 		if (edge >= 0)
 			done = !new->keeper || AnnHnswIsKeeper(layout, copy, edge);
 		else
@@ -409,7 +358,7 @@ linkPlain(InsertState *state, AnnHnswCache *cache, const Candidate *from, const 
 			memcmp(AnnHnswRowSlots(layout, header), AnnHnswRowSlots(layout, copy),
 				   (Size) copy->nedges * layout->slot_size) == 0)
 		{
-			putEdge(state, buffer, header, &placement, new);
+			AnnHnswPutEdge(state->index, state->mode, layout, buffer, header, &placement, new);
 			done = true;
 		}
 		UnlockReleaseBuffer(buffer);
@@ -429,6 +378,9 @@ writeRow(InsertState *state, int nedges, ItemPointer tid)
 	AnnHnswRowHeader *place;
 	LocationIndex lower;
 	PageHeader	page;
+	AnnPagePatch patches[2];
+	int			npatches = 0;
+	uint16		used;
 	AnnRowId	id;
 	Buffer		buffer;
 
@@ -462,36 +414,25 @@ writeRow(InsertState *state, int nedges, ItemPointer tid)
 	lower = Max(page->pd_lower, AnnHnswRowPageLower(layout, AnnHnswRowSlot(layout, id)));
 	place = AnnHnswRowOnPage(layout, (Page) page, AnnHnswRowSlot(layout, id));
 	row->version = place->version;
+	/* Slots that are not in use stay what they are. */
+	used = (uint16) (AnnHnswRowSlots(layout, row) + (Size) nedges * layout->slot_size - (char *) row);
+	patches[npatches++] = (AnnPagePatch) {place, row, used};
+	if (lower > page->pd_lower)
+		patches[npatches++] = (AnnPagePatch) {&page->pd_lower, &lower, sizeof(lower)};
 	if (state->meta->nchains == 0)
-	{
-		/* Slots that are not in use stay what they are. */
-		uint16		used = (uint16) (AnnHnswRowSlots(layout, row) + (Size) nedges * layout->slot_size - (char *) row);
-		AnnPagePatch patches[2] = {
-			{place, row, used},
-			{&page->pd_lower, &lower, sizeof(lower)}
-		};
-
-		AnnPageApply(state->index, state->mode, buffer, patches, lower > page->pd_lower ? 2 : 1);
-	}
+		AnnPageApply(state->index, state->mode, buffer, patches, npatches);
 	else
 	{
 		AnnHnswCard *card = palloc(AnnHnswCardSize(layout));
-		Buffer		piecebuf;
-		uint32		piece;
-		Buffer		chainbuf = AnnHnswLockRoom(state->index, state->mode, state->meta, state->chain, &piecebuf, &piece);
-		AnnPageEdit edit;
-		Page		chains;
+		AnnHnswRoom room;
 
 		AnnHnswFormCard(space, id, state->point->dense, state->point->attributes, card, state->scratch);
-		edit = AnnPageEditBegin(state->index, state->mode);
-		page = (PageHeader) AnnPageEditAdd(&edit, buffer, false);
-		memcpy(AnnHnswRowOnPage(layout, (Page) page, AnnHnswRowSlot(layout, id)), row, layout->row_size);
-		page->pd_lower = lower;
-		chains = AnnPageEditAdd(&edit, chainbuf, false);
-		AnnHnswPutCard(layout, chains, state->chain, AnnPageEditAdd(&edit, piecebuf, false), piece, card);
-		AnnPageEditCommit(&edit);
-		UnlockReleaseBuffer(piecebuf);
-		UnlockReleaseBuffer(chainbuf);
+		AnnHnswLockRoom(state->index, state->mode, state->meta, state->chain, card, &room);
+		AnnPageApplyAll(state->index, state->mode, (AnnPageChange[]) {
+			{buffer, npatches, patches}, {room.chainbuf, 1, &room.chain_patch}, {room.piecebuf, 2, room.piece_patches}
+		}, 3);
+		UnlockReleaseBuffer(room.piecebuf);
+		UnlockReleaseBuffer(room.chainbuf);
 	}
 	UnlockReleaseBuffer(buffer);
 	return id;
@@ -511,7 +452,8 @@ maybeEnter(InsertState *state, const AnnHnswCache *cache, AnnRowId row)
 
 	if (pg_prng_uint64_range(&pg_global_prng_state, 0, ROWS_STEP - 1) == 0)
 		AnnHnswCountRows(state->index, state->mode, ROWS_STEP, state->ncandidates < state->beam ? 0 :
-						 ALPHA_GAIN * (meta->keeps - (float) state->nkept / layout->slots));
+						 (float) Min(MAX_ALPHA_GAIN, ALPHA_GAIN / Max(meta->rows, 1)) *
+						 (meta->keeps - (float) state->nkept / layout->slots));
 	if (meta->nentries >= AnnHnswEntryCapacity(layout, 0))
 	{
 		uint32		capacity = AnnHnswEntryCapacity(layout, meta->rows);
@@ -566,7 +508,7 @@ findCandidates(InsertState *state, AnnHnswCache *cache, AnnHnswQuery *query, int
  * What the slots of other rows hold of the row; allocates its code.
  */
 static void
-formNewSlot(InsertState *state, AnnRowId row, const ItemPointerData *hint, NewSlot *new)
+formNewEdge(InsertState *state, AnnRowId row, const ItemPointerData *hint, AnnHnswNewEdge *new)
 {
 	memset(new, 0, sizeof(*new));
 	new->to = row;
@@ -589,7 +531,7 @@ formNewSlot(InsertState *state, AnnRowId row, const ItemPointerData *hint, NewSl
  * distance: where no row that is near has one to give.  False if no entry has.
  */
 static bool
-keepFromEntries(InsertState *state, AnnHnswCache *cache, const AnnHnswRowSet *reached, NewSlot *new)
+keepFromEntries(InsertState *state, AnnHnswCache *cache, const AnnHnswRowSet *reached, AnnHnswNewEdge *new)
 {
 	const AnnHnswSpace *space = state->space;
 	const AnnHnswLayout *layout = &space->layout;
@@ -609,7 +551,7 @@ keepFromEntries(InsertState *state, AnnHnswCache *cache, const AnnHnswRowSet *re
 		if (from == new->to || (reached != NULL && !AnnHnswRowSetHas(reached, from)))
 			continue;
 		buffer = AnnHnswLockRow(state->index, NULL, layout, from, BUFFER_LOCK_EXCLUSIVE, &header);
-		edge = header->state == ANN_HNSW_LIVE ? findEdge(layout, header, new->to) : -1;
+		edge = header->state == ANN_HNSW_LIVE ? AnnHnswFindEdge(layout, header, new->to) : -1;
 		stored = header->state != ANN_HNSW_LIVE || edge >= 0 ? NULL :
 			AnnHnswStoredVector(state->index, layout, header, vector);
 		if (edge >= 0)
@@ -626,7 +568,7 @@ keepFromEntries(InsertState *state, AnnHnswCache *cache, const AnnHnswRowSet *re
 			new->length = AnnHnswPairLength(space, state->point->dense, state->point->stored, state->scratch, stored);
 			done = placement.slot >= 0;
 			if (done)
-				putEdge(state, buffer, header, &placement, new);
+				AnnHnswPutEdge(state->index, state->mode, layout, buffer, header, &placement, new);
 		}
 		UnlockReleaseBuffer(buffer);
 	}
@@ -640,7 +582,7 @@ keepFromEntries(InsertState *state, AnnHnswCache *cache, const AnnHnswRowSet *re
  * if none is.
  */
 static bool
-linkBack(InsertState *state, AnnHnswCache *cache, int nedges, NewSlot *new, bool keep, int most)
+linkBack(InsertState *state, AnnHnswCache *cache, int nedges, AnnHnswNewEdge *new, bool keep, int most)
 {
 	AnnCodeProbe *probe = NULL;
 	bool		kept = !keep;
@@ -678,10 +620,10 @@ linkOnce(InsertState *state, AnnHnswCache *cache, int nedges, AnnRowId row, Item
 		 const AnnHnswRowSet *reached, AnnHnswRowSet *twice)
 {
 	const AnnHnswLayout *layout = &state->space->layout;
-	NewSlot		new;
+	AnnHnswNewEdge new;
 	bool		done = false;
 
-	formNewSlot(state, row, hint, &new);
+	formNewEdge(state, row, hint, &new);
 	new.keeper = true;
 	qsort(state->candidates, nedges, sizeof(Candidate), compareLength);
 	for (int i = 0; i < nedges && !done; i++)
@@ -723,7 +665,8 @@ linkOnce(InsertState *state, AnnHnswCache *cache, int nedges, AnnRowId row, Item
 			if (slot < header->nedges)
 				AnnHnswRowSetRemove(twice, AnnHnswEdge(layout, header, slot));
 			new.length = from->length;
-			putEdge(state, buffer, header, &(AnnHnswPlacement) {.keeper = true, .slot = slot}, &new);
+			AnnHnswPutEdge(state->index, state->mode, layout, buffer, header,
+						   &(AnnHnswPlacement) {.keeper = true, .slot = slot}, &new);
 			done = true;
 		}
 		UnlockReleaseBuffer(buffer);
@@ -879,7 +822,7 @@ AnnHnswRefineRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 	AnnHnswRowHeader *merged = palloc0(layout->row_size);
 	AnnHnswRowHeader *header;
 	ItemPointerData hint;
-	NewSlot		new;
+	AnnHnswNewEdge new;
 	int			nedges;
 	Buffer		buffer;
 
@@ -905,7 +848,7 @@ AnnHnswRefineRow(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 	memcpy(AnnHnswRowSlots(layout, header), AnnHnswRowSlots(layout, merged), (Size) layout->slots * layout->slot_size);
 	MarkBufferDirty(buffer);
 	UnlockReleaseBuffer(buffer);
-	formNewSlot(&state, row, &hint, &new);
+	formNewEdge(&state, row, &hint, &new);
 	linkBack(&state, cache, nedges, &new, false, nedges);
 }
 
@@ -930,7 +873,7 @@ insertPoint(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 			AnnAttributes *attributes, AnnHnswPoint *point, AnnHnswQuery *query, ItemPointer tid)
 {
 	InsertState state = {0};
-	NewSlot		new;
+	AnnHnswNewEdge new;
 	AnnRowId	row;
 	int			out;
 	int			back;
@@ -957,7 +900,7 @@ insertPoint(Relation index, AnnHnswCache *cache, const AnnHnswSpace *space,
 	planEdges(&space->layout, &out, &back);
 	nedges = chooseEdges(&state, out);
 	row = writeRow(&state, nedges, tid);
-	formNewSlot(&state, row, tid, &new);
+	formNewEdge(&state, row, tid, &new);
 	kept = linkBack(&state, cache, nedges, &new, true, back);
 	maybeEnter(&state, cache, row);
 	if (!kept)

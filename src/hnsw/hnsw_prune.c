@@ -75,6 +75,52 @@ AnnHnswPlaceEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
 }
 
 /*
+ * Writes an edge into a row, where `placement` says.  The row's page is locked
+ * exclusively.
+ */
+void
+AnnHnswPutEdge(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, Buffer buffer,
+			   AnnHnswRowHeader *row, const AnnHnswPlacement *placement, const AnnHnswNewEdge *new)
+{
+	char	   *slots = AnnHnswRowSlots(layout, row);
+	char	   *slot = palloc(layout->slot_size);
+	uint8		nedges = Max(row->nedges, placement->slot + 1);
+	AnnPagePatch patches[ANN_PATCH_MAX];
+	uint32		bits[256];
+	int			n = 0;
+
+	AnnHnswFormSlot(layout, slot, new->to, placement->occluded ? -new->length : new->length, new->hint, new->halves,
+					new->code);
+	if (placement->keeper)
+		AnnHnswMarkKeeper(layout, slot);
+	patches[n++] = (AnnPagePatch) {slots + (Size) placement->slot * layout->slot_size, slot, layout->slot_size};
+	if (nedges > row->nedges)
+		patches[n++] = (AnnPagePatch) {&row->nedges, &nedges, sizeof(nedges)};
+	for (int i = 0; i < placement->nnewly; i++)
+	{
+		int			edge = placement->newly[i];
+
+		if (edge == placement->slot)
+			continue;
+		bits[i] = AnnHnswLengthBits(layout, row, edge) |
+			(AnnHnswHasCodes(layout) ? ANN_HNSW_OCCLUDED : (uint32) 0x80000000);
+		patches[n++] = AnnHnswPatchLength(layout, row, edge, &bits[i]);
+	}
+	AnnPageApply(index, mode, buffer, patches, n);
+	pfree(slot);
+}
+
+/* The number of the edge to that row, or -1. */
+int
+AnnHnswFindEdge(const AnnHnswLayout *layout, AnnHnswRowHeader *row, AnnRowId to)
+{
+	for (int i = 0; i < row->nedges; i++)
+		if (AnnHnswEdge(layout, row, i) == to)
+			return i;
+	return -1;
+}
+
+/*
  * The slot in which a row can take one more edge without regard to the rule: a free one, or
  * that of the furthest edge that is no keeper; -1 if there is none.
  */

@@ -36,6 +36,17 @@ typedef struct AnnHnswPlacement
 	uint8		newly[256];		/* older edges that it occludes */
 } AnnHnswPlacement;
 
+/* A new edge of a row. */
+typedef struct AnnHnswNewEdge
+{
+	AnnRowId	to;
+	float		length;
+	const ItemPointerData *hint;
+	const AnnHalf *halves;		/* with codes */
+	const uint8 *code;
+	bool		keeper;
+} AnnHnswNewEdge;
+
 /* Squared distance of the end of edge i from that of the new one. */
 typedef float (*AnnHnswDistance2) (const void *arg, int i);
 
@@ -43,6 +54,9 @@ extern void AnnHnswPlaceEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, f
 							 AnnHnswDistance2 distance2, const void *arg, AnnHnswPlacement *placement);
 extern void AnnHnswPlaceCodedEdge(const AnnHnswSpace *space, AnnHnswRowHeader *row, float length,
 								  const AnnCodeProbe *probe, AnnHnswPlacement *placement);
+extern void AnnHnswPutEdge(Relation index, AnnWriteMode mode, const AnnHnswLayout *layout, Buffer buffer,
+						   AnnHnswRowHeader *row, const AnnHnswPlacement *placement, const AnnHnswNewEdge *new);
+extern int	AnnHnswFindEdge(const AnnHnswLayout *layout, AnnHnswRowHeader *row, AnnRowId to);
 extern int	AnnHnswSpareEdge(const AnnHnswLayout *layout, AnnHnswRowHeader *row);
 extern void AnnHnswProbeInit(const AnnHnswSpace *space, AnnCodeProbe *probe, const AnnHalf *factors, const uint8 *code);
 extern void AnnHnswMarkOccluded(const AnnHnswSpace *space, AnnHnswRowHeader *row, char *probes);

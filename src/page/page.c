@@ -55,46 +55,63 @@ AnnPageEditCommit(AnnPageEdit *edit)
 }
 
 /*
- * Changes a few bytes of one page, which the caller holds exclusively and
- * still holds afterwards: what an edit of one page does, without the edit's
- * copy and comparison of the whole page.  Patches do not overlap.
+ * Changes a few bytes of pages (ANN_EDIT_MAX_PAGES at most), which the caller holds exclusively and
+ * still holds afterwards: what an edit of them does, without the edit's copies
+ * and comparisons of whole pages.  Patches do not overlap; of one page there are ANN_PATCH_MAX at most.
  *
  * The record is one of generic WAL: for each block a list of {offset, length,
  * bytes}, which generic_redo applies (access/transam/generic_xlog.c, the same in
  * all versions since 9.6).
  */
 void
-AnnPageApply(Relation index, AnnWriteMode mode, Buffer buffer, const AnnPagePatch *patches, int npatches)
+AnnPageApplyAll(Relation index, AnnWriteMode mode, const AnnPageChange *changes, int nchanges)
 {
-	Page		page = BufferGetPage(buffer);
-	char		delta[BLCKSZ + ANN_PATCH_MAX * 2 * sizeof(OffsetNumber)];
-	Size		size = 0;
+	char		delta[ANN_EDIT_MAX_PAGES][BLCKSZ + ANN_PATCH_MAX * 2 * sizeof(OffsetNumber)];
 	bool		log = mode == ANN_WRITE_WAL && RelationNeedsWAL(index);
 
-	Assert(npatches <= ANN_PATCH_MAX);
+	Assert(nchanges <= ANN_EDIT_MAX_PAGES);
 	START_CRIT_SECTION();
-	for (int i = 0; i < npatches; i++)
-		memcpy(patches[i].target, patches[i].data, patches[i].length);
-	MarkBufferDirty(buffer);
+	for (int i = 0; i < nchanges; i++)
+	{
+		Assert(changes[i].npatches <= ANN_PATCH_MAX);
+		for (int j = 0; j < changes[i].npatches; j++)
+			memcpy(changes[i].patches[j].target, changes[i].patches[j].data, changes[i].patches[j].length);
+		MarkBufferDirty(changes[i].buffer);
+	}
 	if (log)
 	{
 		XLogRecPtr	lsn;
 
 		XLogBeginInsert();
-		XLogRegisterBuffer(0, buffer, REGBUF_STANDARD);
-		for (int i = 0; i < npatches; i++)
+		for (int i = 0; i < nchanges; i++)
 		{
-			OffsetNumber head[2] = {(OffsetNumber) ((char *) patches[i].target - (char *) page), patches[i].length};
+			Page		page = BufferGetPage(changes[i].buffer);
+			Size		size = 0;
 
-			memcpy(delta + size, head, sizeof(head));
-			memcpy(delta + size + sizeof(head), patches[i].data, patches[i].length);
-			size += sizeof(head) + patches[i].length;
+			for (int j = 0; j < changes[i].npatches; j++)
+			{
+				const AnnPagePatch *patch = &changes[i].patches[j];
+				OffsetNumber head[2] = {(OffsetNumber) ((char *) patch->target - (char *) page), patch->length};
+
+				memcpy(delta[i] + size, head, sizeof(head));
+				memcpy(delta[i] + size + sizeof(head), patch->data, patch->length);
+				size += sizeof(head) + patch->length;
+			}
+			XLogRegisterBuffer((uint8) i, changes[i].buffer, REGBUF_STANDARD);
+			XLogRegisterBufData((uint8) i, delta[i], (int) size);
 		}
-		XLogRegisterBufData(0, delta, (int) size);
 		lsn = XLogInsert(RM_GENERIC_ID, 0);
-		PageSetLSN(page, lsn);
+		for (int i = 0; i < nchanges; i++)
+			PageSetLSN(BufferGetPage(changes[i].buffer), lsn);
 	}
 	END_CRIT_SECTION();
+}
+
+/* The same for one page. */
+void
+AnnPageApply(Relation index, AnnWriteMode mode, Buffer buffer, const AnnPagePatch *patches, int npatches)
+{
+	AnnPageApplyAll(index, mode, &(AnnPageChange) {buffer, npatches, patches}, 1);
 }
 
 /*

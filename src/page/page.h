@@ -100,6 +100,15 @@ typedef struct AnnPagePatch
 
 #define ANN_PATCH_MAX 260
 
+/* What becomes of one page. */
+typedef struct AnnPageChange
+{
+	Buffer		buffer;
+	int			npatches;
+	const AnnPagePatch *patches;
+} AnnPageChange;
+
+extern void AnnPageApplyAll(Relation index, AnnWriteMode mode, const AnnPageChange *changes, int nchanges);
 extern void AnnPageApply(Relation index, AnnWriteMode mode, Buffer buffer, const AnnPagePatch *patches, int npatches);
 
 extern Buffer AnnExtendFork(Relation index, ForkNumber fork);

@@ -53,6 +53,14 @@ SELECT id FROM t WHERE tenant IN (:t, 5) ORDER BY v <-> (SELECT v FROM twelve WH
 	vacuum => "VACUUM t;\n");
 pgbench_scripts($node, %script);
 
+# Rows of one tenant by clients that all want room in its chain: when a piece is full, one new piece comes.
+$node->safe_psql('postgres', 'CREATE TABLE crowd (tenant int, v vector(3)); CREATE INDEX crowd_idx ON crowd USING hnsw (v vector_l2_ops) INCLUDE (tenant) WITH (m = 2, ef_construction = 4)');
+append_to_file("$dir/crowd.sql", "INSERT INTO crowd SELECT 1, ARRAY[random(), random(), i]::vector FROM generate_series(1, 50) i;\n");
+$node->command_ok([ 'pgbench', '-n', '-c', 8, '-j', 2, '-t', 25, '-f', "$dir/crowd.sql", 'postgres' ], 'inserts of one tenant');
+is($node->safe_psql('postgres', "SELECT value FROM ann_index_info('crowd_idx') WHERE name = 'cards in chains'"),
+	'10000 in 1250 pieces of 8', 'its cards are in as few pieces as can hold them');
+index_ok($node, 'crowd_idx');
+
 for my $kind (
 	[ 'hnsw', 'INCLUDE (tenant)' ],
 	[ 'hnsw', 'INCLUDE (tenant) WITH (quantizer = none)' ],
