@@ -20,7 +20,7 @@ typedef struct Keeping
 	AnnHnswRepair *repair;
 	AnnHnswRowSet reached;
 	AnnHnswRowSet followed;		/* of these the keepers were followed */
-	AnnHnswRowSet looked;		/* and these have no other edge to a row that is not reached */
+	AnnHnswRowSet looked[2];	/* and these have no other edge to a row that is not reached; [0]: and has no keeper */
 	AnnRowId   *stack;
 	int			nstack;
 } Keeping;
@@ -33,7 +33,7 @@ typedef struct Wanted
 	AnnRowId	to;
 } Wanted;
 
-/* Advances *row to the first row in reached and not in done; false if there is none. */
+/* Advances *row to the first row in `reached` and not in `done`; false if there is none. */
 static bool
 nextToDo(const AnnHnswRowSet *reached, const AnnHnswRowSet *done, AnnRowId *row)
 {
@@ -132,15 +132,19 @@ markEdges(Keeping *keeping, BlockNumber block, const Wanted *wanted, int n)
 	UnlockReleaseBuffer(buffer);
 }
 
-/* Finds, from rows that are reached, edges to rows that are not, and makes them keepers.  True if there were any. */
+/*
+ * Finds, from rows that are reached, edges to rows that are not (unless `any`: only those that have no keeper),
+ * and makes them keepers.  True if there were any.
+ */
 static bool
-look(Keeping *keeping)
+look(Keeping *keeping, bool any)
 {
+	AnnHnswRowSet *looked = &keeping->looked[any];
 	const AnnHnswLayout *layout = &keeping->repair->space->layout;
 	Wanted	   *wanted = palloc(sizeof(Wanted) * layout->rows_per_page * layout->slots);
 	bool		found = false;
 
-	for (AnnRowId row = 0; nextToDo(&keeping->reached, &keeping->looked, &row); row++)
+	for (AnnRowId row = 0; nextToDo(&keeping->reached, looked, &row); row++)
 	{
 		BlockNumber block = AnnHnswRowBlock(layout, row);
 		Buffer		buffer;
@@ -153,14 +157,14 @@ look(Keeping *keeping)
 			AnnRowId	id = block * layout->rows_per_page + i;
 			AnnHnswRowHeader *header = AnnHnswRowOnPage(layout, BufferGetPage(buffer), i);
 
-			if (!AnnHnswRowSetHas(&keeping->reached, id) || AnnHnswRowSetHas(&keeping->looked, id))
+			if (!AnnHnswRowSetHas(&keeping->reached, id) || AnnHnswRowSetHas(looked, id))
 				continue;
-			AnnHnswRowSetAdd(&keeping->looked, id);
+			AnnHnswRowSetAdd(looked, id);
 			for (int j = 0; j < Min(header->nedges, layout->slots); j++)
 			{
 				AnnRowId	to = AnnHnswEdge(layout, header, j);
 
-				if (!isNew(keeping, to))
+				if (!isNew(keeping, to) || (!any && AnnHnswRowSetHas(&keeping->repair->kept, to)))
 					continue;
 				AnnHnswRowSetAdd(&keeping->reached, to);
 				wanted[n++] = (Wanted) {i, j, to};
@@ -178,7 +182,10 @@ look(Keeping *keeping)
 	return found;
 }
 
-/* Everything that edges lead to from the rows that are reached. */
+/*
+ * Everything that edges lead to from the rows that are reached.  A row that has a keeper, but from one that is not
+ * reached, follows in general when that one has got its own: so no row gets more keepers than it needs.
+ */
 static void
 spread(Keeping *keeping)
 {
@@ -189,7 +196,8 @@ spread(Keeping *keeping)
 			push(keeping, row);
 			follow(keeping);
 		}
-	} while (look(keeping));
+	} while (look(keeping, false) ||
+			 (nextToDo(&keeping->repair->live, &keeping->reached, &(AnnRowId) {0}) && look(keeping, true)));
 }
 
 /*
@@ -207,7 +215,8 @@ AnnHnswKeepRows(AnnHnswRepair *repair, MemoryContext scratch)
 	MemoryContext old;
 
 	AnnHnswRowSetInit(&keeping.reached, repair->live.nrows);
-	AnnHnswRowSetInit(&keeping.looked, repair->live.nrows);
+	for (int i = 0; i < 2; i++)
+		AnnHnswRowSetInit(&keeping.looked[i], repair->live.nrows);
 	AnnHnswRowSetClear(&keeping.followed);
 	keeping.stack = palloc(sizeof(AnnRowId) * STACK_SIZE);
 	AnnHnswCacheRefresh(repair->index, cache);
@@ -243,7 +252,8 @@ AnnHnswKeepRows(AnnHnswRepair *repair, MemoryContext scratch)
 	}
 	MemoryContextSwitchTo(old);
 	AnnHnswRowSetFree(&keeping.reached);
-	AnnHnswRowSetFree(&keeping.looked);
+	for (int i = 0; i < 2; i++)
+		AnnHnswRowSetFree(&keeping.looked[i]);
 	pfree(keeping.stack);
 	pfree(entries);
 }

@@ -18,7 +18,7 @@
 #define POOL_SIZE 64
 
 /* Candidates that are read for their exact length (DESIGN, fact 16). */
-#define MAX_FINALISTS 8
+#define MAX_FINALISTS 16
 
 /* Live neighbours whose edges are looked at when those of the dead ones do not suffice. */
 #define EXTRA_SOURCES 4
@@ -58,6 +58,13 @@ typedef struct NewEdge
 	AnnHalf		halves[3];
 } NewEdge;
 
+/* An edge that a row is to get from the end of a new one of its own. */
+typedef struct BackEdge
+{
+	AnnRowId	from;
+	AnnHnswNewEdge edge;
+} BackEdge;
+
 typedef struct RepairWork
 {
 	MemoryContext context;		/* of one page's repair */
@@ -66,11 +73,14 @@ typedef struct RepairWork
 	bool	   *dirty;			/* rows of the page that have edges to deleting rows */
 	NewEdge    *edges;
 	int			nedges;
+	BackEdge   *backs;			/* with codes */
+	int			nbacks;
 	PoolEntry	pool[POOL_SIZE + 1];
 	int			npool;
 	uint8	   *pool_codes;
 	char	   *probes;			/* of the live neighbours and chosen finalists */
 	float	   *lengths;		/* of those */
+	AnnHnswRowHeader *copy;		/* of a row that is to get an edge back */
 	float	   *estimates;
 	float	   *scratch;
 	AnnQueryCode *query;
@@ -183,15 +193,6 @@ offer(AnnHnswRepair *repair, AnnRowId row, float length2, const uint8 *code, flo
 	pool[i] = entry;
 }
 
-static bool
-isEdge(const AnnHnswLayout *layout, AnnHnswRowHeader *row, AnnRowId neighbour)
-{
-	for (int i = 0; i < row->nedges; i++)
-		if (AnnHnswEdge(layout, row, i) == neighbour)
-			return true;
-	return false;
-}
-
 /*
  * Squared Euclidean distance of an estimate: the estimate itself for L2, and
  * what makes it one for the other metrics.
@@ -241,7 +242,8 @@ offerNeighbours(AnnHnswRepair *repair, AnnHnswRowHeader *row, AnnRowId self, Ann
 	{
 		AnnRowId	candidate = AnnHnswEdge(layout, header, i);
 
-		if (candidate == self || AnnHnswRowSetHas(repair->deleting, candidate) || isEdge(layout, row, candidate))
+		if (candidate == self || AnnHnswRowSetHas(repair->deleting, candidate) ||
+			AnnHnswFindEdge(layout, row, candidate) >= 0)
 			continue;
 		if (AnnHnswHasCodes(layout))
 		{
@@ -429,6 +431,27 @@ compareLength(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* What the slots of other rows hold of the row that is repaired, but for the length. */
+static void
+formBack(AnnHnswRepair *repair, AnnHnswRowHeader *row, AnnHnswNewEdge *back)
+{
+	const AnnHnswSpace *space = repair->space;
+	uint8	   *code = palloc(space->layout.code_size);
+	AnnHalf    *halves = palloc(3 * sizeof(AnnHalf));
+	ItemPointer hint = palloc(sizeof(ItemPointerData));
+	AnnCodeFactors factors;
+
+	if (row->ntids > 0)
+		*hint = row->tids[0];
+	else
+		ItemPointerSetInvalid(hint);
+	AnnHnswEncode(space, repair->work->dense, code, &factors, repair->work->scratch);
+	AnnFactorsToHalf(&space->code, &factors, halves);
+	back->code = code;
+	back->halves = halves;
+	back->hint = hint;
+}
+
 /*
  * Finds edges for the free places of a row, which stands in the copy of its
  * page.
@@ -444,6 +467,7 @@ findEdges(AnnHnswRepair *repair, AnnHnswRowHeader *row, AnnRowId self)
 	int			wanted = layout->slots;
 	int			extra = EXTRA_SOURCES;
 	bool		coded = AnnHnswHasCodes(layout);
+	AnnHnswNewEdge back = {.to = self};
 
 	if (!loadRow(repair, row))
 		return;
@@ -508,6 +532,13 @@ findEdges(AnnHnswRepair *repair, AnnHnswRowHeader *row, AnnRowId self)
 				AnnHnswEncode(space, finalists[i].dense, edge->code, &factors, work->scratch);
 				AnnFactorsToHalf(&space->code, &factors, edge->halves);
 			}
+			if (coded && !finalists[i].occluded)
+			{
+				if (back.code == NULL)
+					formBack(repair, row, &back);
+				back.length = finalists[i].length;
+				work->backs[work->nbacks++] = (BackEdge) {finalists[i].row, back};
+			}
 			work->nedges++;
 			wanted--;
 		}
@@ -544,6 +575,58 @@ addLink(AnnHnswRepair *repair, AnnRowId row)
 		AnnHnswRowSetAdd(&repair->linked, row);
 }
 
+/*
+ * Adds an edge to a row, as an insert would.  Its edges to deleting rows, if it has not been repaired
+ * yet, are free places.
+ */
+static void
+linkBack(AnnHnswRepair *repair, const BackEdge *back)
+{
+	const AnnHnswSpace *space = repair->space;
+	const AnnHnswLayout *layout = &space->layout;
+	RepairWork *work = repair->work;
+	AnnHnswPlacement placement = {.keeper = false, .slot = -1};
+	AnnCodeProbe *probe = (AnnCodeProbe *) work->probes;
+	uint8		places[MAX_SLOTS + 1];	/* of the copy's edges in the row, and then a free one */
+	AnnHnswRowHeader *row;
+	Buffer		buffer = ReadBufferExtended(repair->index, MAIN_FORKNUM, AnnHnswRowBlock(layout, back->from), RBM_NORMAL,
+											repair->strategy);
+	Page		page;
+
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	page = AnnPageGet(repair->index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW);
+	row = AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, back->from));
+	if (row->state == ANN_HNSW_LIVE && AnnHnswFindEdge(layout, row, back->edge.to) < 0)
+	{
+		int			n = 0;
+		int			spare = row->nedges;
+
+		for (int i = 0; i < row->nedges; i++)
+		{
+			if (AnnHnswRowSetHas(repair->deleting, AnnHnswEdge(layout, row, i)))
+				spare = i;
+			else
+				places[n++] = (uint8) i;
+		}
+		places[n] = (uint8) spare;
+		memcpy(work->copy, row, layout->row_size);
+		dropEdges(repair, work->copy);
+		AnnHnswProbeInit(space, probe, back->edge.halves, back->edge.code);
+		AnnHnswPlaceCodedEdge(space, work->copy, back->edge.length, probe, &placement);
+		if (placement.slot >= 0)
+		{
+			placement.slot = places[placement.slot];
+			for (int i = 0; i < placement.nnewly; i++)
+				placement.newly[i] = places[placement.newly[i]];
+			AnnHnswPutEdge(repair->index, repair->mode, layout, buffer, row, &placement, &back->edge);
+			/* Of pages that are still to be repaired it is noted then. */
+			if (AnnHnswRowBlock(layout, back->from) <= AnnHnswRowBlock(layout, back->edge.to))
+				addLink(repair, back->edge.to);
+		}
+	}
+	UnlockReleaseBuffer(buffer);
+}
+
 /* Writes what was found for the rows of a page. */
 static void
 writePage(AnnHnswRepair *repair, BlockNumber block)
@@ -566,7 +649,7 @@ writePage(AnnHnswRepair *repair, BlockNumber block)
 		AnnHnswRowHeader *row = AnnHnswRowOnPage(layout, page, edge->slot);
 
 		/* Inserts may have linked rows meanwhile, this one among them. */
-		if (row->nedges >= layout->slots || isEdge(layout, row, edge->row))
+		if (row->nedges >= layout->slots || AnnHnswFindEdge(layout, row, edge->row) >= 0)
 			continue;
 		AnnHnswSetSlot(repair->space, row, row->nedges, edge->row, edge->length, &edge->hint, edge->halves,
 					   edge->code);
@@ -616,12 +699,17 @@ repairPage(AnnHnswRepair *repair, BlockNumber block)
 			if (AnnHnswRowSetHas(repair->deleting, neighbour))
 				dirty = work->dirty[i] = true;
 			else
+			{
 				addLink(repair, neighbour);
+				if (AnnHnswIsKeeper(layout, row, j))
+					AnnHnswRowSetAdd(&repair->kept, neighbour);
+			}
 		}
 	}
 	if (!dirty)
 		return;
 	work->nedges = 0;
+	work->nbacks = 0;
 	for (int i = 0; i < layout->rows_per_page; i++)
 	{
 		AnnVacuumDelayPoint();
@@ -629,6 +717,8 @@ repairPage(AnnHnswRepair *repair, BlockNumber block)
 			findEdges(repair, AnnHnswRowOnPage(layout, page, i), block * layout->rows_per_page + i);
 	}
 	writePage(repair, block);
+	for (int i = 0; i < work->nbacks; i++)
+		linkBack(repair, &work->backs[i]);
 }
 
 static void
@@ -641,6 +731,8 @@ initWork(AnnHnswRepair *repair)
 	work->context = AllocSetContextCreate(CurrentMemoryContext, "ann hnsw repair", ALLOCSET_DEFAULT_SIZES);
 	work->dirty = palloc(sizeof(bool) * layout->rows_per_page);
 	work->edges = palloc(sizeof(NewEdge) * layout->rows_per_page * MAX_FINALISTS);
+	work->backs = palloc(sizeof(BackEdge) * layout->rows_per_page * MAX_FINALISTS);
+	work->copy = palloc(layout->row_size);
 	work->vector = palloc(layout->vector_size);
 	work->stored = palloc(layout->vector_size);
 	if (layout->element == ANN_ELEMENT_FLOAT4 || layout->element == ANN_ELEMENT_HALF)
@@ -729,6 +821,7 @@ AnnHnswRepairGraph(AnnHnswRepair *repair, BlockNumber nblocks)
 	AnnHnswRowSetInit(&repair->live, nrows);
 	AnnHnswRowSetInit(&repair->linked, nrows);
 	AnnHnswRowSetInit(&repair->twice, nrows);
+	AnnHnswRowSetInit(&repair->kept, nrows);
 	old = MemoryContextSwitchTo(repair->work->context);
 	for (BlockNumber block = ANN_HNSW_META_BLOCK + 1; block < nblocks; block++)
 	{
@@ -741,5 +834,6 @@ AnnHnswRepairGraph(AnnHnswRepair *repair, BlockNumber nblocks)
 	AnnHnswRowSetFree(&repair->live);
 	AnnHnswRowSetFree(&repair->linked);
 	AnnHnswRowSetFree(&repair->twice);
+	AnnHnswRowSetFree(&repair->kept);
 	MemoryContextDelete(repair->work->context);
 }

@@ -17,6 +17,7 @@ typedef struct AnnHnswRepair
 	AnnHnswRowSet live;
 	AnnHnswRowSet linked;		/* rows that an edge of a live row names */
 	AnnHnswRowSet twice;		/* rows that two name */
+	AnnHnswRowSet kept;			/* rows that a keeper of a live row names */
 	struct RepairWork *work;	/* scratch of hnsw_repair.c */
 } AnnHnswRepair;
 
