@@ -55,7 +55,8 @@ AnnIvfSetKeys(AnnIvfScan *state)
 {
 	const AnnIndexScan *base = &state->base;
 
-	state->has_keys = base->keys != NULL && base->filter != NULL && state->meta.layout.key_size > 0;
+	state->has_keys = base->keys != NULL && base->filter != NULL && base->nkeys <= MAX_KEYS &&
+		state->meta.layout.key_size > 0;
 	if (!state->has_keys)
 		return;
 	state->keys = palloc(mul_size(sizeof(AnnIvfKey), Max(base->nkeys, 1)));
@@ -269,7 +270,7 @@ testEntries(const AnnIvfScan *state, Page page, const AnnIvfShape *shape)
 	int			count = AnnIvfListPageOf(page)->count;
 	uint8	   *tests = state->batch->tests;
 	uint16	   *marks = state->batch->places;
-	bool		marked = state->has_keys && state->nkeys <= MAX_KEYS;
+	bool		marked = state->has_keys;
 	int			n = 0;
 
 	memset(tests, ANN_TEST_FAILS, count);
