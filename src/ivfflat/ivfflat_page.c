@@ -155,7 +155,11 @@ AnnIvfLayoutInit(AnnIvfLayout *layout, AnnCodeParams *code, Relation index)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("an entry of %u bytes does not fit a page", layout->entry_size)));
 	layout->entries = (uint16) entries;
-	layout->blocks = (uint16) vectorBlocks(layout, entries);
+	/* VECTORS pages belong to one CODES page: rather fewer entries than a page of vectors for the last few. */
+	for (Size fewer = entries - 1; fewer >= Max(entries / 2, 1); fewer--)
+		if ((1 + vectorBlocks(layout, fewer)) * layout->entries < (1 + vectorBlocks(layout, layout->entries)) * fewer)
+			layout->entries = (uint16) fewer;
+	layout->blocks = (uint16) vectorBlocks(layout, layout->entries);
 }
 
 /*
