@@ -52,6 +52,12 @@ static const struct
 
 #define KMEANS_SEED 4711
 
+typedef struct Move
+{
+	int			point;
+	int			from;
+} Move;
+
 typedef struct Kmeans
 {
 	const float *points;
@@ -68,6 +74,11 @@ typedef struct Kmeans
 	void	   *part;			/* table of some centroids */
 	int		   *cluster;		/* of each point */
 	int		   *order;			/* scratch: numbers of points, by their clusters */
+	float	   *sums;			/* of the members of each cluster, */
+	int		   *counts;			/* and how many there are, */
+	int			summed;			/* among every `summed`-th point; 0: not known */
+	Move	   *moves;				/* points that have changed their cluster since then */
+	int			nmoves;
 	pg_prng_state prng;
 } Kmeans;
 
@@ -280,8 +291,14 @@ assignPoints(Kmeans *state, const AnnNearest *nearest, const int *points, int n)
 		findNearest(state, nearest, points + first, count, found);
 		for (int i = 0; i < count; i++)
 		{
-			changed += state->cluster[points[first + i]] != found[i];
-			state->cluster[points[first + i]] = found[i];
+			int		   *cluster = &state->cluster[points[first + i]];
+
+			if (*cluster == found[i])
+				continue;
+			state->moves[state->nmoves].point = points[first + i];
+			state->moves[state->nmoves++].from = *cluster;
+			*cluster = found[i];
+			changed++;
 		}
 	}
 	return changed;
@@ -300,6 +317,7 @@ assign(Kmeans *state, int stride)
 	int			changed;
 	AnnNearest	nearest;
 
+	state->nmoves = 0;
 	AnnNearestFill(state->table, state->centroids, state->k, state->dim, state->mean, ANN_NEAREST_DISTANCE);
 	AnnNearestOpen(&nearest, state->table, state->centroids, state->k, state->dim, ANN_NEAREST_DISTANCE);
 
@@ -329,6 +347,42 @@ assign(Kmeans *state, int stride)
 	return changed;
 }
 
+/* Adds a point, or takes it away. */
+static void
+addTo(Kmeans *state, int cluster, int point, int sign)
+{
+	float	   *sum = state->sums + (Size) cluster * state->dim;
+	const float *x = pointAt(state, point);
+
+	if (sign > 0)
+		for (int j = 0; j < state->dim; j++)
+			sum[j] += x[j];
+	else
+		for (int j = 0; j < state->dim; j++)
+			sum[j] -= x[j];
+	state->counts[cluster] += sign;
+}
+
+/* Sums up the members of the clusters, or what has changed since that was done for the same points. */
+static void
+sumUp(Kmeans *state, int stride)
+{
+	if (state->summed == stride && state->nmoves < strided(state, stride) / 2)
+	{
+		for (int i = 0; i < state->nmoves; i++)
+		{
+			addTo(state, state->cluster[state->moves[i].point], state->moves[i].point, 1);
+			addTo(state, state->moves[i].from, state->moves[i].point, -1);
+		}
+		return;
+	}
+	state->summed = stride;
+	memset(state->sums, 0, mul_size(mul_size(sizeof(float), state->dim), state->k));
+	memset(state->counts, 0, mul_size(sizeof(int), state->k));
+	for (int i = 0; i < state->npoints; i += stride)
+		addTo(state, state->cluster[i], i, 1);
+}
+
 /*
  * Moves each centroid to the mean of its members among every stride-th point.  One that has
  * none takes a member of the largest cluster.
@@ -338,28 +392,18 @@ update(Kmeans *state, int stride)
 {
 	int			dim = state->dim;
 	int			n = strided(state, stride);
-	int		   *counts = palloc0(mul_size(sizeof(int), state->k));
 	int			largest = 0;
 
-	memset(state->centroids, 0, mul_size(mul_size(sizeof(float), dim), state->k));
-	for (int i = 0; i < n; i++)
-	{
-		const float *point = pointAt(state, i * stride);
-		int			cluster = state->cluster[i * stride];
-		float	   *centroid = state->centroids + (Size) cluster * dim;
-
-		for (int j = 0; j < dim; j++)
-			centroid[j] += point[j];
-		counts[cluster]++;
-	}
+	sumUp(state, stride);
 	for (int c = 1; c < state->k; c++)
-		if (counts[c] > counts[largest])
+		if (state->counts[c] > state->counts[largest])
 			largest = c;
 	for (int c = 0; c < state->k; c++)
 	{
 		float	   *centroid = state->centroids + (Size) c * dim;
+		const float *sum = state->sums + (Size) c * dim;
 
-		if (counts[c] == 0)
+		if (state->counts[c] == 0)
 		{
 			/* A random start, so that several empty clusters take different members. */
 			int			i = (int) pg_prng_uint64_range(&state->prng, 0, n - 1);
@@ -370,11 +414,10 @@ update(Kmeans *state, int stride)
 			continue;
 		}
 		for (int j = 0; j < dim; j++)
-			centroid[j] /= counts[c];
+			centroid[j] = sum[j] / state->counts[c];
 		if (state->spherical)
 			AnnNormalize(centroid, centroid, dim);
 	}
-	pfree(counts);
 }
 
 static void
@@ -407,13 +450,14 @@ iterate(Kmeans *state)
 Size
 AnnIvfKmeansPointSize(int dim)
 {
-	return AnnNearestRowBytes(dim) + 2 * sizeof(float) + (sizeof(float) + sizeof(double)) / 2 + sizeof(int);
+	return AnnNearestRowBytes(dim) + 2 * sizeof(float) + (sizeof(float) + sizeof(double)) / 2 +
+		sizeof(int) + sizeof(Move);
 }
 
 Size
 AnnIvfKmeansClusterSize(int dim)
 {
-	return AnnNearestSize(dim, ANN_PANEL) / ANN_PANEL + AnnNearestScratchSize(ANN_PANEL, ANN_NEAREST_MAX_ROWS) / ANN_PANEL;
+	return sizeof(float) * dim + sizeof(int) + AnnNearestSize(dim, ANN_PANEL) / ANN_PANEL + AnnNearestScratchSize(ANN_PANEL, ANN_NEAREST_MAX_ROWS) / ANN_PANEL;
 }
 
 /*
@@ -449,7 +493,11 @@ AnnIvfKmeans(const float *points, int npoints, int dim, int k, bool spherical, f
 	state.block.spread = state.block.scale + ANN_NEAREST_MAX_ROWS;
 	state.cluster = assignment;
 	state.order = palloc_extended(mul_size(sizeof(int), npoints), MCXT_ALLOC_HUGE);
-	state.part = palloc(AnnNearestSize(dim, NEIGHBOURS));
+	state.moves = palloc_extended(mul_size(sizeof(Move), npoints), MCXT_ALLOC_HUGE);
+	state.sums = palloc_extended(mul_size(mul_size(sizeof(float), dim), k), MCXT_ALLOC_HUGE);
+	state.counts = palloc(mul_size(sizeof(int), k));
+	if (k >= LEAST_CLUSTERS)
+		state.part = palloc(AnnNearestSize(dim, NEIGHBOURS));
 	state.table = palloc_extended(AnnNearestSize(dim, Max(k, ANN_PANEL)), MCXT_ALLOC_HUGE);
 	state.scratch = palloc_extended(AnnNearestScratchSize(Max(k, ANN_PANEL), ANN_NEAREST_MAX_ROWS), MCXT_ALLOC_HUGE);
 	pg_prng_seed(&state.prng, KMEANS_SEED);

@@ -26,17 +26,17 @@
 #define LOOK_SHARE 0.1
 
 /* How far a list may change: its entries against the mean and its own at first; their spread. */
-#define LARGE_MEANS 1.4
-#define LARGE_GROWTH 1.4
+#define LARGE_MEANS 1.35
+#define LARGE_GROWTH 1.3
 #define SMALL_MEANS 0.125
 #define SMALL_SHRINKAGE 0.5
-#define SPREAD_GROWTH 1.15
+#define SPREAD_GROWTH 1.12
 
 /* A list that is made anew takes so many of the nearest lists with it, itself included. */
 #define GROUP_LISTS 10
 
 /* Beyond this share of the rows all lists are made anew. */
-#define WHOLE_SHARE 0.5
+#define WHOLE_SHARE 0.6
 
 /* Walks that copy what inserts have added, until it is little. */
 #define CATCH_UP_WALKS 4
