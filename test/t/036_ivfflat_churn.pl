@@ -11,8 +11,8 @@ my ($count, $share, $rounds, $dim) = (6000, 5, 5, 32);
 my $replaced = $count / $share;
 
 # Rows to come follow those of the beginning, and are like them; the last ones are queries.
-my $vectors = clustered_vectors($count + $rounds * $replaced + 150, $dim, seed => 36, clusters => 6);
-my $queries = [ map { vector_text($_) } splice(@$vectors, -150) ];
+my $vectors = clustered_vectors($count + $rounds * $replaced + 100, $dim, seed => 36, clusters => 6);
+my $queries = [ map { vector_text($_) } splice(@$vectors, -100) ];
 load_vectors($node, 'stream', "vector($dim)", $vectors);
 $node->safe_psql('postgres', 'CREATE INDEX ON stream (id)');
 
@@ -56,11 +56,11 @@ for my $kind (
 		$node->safe_psql('postgres', 'DROP TABLE fresh');
 		$lost += ($fresh - $churned) / $rounds;
 		$last = $churned;
-		cmp_ok($churned, '>=', $fresh - 0.07, "$table, round $round: recall $churned, built anew $fresh");
+		cmp_ok($churned, '>=', $fresh - 0.08, "$table, round $round: recall $churned, built anew $fresh");
 		# Lists that were made anew are freed by the next VACUUM.
 		cmp_ok(size($table), '<=', 1.6 * $size, "$table, round $round: " . size($table) . " bytes, $size at the start");
 	}
-	cmp_ok($lost, '<=', 0.03, "$table: recall lost in the mean: $lost");
+	cmp_ok($lost, '<=', 0.04, "$table: recall lost in the mean: $lost");
 	cmp_ok($last, '>=', $start - 0.05, "$table: recall in the end, $last, and at the start, $start");
 	$node->safe_psql('postgres', "DROP TABLE $table");
 }
