@@ -184,7 +184,7 @@ help:
 	@echo "make test-versions   make test on PostgreSQL 16 (noble), 17 (trixie) and 18 (sid), the same way"
 	@echo "make deb             the Debian packages, in build/deb"
 	@echo "make fuzz            long fuzz run of the input functions (FUZZ_SECONDS=600)"
-	@echo "make bench           compare with pgvector, hnswlib and faiss (DATASET=... WHAT=... ROWS=... STORAGE=...)"
+	@echo "make bench           compare with pgvector, hnswlib and faiss (DATASET=... WHAT=... and more: test/bench/README)"
 	@echo "make bench-planner   time of the plans that are chosen over that of the best (GRID=quick|full|large TABLES=... KS=... SHARES=... BUDGET=...)"
 	@echo "make bench-calibrate what the planner's constants come from"
 	@echo "make bench-exact     the same for exact search, over dimensions and storage"
@@ -197,7 +197,9 @@ RUN_fuzz = fuzz/run
 test test-asan fuzz test-versions test-fresh deb:
 	@$(CHOSEN) $(top)/test/$(or $(RUN_$@),$@)
 bench:
-	@$(CHOSEN) DATASET='$(DATASET)' WHAT='$(WHAT)' ROWS='$(ROWS)' STORAGE='$(STORAGE)' $(top)/test/bench/run
+	@$(CHOSEN) DATASET='$(DATASET)' WHAT='$(WHAT)' PARTS='$(PARTS)' ROWS='$(ROWS)' STORAGE='$(STORAGE)' LISTS='$(LISTS)' \
+		PROCESSES='$(PROCESSES)' CLIENTS='$(CLIENTS)' CONTENDERS='$(CONTENDERS)' SHARED_BUFFERS='$(SHARED_BUFFERS)' \
+		$(top)/test/bench/run
 bench-planner:
 	@$(CHOSEN) GRID='$(GRID)' TABLES='$(TABLES)' KS='$(KS)' SHARES='$(SHARES)' BUDGET='$(BUDGET)' $(top)/test/bench/run planner
 bench-calibrate:

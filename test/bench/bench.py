@@ -19,7 +19,7 @@ import psycopg
 
 from contenders import Contender, Faiss, Hnswlib, IndexKind, Throughput
 from datasets import K, Dataset, Truth, open_dataset
-from server import CLIENTS, TOAST_THRESHOLD, Inserts, Server
+from server import TOAST_THRESHOLD, Inserts, Server
 
 ROUNDS = 3
 TARGETS = (0.95, 0.99)
@@ -28,8 +28,24 @@ EXACT_WORKERS = (0, 2)
 EXACT_CHECKED = 5  # queries whose exact answers are verified
 DELETED = "id % 5 = 0"
 EXTENSIONS = {"ann": "ann", "pgvector": "vector"}
-TASKS = ("exact", "hnsw", "ivfflat")
+LIBRARIES = {"hnswlib": Hnswlib, "faiss": Faiss}
+CONTENDERS = (*EXTENSIONS, *LIBRARIES)
+TASKS = ("exact", "hnsw", "ivfflat", "size")
+PARTS = ("build", "search", "insert", "vacuum")
+SMALLER = {  # options of ann's that make an index smaller
+    "hnsw": ({"refine_type": "sq8"}, {"quantizer": "none", "refine_type": "sq8"}),
+    "ivfflat": ({"refine_type": "sq8"},),
+}
 STORAGES = {"inline": "vectors inline", "toast": "vectors TOASTed"}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much of an index is measured."""
+
+    parts: Sequence[str]  # of PARTS
+    processes: Sequence[int]  # that build together, one build for each number
+    clients: Sequence[int]  # that ask or insert at a time, one measurement for each number
 
 
 @dataclass(frozen=True)
@@ -183,9 +199,9 @@ def find_effort(target: float, kind: IndexKind, recall: Callable[[int], float]) 
     return high
 
 
-def measure_builds(kind: IndexKind, contenders: Sequence[Contender], report: Report) -> None:
-    """Build times, once each; the last build stays."""
-    for processes in sorted({1, os.cpu_count() or 1}):
+def measure_builds(kind: IndexKind, contenders: Sequence[Contender], scope: Scope, report: Report) -> None:
+    """Build times, once each; the last build stays.  Unless builds are what is asked for, that by all cores alone."""
+    for processes in scope.processes if "build" in scope.parts else [os.cpu_count() or 1]:
         for c in contenders:
             progress(f"building {kind.name}, {processes} process(es): {c.name}")
             report_time(report, f"build, {processes} process(es)", c, lambda c=c: c.build(kind, processes))
@@ -196,63 +212,79 @@ def measure_builds(kind: IndexKind, contenders: Sequence[Contender], report: Rep
             c.prepare_index()
 
 
-def measure_searches(
-    kind: IndexKind, contenders: Sequence[Contender], truth: Truth, report: Report
-) -> dict[Contender, int]:
-    """Throughput at the recall targets.  Returns each contender's effort for the first of them (or the largest)."""
-    memory: dict[tuple[Contender, int], float] = {}
+class Efforts:
+    """The effort at which each contender reaches a recall, and what was measured on the way."""
 
-    def recall(c: Contender, effort: int) -> float:
-        if (c, effort) not in memory:
-            memory[c, effort] = truth.recall(c.search(effort))
-        return memory[c, effort]
+    def __init__(self, kind: IndexKind, truth: Truth):
+        self.kind, self.truth = kind, truth
+        self.memory: dict[tuple[Contender, int], float] = {}
 
-    reference = {c: kind.max_effort for c in contenders}
+    def recall(self, c: Contender, effort: int) -> float:
+        if (c, effort) not in self.memory:
+            self.memory[c, effort] = self.truth.recall(c.search(effort))
+        return self.memory[c, effort]
+
+    def find(self, contenders: Sequence[Contender], target: float) -> dict[Contender, int]:
+        """Of the contenders that reach it."""
+        progress(f"looking for the {self.kind.setting} that reaches recall {target}")
+        found = {c: find_effort(target, self.kind, lambda effort, c=c: self.recall(c, effort)) for c in contenders}
+        return {c: effort for c, effort in found.items() if effort is not None}
+
+
+def measure_searches(efforts: Efforts, contenders: Sequence[Contender], scope: Scope, report: Report) -> None:
+    """Throughput at the recall targets, by each number of clients."""
+    kind = efforts.kind
     for target in TARGETS:
-        progress(f"looking for the {kind.setting} that reaches recall {target}")
-        found = {c: find_effort(target, kind, lambda effort, c=c: recall(c, effort)) for c in contenders}
-        efforts = {c: effort for c, effort in found.items() if effort is not None}
-        if target == TARGETS[0]:
-            reference |= efforts
-
-        def search(c: Contender, _turn: int) -> tuple[Throughput, float]:
-            return with_cpu(c, lambda: c.throughput(efforts[c]))
-
-        measured = interleaved(list(efforts), search)
+        found = efforts.find(contenders, target)
         for c in contenders:
-            report.add(f"recall {target}: {kind.setting}", c, efforts.get(c, kind.max_effort))
-            report.add(f"recall {target}: measured", c, recall(c, efforts.get(c, kind.max_effort)), "{:.4f}")
-        for c, runs in measured.items():
-            report.add(f"recall {target}: queries/s per core", c, [t.per_core for t, _ in runs])
-            report.add(f"recall {target}: CPU us/query", c, [cpu / t.queries * 1e6 for t, cpu in runs])
+            report.add(f"recall {target}: {kind.setting}", c, found.get(c, kind.max_effort))
+            report.add(f"recall {target}: measured", c, efforts.recall(c, found.get(c, kind.max_effort)), "{:.4f}")
+        for clients in scope.clients:
+            # A library in this process has one thread, whatever the number of clients.
+            asked = [c for c in found if isinstance(c, Server) or clients == scope.clients[0]]
+            where = f"recall {target}: " + (f"{clients} clients, " if len(scope.clients) > 1 else "")
+
+            def search(c: Contender, _turn: int, clients=clients, found=found) -> tuple[Throughput, float]:
+                return with_cpu(c, lambda: c.throughput(found[c], clients))
+
+            for c, runs in interleaved(asked, search).items():
+                report.add(f"{where}queries/s per core", c, [t.per_core for t, _ in runs])
+                report.add(f"{where}CPU us/query", c, [cpu / t.queries * 1e6 for t, cpu in runs])
+                if isinstance(c, Server):
+                    report.add(f"{where}pages read/query", c, [t.pages_read / t.queries for t, _ in runs], "{:,.1f}")
     for c in contenders:
-        report.write({"recall_by_effort": {effort: r for (d, effort), r in memory.items() if d is c}, "contender": c.name})
-    return reference
+        by_effort = {effort: r for (d, effort), r in efforts.memory.items() if d is c}
+        report.write({"recall_by_effort": by_effort, "contender": c.name})
 
 
-def measure_inserts(servers: Sequence[Server], per_run: int, report: Report) -> None:
+def measure_inserts(servers: Sequence[Server], per_run: int, scope: Scope, report: Report) -> None:
     """Single-row inserts, each run right after a checkpoint."""
-    for number, mode in enumerate(INSERT_MODES):
-        progress(f"inserting, {mode.name}")
-        servers[0].set_full_page_writes(mode.full_page_writes)
+    number = 0
+    for clients in scope.clients:
+        who = f", {clients} clients" if len(scope.clients) > 1 else ""
+        for mode in INSERT_MODES:
+            progress(f"inserting{who}, {mode.name}")
+            servers[0].set_full_page_writes(mode.full_page_writes)
 
-        def insert(c: Server, turn: int) -> tuple[Inserts, float]:
-            first = c.rows + (number * ROUNDS + turn) * per_run
-            return with_cpu(c, lambda: c.insert(first, per_run, mode.synchronous_commit))
+            def insert(c: Server, turn: int, number=number, clients=clients, mode=mode) -> tuple[Inserts, float]:
+                first = c.rows + (number * ROUNDS + turn) * per_run
+                return with_cpu(c, lambda: c.insert(first, per_run, clients, mode.synchronous_commit))
 
-        for c, runs in interleaved(servers, insert).items():
-            report.add(f"inserts/s, {mode.name}", c, [i.per_second for i, _ in runs])
-            report.add(f"CPU us/insert, {mode.name}", c, [cpu / per_run * 1e6 for _, cpu in runs])
-            if mode.wal:
-                report.add(f"WAL bytes/insert, {mode.wal}", c, [i.wal_bytes for i, _ in runs])
-                report.add(f"page images/insert, {mode.wal}", c, [i.wal_images for i, _ in runs], "{:.1f}")
+            for c, runs in interleaved(servers, insert).items():
+                report.add(f"inserts/s{who}, {mode.name}", c, [i.per_second for i, _ in runs])
+                report.add(f"CPU us/insert{who}, {mode.name}", c, [cpu / per_run * 1e6 for _, cpu in runs])
+                if mode.wal:
+                    report.add(f"WAL bytes/insert{who}, {mode.wal}", c, [i.wal_bytes for i, _ in runs])
+                    report.add(f"page images/insert{who}, {mode.wal}", c, [i.wal_images for i, _ in runs], "{:.1f}")
+            number += 1
     servers[0].set_full_page_writes(True)
 
 
 def measure_changes(
-    servers: Sequence[Server], effort: dict[Contender, int], per_run: int, data: Dataset, report: Report
+    servers: Sequence[Server], efforts: Efforts, per_run: int, data: Dataset, scope: Scope, report: Report
 ) -> None:
     """Inserts, deletions, VACUUM, and the recall that they leave behind."""
+    effort = {c: efforts.kind.max_effort for c in servers} | efforts.find(servers, TARGETS[0])
 
     def report_recall(when: str) -> None:
         live = [c.live_ids() for c in servers]
@@ -262,41 +294,67 @@ def measure_changes(
                 raise RuntimeError(f"{c.name} holds other rows than {servers[0].name}")
             report.add(f"recall {when}, same effort", c, truth.recall(c.search(effort[c])), "{:.4f}")
 
-    measure_inserts(servers, per_run, report)
-    report_recall("after inserts")
     for c in servers:
-        progress(f"VACUUM: {c.name}")
-        c.delete(DELETED)
-        c.checkpoint()
-        report_time(report, "VACUUM after deleting 20 %", c, c.vacuum)
-    report_recall("after VACUUM")
+        report.add("recall before changes", c, efforts.recall(c, effort[c]), "{:.4f}")
+    if "insert" in scope.parts:
+        measure_inserts(servers, per_run, scope, report)
+        report_recall("after inserts")
+    if "vacuum" in scope.parts:
+        for c in servers:
+            progress(f"VACUUM: {c.name}")
+            c.delete(DELETED)
+            c.checkpoint()
+            report_time(report, "VACUUM after deleting 20 %", c, c.vacuum)
+        report_recall("after VACUUM")
 
 
 def run_index(
-    kind: IndexKind, data: Dataset, storage: str, contenders: Sequence[Contender], report: Report
+    kind: IndexKind, data: Dataset, storage: str, contenders: Sequence[Contender], scope: Scope, report: Report
 ) -> None:
-    """Everything about one kind of index on one data set."""
+    """One kind of index on one data set."""
     contenders = [c for c in contenders if c.supports(kind)]
-    per_run = min(1000, len(data.base) // 100) // CLIENTS * CLIENTS
-    rows = len(data.base) - len(INSERT_MODES) * ROUNDS * per_run
+    servers = [c for c in contenders if isinstance(c, Server)]
+    runs = len(INSERT_MODES) * ROUNDS * len(scope.clients) if "insert" in scope.parts else 0
+    every = math.lcm(*scope.clients)
+    per_run = min(1000, len(data.base) // 10 // max(runs, 1)) // every * every
+    rows = len(data.base) - runs * per_run
     options = ", ".join(f"{name} = {value}" for name, value in kind.options.items())
     title = f"{kind.name} ({options}), {data.name}: {rows:,} x {data.dim}, {STORAGES[storage]}"
     report.begin(kind.name, title, contenders)
     for c in contenders:
         c.load(data, rows)
-    measure_builds(kind, contenders, report)
-    effort = measure_searches(kind, contenders, Truth(data, np.arange(rows)), report)
-    servers = [c for c in contenders if isinstance(c, Server)]
-    if servers:
-        measure_changes(servers, effort, per_run, data, report)
+    measure_builds(kind, contenders, scope, report)
+    if scope.parts != ["build"]:
+        efforts = Efforts(kind, Truth(data, np.arange(rows)))
+        if "search" in scope.parts:
+            measure_searches(efforts, contenders, scope, report)
+        if servers and {"insert", "vacuum"} & set(scope.parts):
+            measure_changes(servers, efforts, per_run, data, scope, report)
     report.end()
 
 
-def index_kind(name: str, rows: int) -> IndexKind:
+def run_sizes(data: Dataset, servers: Sequence[Server], lists: int | None, report: Report) -> None:
+    """Bytes of index a row, as it comes and with the options that make ann's smaller."""
+    rows = len(data.base)
+    for c in servers:
+        c.load(data, rows)
+    for name, smaller in SMALLER.items():
+        kind = index_kind(name, rows, lists)
+        report.begin("size", f"size of {name}, {data.name}: {rows:,} x {data.dim}", servers)
+        for c in servers:
+            for options in ({}, *smaller) if c.name == "ann" else ({},):
+                progress(f"building {name}: {c.name} {options or ''}")
+                c.create_index(kind, kind.options | options, os.cpu_count() or 1)
+                what = ", ".join(f"{key} = {value}" for key, value in options.items()) or "default"
+                report.add(f"bytes/row, {what}", c, c.index_size() / rows)
+        report.end()
+
+
+def index_kind(name: str, rows: int, lists: int | None) -> IndexKind:
     """The index to compare, with the options that pgvector has by default or advises."""
     if name == "hnsw":
         return IndexKind("hnsw", {"m": 16, "ef_construction": 64}, "hnsw.ef_search", K, 1000)
-    lists = round(rows**0.5)
+    lists = lists or round(rows**0.5)
     return IndexKind("ivfflat", {"lists": lists}, "ivfflat.probes", 1, lists)
 
 
@@ -328,16 +386,27 @@ def words(text: str) -> list[str]:
     return text.split(",")
 
 
+def numbers(text: str) -> list[int]:
+    return [int(word) for word in words(text)]
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to write")
     parser.add_argument("--dataset", type=words, default=["deb384"], help="names, separated by commas")
-    parser.add_argument("--what", type=words, default=list(TASKS), help="tasks: exact,hnsw,ivfflat")
+    parser.add_argument("--what", type=words, default=["exact", "hnsw", "ivfflat"], help="tasks: exact,hnsw,ivfflat,size")
     parser.add_argument("--storage", type=words, default=[], help="inline,toast; default: what the server would do")
     parser.add_argument("--rows", type=int, help="use only so many rows")
+    parser.add_argument("--parts", type=words, default=list(PARTS), help="of an index: build,search,insert,vacuum")
+    parser.add_argument("--lists", type=numbers, default=[], help="lists of ivfflat; default: the square root of the rows")
+    every = sorted({1, os.cpu_count() or 1})
+    parser.add_argument("--processes", type=numbers, default=every, help="that build; default: 1, and as many as cores")
+    parser.add_argument("--clients", type=numbers, default=[2], help="that ask and insert; default: 2")
+    parser.add_argument("--contenders", type=words, default=list(CONTENDERS), help="ann,pgvector,hnswlib,faiss")
     args = parser.parse_args()
-    for given, known in ((args.what, TASKS), (args.storage, STORAGES)):
+    known_words = ((args.what, TASKS), (args.storage, STORAGES), (args.parts, PARTS), (args.contenders, CONTENDERS))
+    for given, known in known_words:
         if not set(given) <= set(known):
             parser.error(f"{','.join(given)}: choose from {', '.join(known)}")
     return args
@@ -345,8 +414,13 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    servers = [Server(name, extension) for name, extension in EXTENSIONS.items() if Server.available(extension)]
-    contenders: list[Contender] = [*servers, Hnswlib(), Faiss()]
+    servers = [
+        Server(name, extension)
+        for name, extension in EXTENSIONS.items()
+        if name in args.contenders and Server.available(extension)
+    ]
+    contenders = [*servers, *(library() for name, library in LIBRARIES.items() if name in args.contenders)]
+    scope = Scope(args.parts, args.processes, args.clients)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("w") as file:
         report = Report(file, describe_machine(contenders))
@@ -359,8 +433,12 @@ def main() -> None:
                 for task in args.what:
                     if task == "exact":
                         run_exact(data, storage, contenders, report)
+                    elif task == "size":
+                        run_sizes(data, servers, next(iter(args.lists), None), report)
                     else:
-                        run_index(index_kind(task, len(data.base)), data, storage, contenders, report)
+                        for lists in args.lists if task == "ivfflat" and args.lists else [None]:
+                            kind = index_kind(task, len(data.base), lists)
+                            run_index(kind, data, storage, contenders, scope, report)
     print(f"raw numbers: {args.out}")
 
 

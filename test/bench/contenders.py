@@ -33,6 +33,7 @@ class IndexKind:
 class Throughput:
     per_core: float  # queries per second and core
     queries: int  # asked in this measurement
+    pages_read: int = 0  # by a server, from outside its shared buffers
 
 
 class Contender(ABC):
@@ -72,7 +73,7 @@ class Contender(ABC):
         """Ids found for one of the data set's queries."""
 
     @abstractmethod
-    def throughput(self, effort: int) -> Throughput:
+    def throughput(self, effort: int, clients: int) -> Throughput:
         """Search the index for a while, as fast as it goes."""
 
     @abstractmethod
@@ -113,7 +114,7 @@ class InProcess(Contender):
     def cpu_seconds(self) -> float:
         return time.process_time()
 
-    def throughput(self, effort: int) -> Throughput:
+    def throughput(self, effort: int, clients: int) -> Throughput:
         self.set_effort(effort)
         count = 0
         start = time.perf_counter()

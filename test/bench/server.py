@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ import psycopg
 from contenders import THROUGHPUT_SECONDS, Contender, IndexKind, Throughput
 from datasets import K, Dataset, copy_binary
 
-CLIENTS = 2  # with one, an idle virtual CPU's wake-up latency hides the work
 PROGRESS_SECONDS = 10
 TOAST_THRESHOLD = 2000  # bytes of row above which the server moves a vector out of line, a little less than the real one
 TOASTED_ROW = 2100  # bytes that a row gets, by a further column, if its vector is to be moved out of line but too short
@@ -51,13 +50,13 @@ def process_times(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
 
 
-def pgbench(database: str, script: str, options: list[str], settings: dict[str, str]) -> tuple[float, int]:
-    """Run a script from CLIENTS prepared sessions with the given settings; transactions per second, and their number."""
+def pgbench(database: str, script: str, clients: int, options: list[str], settings: dict[str, str]) -> tuple[float, int]:
+    """Run a script from prepared sessions with the given settings; transactions per second, and their number."""
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script)
         file.flush()
-        clients = ["-c", str(CLIENTS), "-j", str(CLIENTS)]
-        command = [program("pgbench"), "-n", "-M", "prepared", "--random-seed=1", *clients, *options, "-f", file.name]
+        sessions = ["-c", str(clients), "-j", str(min(clients, os.cpu_count() or 1))]
+        command = [program("pgbench"), "-n", "-M", "prepared", "--random-seed=1", *sessions, *options, "-f", file.name]
         environment = os.environ | {"PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in settings.items())}
         run = subprocess.run([*command, database], env=environment, capture_output=True, text=True, check=False)
     rate = re.search(r"^tps = ([0-9.]+)", run.stdout, re.MULTILINE)
@@ -152,11 +151,15 @@ class Server(Contender):
         return [i for (i,) in self.connection.execute(KNN.format("%s::int4"), (query,), prepare=True)]
 
     def build(self, kind: IndexKind, processes: int) -> None:
-        options = ", ".join(f"{name} = {value}" for name, value in kind.options.items())
+        self.create_index(kind, kind.options, processes)
+
+    def create_index(self, kind: IndexKind, options: Mapping[str, int | str], processes: int) -> None:
+        """Replace the index by one of this kind, with options that may be this extension's own."""
+        settings = ", ".join(f"{name} = {value}" for name, value in options.items())
         self.sql("DROP INDEX IF EXISTS items_v_idx")
         self.sql(f"SET max_parallel_maintenance_workers = {processes - 1}")
         with self.progress(f"{self.name} {kind.name} build"):
-            self.sql(f"CREATE INDEX items_v_idx ON items USING {kind.name} (v vector_l2_ops) WITH ({options})")
+            self.sql(f"CREATE INDEX items_v_idx ON items USING {kind.name} (v vector_l2_ops) WITH ({settings})")
         self.kind = kind
 
     def index_size(self) -> int:
@@ -202,20 +205,26 @@ class Server(Contender):
         ticks = sum(map(int, own[11:13] + postmaster[13:15]))
         return ticks / os.sysconf("SC_CLK_TCK")
 
-    def throughput(self, effort: int) -> Throughput:
+    def throughput(self, effort: int, clients: int) -> Throughput:
         script = f"\\set id random(0, {len(self.data.query) - 1})\n{KNN.format(':id')};\n"
         settings = {self.kind.setting: str(effort), "enable_seqscan": "off"}
-        rate, count = pgbench(self.database, script, ["-T", str(THROUGHPUT_SECONDS)], settings)
-        return Throughput(rate / min(CLIENTS, os.cpu_count() or 1), count)
+        before = self.pages_read()
+        rate, count = pgbench(self.database, script, clients, ["-T", str(THROUGHPUT_SECONDS)], settings)
+        return Throughput(rate / min(clients, os.cpu_count() or 1), count, self.pages_read() - before)
 
-    def insert(self, first: int, rows: int, synchronous: bool) -> Inserts:
+    def pages_read(self) -> int:
+        """Pages that all sessions so far did not find in shared buffers, of tables and indexes."""
+        self.wait_until_alone()
+        return self.value("SELECT blks_read FROM pg_stat_database WHERE datname = current_database()")
+
+    def insert(self, first: int, rows: int, clients: int, synchronous: bool) -> Inserts:
         """Insert the spare rows first .. first + rows - 1 right after a checkpoint, one row a transaction."""
         self.checkpoint()
         wal = "SELECT wal_bytes::float8, wal_fpi FROM pg_stat_wal"
         before = self.connection.execute(wal).fetchone()
-        options = ["-t", str(rows // CLIENTS), "-D", "n=-1", "-D", f"first={first}", "-D", f"clients={CLIENTS}"]
+        options = ["-t", str(rows // clients), "-D", "n=-1", "-D", f"first={first}", "-D", f"clients={clients}"]
         settings = {"synchronous_commit": "on" if synchronous else "off"}
-        rate, _ = pgbench(self.database, INSERT_SCRIPT, options, settings)
+        rate, _ = pgbench(self.database, INSERT_SCRIPT, clients, options, settings)
         self.wait_until_alone()
         after = self.connection.execute(wal).fetchone()
         return Inserts(rate, (after[0] - before[0]) / rows, (after[1] - before[1]) / rows)
