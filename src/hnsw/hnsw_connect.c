@@ -18,6 +18,9 @@
 /* The beam is searched in steps of this many. */
 #define BEAM_STEP 16
 
+/* Links are asked for so many back-links ahead. */
+#define BACK_LINKS_AHEAD 3
+
 #define EXPANDED ((AnnGraphNode) 0x80000000)
 
 static const float alphas[ANN_GRAPH_ALPHAS] = {1.0f, 1.1f, 1.2f, 1.3f, 1.44f, 1.6f, 1.8f, 2.0f};
@@ -233,11 +236,11 @@ compareNear(const void *a, const void *b)
 	return x->d2 < y->d2 ? -1 : x->d2 > y->d2 ? 1 : 0;
 }
 
+/* Asks for these bytes of a node's links. */
 static inline void
-prefetchLinks(AnnGraph *graph, AnnGraphNode node)
+prefetchLinks(AnnGraph *graph, AnnGraphNode node, Size size)
 {
 	const char *links = (const char *) linksOf(graph, node);
-	Size		size = sizeof(AnnGraphNode) * (Size) graph->shape.slots;
 
 	for (Size i = 0; i < size; i += 64)
 		__builtin_prefetch(links + i);
@@ -259,7 +262,7 @@ chooseExpansions(AnnGraph *graph, int *next, AnnGraphNode *nodes)
 		if (!(graph->beam[i] & EXPANDED))
 		{
 			nodes[n++] = graph->beam[i];
-			prefetchLinks(graph, graph->beam[i]);
+			prefetchLinks(graph, graph->beam[i], sizeof(AnnGraphNode) * (Size) graph->shape.slots);
 			graph->beam[i] |= EXPANDED;
 		}
 	*next = i;
@@ -602,6 +605,7 @@ AnnGraphConnect(AnnGraph *graph, AnnGraphNode node)
 {
 	AnnGraphNode *links = linksOf(graph, node);
 	AnnHalf    *lengths = lengthsOf(graph, links);
+	Size		links_bytes = (sizeof(AnnGraphNode) + sizeof(AnnHalf)) * (Size) graph->shape.slots;
 	int			nchosen;
 
 	searchNearest(graph, node);
@@ -619,6 +623,10 @@ AnnGraphConnect(AnnGraph *graph, AnnGraphNode node)
 
 	loadProbe(graph, &graph->own_probe, isSparse(graph) ? graph->stored : graph->point);
 	for (int i = 0; i < nchosen; i++)
+	{
+		if (i + BACK_LINKS_AHEAD < nchosen)
+			prefetchLinks(graph, graph->candidates[graph->chosen[i + BACK_LINKS_AHEAD]].node, links_bytes);
 		addBackLink(graph, graph->candidates[graph->chosen[i]].node, node, graph->candidates[graph->chosen[i]].d2);
+	}
 	offerEntry(graph, node);
 }
