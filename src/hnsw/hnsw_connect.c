@@ -382,7 +382,7 @@ probeDistance2(const AnnGraph *graph, const Probe *a, const Probe *b)
 	{
 		case ANN_GRAPH_CODE:
 			{
-				/* As AnnCodeDistance2, with the cosine of the angle (README of quantize) from a table. */
+				/* As AnnCodeProbeDistance2, with the cosine of the angle (README of quantize) from a table. */
 				uint64		differ = ann_kernels.hamming((const uint8_t *) a->data, (const uint8_t *) b->data,
 														 graph->shape.code.nbits / 8);
 				float		difference = a->norm - b->norm;

@@ -114,64 +114,21 @@ AnnCodeProbeInit(AnnCodeProbe *probe, const AnnCodeParams *p, const uint8_t *cod
 	probe->inv_length = 1 / sqrtf((float) ann_kernels.ip_i8(probe->data, probe->data, p->nbits));
 }
 
-static float
-CosineFromBits(const AnnCodeParams *p, const void *a, const void *b)
-{
-	return CosPi((float) ann_kernels.hamming(a, b, p->nbits / 8) / p->kept);
-}
-
 float
 AnnCodeProbeCosine(const AnnCodeParams *p, const AnnCodeProbe *a, const AnnCodeProbe *b)
 {
 	if (p->planes == 1)
-		return CosineFromBits(p, a->data, b->data);
+		return CosPi((float) ann_kernels.hamming((const uint8_t *) a->data, (const uint8_t *) b->data, p->nbits / 8) / p->kept);
 	return CosineFromCodes(p->planes, (float) ann_kernels.ip_i8(a->data, b->data, p->nbits) *
 						   a->inv_length * b->inv_length);
-}
-
-static float
-Distance2(float norm_a, float norm_b, float cosine)
-{
-	float		difference = norm_a - norm_b;
-
-	return difference * difference + 2 * norm_a * norm_b * (1 - cosine);
 }
 
 float
 AnnCodeProbeDistance2(const AnnCodeParams *p, const AnnCodeProbe *a, const AnnCodeProbe *b)
 {
-	return Distance2(a->norm, b->norm, AnnCodeProbeCosine(p, a, b));
-}
+	float		difference = a->norm - b->norm;
 
-float
-AnnCodeCosine(const AnnCodeParams *p, const uint8_t *a, const uint8_t *b)
-{
-	int32_t		aa = 0;
-	int32_t		bb = 0;
-	int32_t		ab = 0;
-
-	if (p->planes == 1)
-		return CosineFromBits(p, a, b);
-	for (int i = 0; i < p->nbits; i += WORD)
-	{
-		int			n = p->kept - i < WORD ? p->kept - i : WORD;
-		int8_t		x[WORD];
-		int8_t		y[WORD];
-
-		UnpackWord(a + i / 8, p->planes, p->nbits / 8, n, x);
-		UnpackWord(b + i / 8, p->planes, p->nbits / 8, n, y);
-		aa += ann_kernels.ip_i8(x, x, WORD);
-		bb += ann_kernels.ip_i8(y, y, WORD);
-		ab += ann_kernels.ip_i8(x, y, WORD);
-	}
-	return CosineFromCodes(p->planes, (float) ab / (sqrtf((float) aa) * sqrtf((float) bb)));
-}
-
-float
-AnnCodeDistance2(const AnnCodeParams *p, const uint8_t *a, float norm_a,
-				 const uint8_t *b, float norm_b)
-{
-	return Distance2(norm_a, norm_b, AnnCodeCosine(p, a, b));
+	return difference * difference + 2 * a->norm * b->norm * (1 - AnnCodeProbeCosine(p, a, b));
 }
 
 /* |r|^2 sqrt(kept) / <v, r> = |r| sqrt(kept) / (s |v|), s the cosine of r and v. */

@@ -279,11 +279,6 @@ extern void AnnCodeProbeInit(AnnCodeProbe *probe, const AnnCodeParams *p, const 
 extern float AnnCodeProbeCosine(const AnnCodeParams *p, const AnnCodeProbe *a, const AnnCodeProbe *b);
 extern float AnnCodeProbeDistance2(const AnnCodeParams *p, const AnnCodeProbe *a, const AnnCodeProbe *b);
 
-/* The same for a single pair, straight from the codes (slower unless planes is 1). */
-extern float AnnCodeCosine(const AnnCodeParams *p, const uint8_t *a, const uint8_t *b);
-extern float AnnCodeDistance2(const AnnCodeParams *p, const uint8_t *a, float norm_a,
-							  const uint8_t *b, float norm_b);
-
 /*
  * |r| of a coded vector from its factors: exact (as stored) for L2 and cosine,
  * for IP from mul and the code, within a few percent.

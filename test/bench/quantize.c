@@ -224,6 +224,7 @@ Error(const float *data, int rows, int queries, int dim, int planes, int kept)
 	float	   *r = Allocate(sizeof(float) * (size_t) rows * (size_t) dim);
 	uint8_t    *codes;
 	AnnCodeFactors *factors = Allocate(sizeof(AnnCodeFactors) * (size_t) base);
+	AnnCodeProbe *probes[2];
 	AnnQueryCode *query;
 	float	   *estimates = Allocate(sizeof(float) * (size_t) base);
 	float	   *errors = Allocate(sizeof(float) * (size_t) base);
@@ -239,6 +240,8 @@ Error(const float *data, int rows, int queries, int dim, int planes, int kept)
 	AnnCodeParamsSet(&p, ANN_METRIC_L2, dim, planes, kept);
 	codes = Allocate(AnnCodeBytes(&p) * (size_t) base);
 	query = Allocate(AnnQueryCodeSize(&p));
+	for (int i = 0; i < 2; i++)
+		probes[i] = Allocate(AnnCodeProbeSize(&p));
 	for (int i = 0; i < base; i++)
 		for (int j = 0; j < dim; j++)
 			mean[j] += data[(size_t) i * dim + j] / (double) base;
@@ -271,8 +274,9 @@ Error(const float *data, int rows, int queries, int dim, int planes, int kept)
 			stated += errors[j];
 			inside[0] += fabs(error) <= errors[j];
 			inside[1] += error <= 3 * errors[j];
-			error = AnnCodeDistance2(&p, codes + AnnCodeBytes(&p) * j, factors[j].add,
-									 codes + AnnCodeBytes(&p) * other, factors[other].add) - pair2;
+			AnnCodeProbeInit(probes[0], &p, codes + AnnCodeBytes(&p) * j, factors[j].add);
+			AnnCodeProbeInit(probes[1], &p, codes + AnnCodeBytes(&p) * other, factors[other].add);
+			error = AnnCodeProbeDistance2(&p, probes[0], probes[1]) - pair2;
 			pair_total += pair2;
 			pair_square += error * error;
 		}
@@ -285,6 +289,8 @@ Error(const float *data, int rows, int queries, int dim, int planes, int kept)
 	free(r);
 	free(codes);
 	free(factors);
+	for (int i = 0; i < 2; i++)
+		free(probes[i]);
 	free(query);
 	free(estimates);
 	free(errors);
