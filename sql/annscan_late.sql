@@ -23,30 +23,13 @@ ANALYZE line;
 
 CREATE FUNCTION zero() RETURNS vector IMMUTABLE LANGUAGE sql AS $$ SELECT array_fill(0, ARRAY[8])::vector $$;
 
--- Whether the answers are exact, whether the plan has a late bitmap, and whether the search was given up.
-CREATE FUNCTION late(query text, OUT correct boolean, OUT answers int, OUT plan text, OUT stopped text) LANGUAGE plpgsql AS $$
-DECLARE
-	exact text;
-	found text;
-	line text;
-BEGIN
-	SET LOCAL enable_indexscan = off;
-	EXECUTE format('SELECT string_agg(s::text, '' '') FROM (%s) s', query) INTO exact;
-	SET LOCAL enable_indexscan = on;
-	SET LOCAL enable_sort = off;
-	EXECUTE format('SELECT string_agg(s::text, '' ''), count(*) FROM (%s) s', query) INTO found, answers;
-	correct := exact IS NOT DISTINCT FROM found;
-	FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ' || query LOOP
-		IF line ~ 'Bitmap: ' THEN
-			plan := concat_ws(', ', plan, 'late bitmap');
-		ELSIF line ~ 'Bitmap Index Scan.*never executed' THEN
-			plan := concat_ws(', ', plan, 'not made');
-		ELSIF line ~ 'Stopped:' THEN
-			stopped := CASE WHEN line ~ 'enough rows' THEN 'enough rows' ELSE 'search given up' END;
-		END IF;
-	END LOOP;
-	SET LOCAL enable_sort = on;
-END
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set shared :abs_srcdir '/sql/shared/answers.sql'
+\set ECHO none
+\i :shared
+\set ECHO all
+CREATE FUNCTION late(query text, OUT correct boolean, OUT answers int, OUT plan text, OUT stopped text) LANGUAGE sql AS $$
+	SELECT correct, answers, plan, CASE WHEN stopped ~ 'enough rows' THEN stopped WHEN stopped IS NOT NULL THEN 'search given up' END FROM answers_of(query)
 $$;
 
 EXPLAIN (COSTS OFF) SELECT id FROM line WHERE place > 5000 ORDER BY v <-> zero() LIMIT 5;
@@ -121,6 +104,6 @@ SELECT * FROM late('SELECT id FROM line WHERE place > 5000 ORDER BY v <-> zero()
 DROP INDEX line_ivfflat;
 EXPLAIN (COSTS OFF) SELECT id FROM line WHERE grp = 7 ORDER BY v <-> zero() LIMIT 5;
 
-DROP FUNCTION late, wanted, leak, zero;
+DROP FUNCTION late, answers_of, wanted, leak, zero;
 DROP TABLE line;
 DROP ROLE regress_ann_late;

@@ -15,41 +15,25 @@ UPDATE line SET grp = grp + 10 WHERE id % 2 = 0;
 UPDATE line SET grp = grp + 10 WHERE id % 6 = 0;
 ANALYZE line;
 
--- Whether the answers are exact, and why the search ended.
-CREATE FUNCTION far(query text, OUT correct boolean, OUT answers int, OUT stopped text) LANGUAGE plpgsql AS $$
-DECLARE
-	exact text;
-	found text;
-	line text;
-BEGIN
-	SET LOCAL enable_indexscan = off;
-	EXECUTE format('SELECT string_agg(s::text, '' '') FROM (%s) s', query) INTO exact;
-	SET LOCAL enable_indexscan = on;
-	SET LOCAL enable_sort = off;
-	EXECUTE format('SELECT string_agg(s::text, '' ''), count(*) FROM (%s) s', query) INTO found, answers;
-	correct := exact IS NOT DISTINCT FROM found;
-	FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ' || query LOOP
-		IF line ~ 'Stopped:' THEN
-			stopped := concat_ws(', ', stopped, substring(line FROM 'Stopped: (.*)'));
-		END IF;
-	END LOOP;
-	SET LOCAL enable_sort = on;
-END
-$$;
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set shared :abs_srcdir '/sql/shared/answers.sql'
+\set ECHO none
+\i :shared
+\set ECHO all
 
-SELECT * FROM far('SELECT id, grp FROM line WHERE id > 9000 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 10');
-SELECT * FROM far('SELECT id, grp, v <-> array_fill(0, ARRAY[8])::vector AS d FROM line WHERE id > 9000 ORDER BY d LIMIT 10 OFFSET 5');
+SELECT correct, answers, stopped FROM answers_of('SELECT id, grp FROM line WHERE id > 9000 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 10');
+SELECT correct, answers, stopped FROM answers_of('SELECT id, grp, v <-> array_fill(0, ARRAY[8])::vector AS d FROM line WHERE id > 9000 ORDER BY d LIMIT 10 OFFSET 5');
 -- fewer rows than wanted; the last one has no distance
-SELECT * FROM far('SELECT id FROM line WHERE id > 9990 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 12');
-SELECT * FROM far('SELECT id FROM line WHERE id > 9995 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 7');
+SELECT correct, answers, stopped FROM answers_of('SELECT id FROM line WHERE id > 9990 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 12');
+SELECT correct, answers, stopped FROM answers_of('SELECT id FROM line WHERE id > 9995 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 7');
 -- a filter that reads the distance, and one with a sub-select
-SELECT * FROM far('SELECT id FROM line WHERE v <-> array_fill(0, ARRAY[8])::vector > 250 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 10');
-SELECT * FROM far('SELECT id FROM line WHERE id > 9000 + (SELECT count(*) FROM line WHERE id < 100) ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 10');
+SELECT correct, answers, stopped FROM answers_of('SELECT id FROM line WHERE v <-> array_fill(0, ARRAY[8])::vector > 250 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 10');
+SELECT correct, answers, stopped FROM answers_of('SELECT id FROM line WHERE id > 9000 + (SELECT count(*) FROM line WHERE id < 100) ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 10');
 -- again for each row of a join
-SELECT * FROM far('SELECT q.n, s.id, s.grp FROM (VALUES (9000), (9500), (9900)) q(n),
+SELECT correct, answers, stopped FROM answers_of('SELECT q.n, s.id, s.grp FROM (VALUES (9000), (9500), (9900)) q(n),
 	LATERAL (SELECT id, grp FROM line WHERE id > q.n ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 5) s');
 -- where the filter goes with the query the search finds what it needs
-SELECT * FROM far('SELECT id, grp FROM line WHERE id <= 100 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 2');
+SELECT correct, answers, stopped FROM answers_of('SELECT id, grp FROM line WHERE id <= 100 ORDER BY v <-> array_fill(0, ARRAY[8])::vector LIMIT 2');
 
 -- pages that are found where they were the last time count as read
 CREATE VIEW page_reads AS SELECT heap_blks_hit + heap_blks_read AS of_table, idx_blks_hit + idx_blks_read AS of_index
@@ -99,5 +83,5 @@ INSERT INTO line SELECT i, 0, array_fill(i / 100.0, ARRAY[8])::vector, repeat('x
 SELECT id FROM line WHERE grp >= 0 ORDER BY v <-> array_fill(230, ARRAY[8])::vector LIMIT 2;
 SELECT max(used_bytes) > 8 * 2048 AS more FROM pg_backend_memory_contexts WHERE ident = 'ann table pages';
 
-DROP FUNCTION far, wanted;
+DROP FUNCTION answers_of, wanted;
 DROP TABLE line;

@@ -3,57 +3,12 @@ SET client_min_messages = warning;
 SET jit = off;
 SELECT setseed(0.5);
 
--- 1,500 rows around 30 centres; each in every type
-CREATE TABLE centre AS
-	SELECT c, array_agg(random() * 2 - 1 ORDER BY d)::real[] AS a
-	FROM generate_series(1, 30) c, generate_series(1, 40) d GROUP BY c;
-CREATE TABLE ivfflat_rows (id int PRIMARY KEY, v vector(40), h halfvec(40), s sparsevec(40), b bit(40));
-INSERT INTO ivfflat_rows
-	SELECT id, v, v::halfvec, (SELECT array_agg(CASE WHEN abs(x) < 0.7 THEN 0 ELSE x END)::real[]::vector FROM unnest(v::real[]) x)::sparsevec,
-		binary_quantize(v)::bit(40)
-	FROM (SELECT i AS id, (SELECT array_agg(x + 0.6 * (random() - 0.5) ORDER BY n)
-			FROM unnest(a) WITH ORDINALITY AS u(x, n))::real[]::vector(40) AS v
-		FROM generate_series(1, 1500) i JOIN centre ON c = i % 30 + 1) g;
-CREATE TABLE ivfflat_query AS SELECT id, v, h, s, b FROM ivfflat_rows WHERE id % 75 = 0;
-
--- Share of the ten nearest that the index finds, over 20 queries; ties count by distance.
-CREATE FUNCTION ivfflat_recall(col text, op text, OUT recall numeric, OUT sorted boolean, OUT plan boolean) LANGUAGE plpgsql AS $$
-DECLARE
-	q text;
-	exact float8[];
-	found float8[];
-	hits int := 0;
-	line text;
-BEGIN
-	sorted := true;
-	plan := true;
-	FOR q IN EXECUTE format('SELECT %I::text FROM ivfflat_query', col) LOOP
-		SET LOCAL enable_indexscan = off;
-		SET LOCAL enable_seqscan = on;
-		EXECUTE format('SELECT array_agg(d) FROM (SELECT %1$I %2$s %3$L AS d FROM ivfflat_rows ORDER BY %1$I %2$s %3$L LIMIT 10) t', col, op, q)
-			INTO exact;
-		SET LOCAL enable_indexscan = on;
-		SET LOCAL enable_seqscan = off;
-		EXECUTE format('SELECT array_agg(d) FROM (SELECT %1$I %2$s %3$L AS d FROM ivfflat_rows ORDER BY %1$I %2$s %3$L LIMIT 10) t', col, op, q)
-			INTO found;
-		hits := hits + (SELECT count(*) FROM unnest(found) d WHERE d <= exact[10] + 1e-6);
-		sorted := sorted AND found = (SELECT array_agg(d ORDER BY d) FROM unnest(found) d);
-	END LOOP;
-	FOR line IN EXECUTE format('EXPLAIN (COSTS OFF) SELECT id FROM ivfflat_rows ORDER BY %1$I %2$s (SELECT %1$I FROM ivfflat_query LIMIT 1) LIMIT 10', col, op) LOOP
-		plan := plan AND line NOT LIKE '%Sort%';
-	END LOOP;
-	recall := round(hits / 200.0, 2);
-END $$;
-
-CREATE FUNCTION ivfflat_try(opclass text, col text, op text, options text DEFAULT '') RETURNS TABLE (what text, good boolean, sorted boolean, plan boolean)
-LANGUAGE plpgsql AS $$
-BEGIN
-	EXECUTE format('CREATE INDEX ivfflat_try_idx ON ivfflat_rows USING ivfflat (%I %s) %s', col, opclass, options);
-	what := opclass || ' ' || options;
-	SELECT r.recall >= 0.97, r.sorted, r.plan INTO good, sorted, plan FROM ivfflat_recall(col, op) r;
-	DROP INDEX ivfflat_try_idx;
-	RETURN NEXT;
-END $$;
+\set am ivfflat
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set shared :abs_srcdir '/sql/shared/rows.sql'
+\set ECHO none
+\i :shared
+\set ECHO all
 
 SET ivfflat.probes = 15;
 SELECT t.* FROM (VALUES
