@@ -9,6 +9,7 @@
 #   my ($recall, $unsorted) = index_recall($node, ...);     many queries in one statement
 #   index_ok($node, 't_v_idx');  log_ok($node);             checks
 #   my $text = answer($session, $sql);                      of a background_psql session
+#   my ($run, $out, $pid) = client($node, $name, @psql);    in the background
 #   pgbench_scripts($node, %script);                         files of these names, .sql, in basedir
 #   my ($answers, $first) = answers($node, @sql);            to statements on damaged indexes
 package AnnTest;
@@ -17,13 +18,14 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use IPC::Run;
 use List::Util qw(sum0 min max);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(ann_node random_vectors random_numbers clustered_vectors vector_text load_vectors
-  exact_distance exact_nearest recall index_recall index_ok log_ok answer answers pgbench_scripts plan_of index_scan %operator);
+  exact_distance exact_nearest recall index_recall index_ok log_ok answer answers client hold release pgbench_scripts plan_of index_scan %operator);
 
 # Operator of each metric.
 our %operator = (l2 => '<->', ip => '<#>', cosine => '<=>', l1 => '<+>');
@@ -51,6 +53,26 @@ sub answer
 	$text =~ s/\n+\z//;
 	return $text;
 }
+
+# Starts a client of that name.  Returns it, a reference to what it says, and the pid of its backend, which is at work on
+# a statement that begins with VACUUM, INSERT or SELECT; '' if it has ended before that was seen.
+sub client
+{
+	my ($node, $name, @psql) = @_;
+	my ($pid, $out) = ('', '');
+	my $run = IPC::Run::start([ 'psql', '-qAtX', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres') . " application_name=$name", @psql ],
+		'<', \undef, '>&', \$out);
+	while ($pid eq '' && $run->pumpable)
+	{
+		$run->pump_nb;
+		$pid = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE application_name = '$name' AND state = 'active' AND query ~ '^(VACUUM|INSERT|SELECT)'");
+	}
+	return ($run, \$out, $pid);
+}
+
+# Stops a backend by a signal, and lets it go on.  False if there is none.
+sub hold { return $_[0] ne '' && kill('STOP', $_[0]); }
+sub release { return $_[0] ne '' && kill('CONT', $_[0]); }
 
 # Writes scripts for pgbench: name => text, into name.sql below the node's basedir.
 sub pgbench_scripts
