@@ -139,6 +139,40 @@ for my $case ([ 'coded', 'vector_l2_ops', '<->', '' ], [ 'plain', 'vector_l1_ops
 	cmp_ok($both, '>=', 1, 'VACUUM repaired beside an insert that was held');
 }
 
+# ---- An insert is held that may have found an equal row, which VACUUM marks dead meanwhile
+
+{
+	my ($held, $tries) = (0, 0);
+	while ($held < 6 && $tries++ < 15)
+	{
+		$node->safe_psql('postgres', "DROP TABLE IF EXISTS same;
+			CREATE TABLE same AS SELECT id, v FROM base WHERE id < 600;
+			CREATE INDEX same_idx ON same USING hnsw (v vector_l2_ops) WITH (m = 40, ef_construction = 1000);
+			DELETE FROM same WHERE id % 2 = 0");
+		my ($insert, $out, $pid) = client($node, 'insert', '-c', 'INSERT INTO same SELECT 1000 + id, v FROM base WHERE id < 600 AND id % 2 = 0');
+		usleep(int($random->() * 50000));
+		if (hold($pid) && $node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE pid = $pid AND locktype = 'page' AND page = 0 AND mode = 'ShareLock' AND granted"))
+		{
+			my ($vacuum, $said) = client($node, 'vacuum', '-c', 'VACUUM (PARALLEL 0) same');
+			$held++;
+			# It marks rows, and waits for the insert, unless it has to wait for a page before.
+			for (1 .. 10)
+			{
+				last if $node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE locktype = 'page' AND page = 0 AND NOT granted AND mode = 'ExclusiveLock'");
+				usleep(50000);
+			}
+			release($pid);
+			$vacuum->finish;
+			is($$said, '', "same, try $tries: VACUUM");
+		}
+		release($pid);
+		$insert->finish;
+		is($$out, '', "same, try $tries: the insert");
+		healthy('same', '<->', "same, try $tries");
+	}
+	cmp_ok($held, '>=', 3, 'VACUUM began while an insert was held');
+}
+
 # ---- An insert is held
 
 # With so wide a search and so many edges an insert takes long enough to be found at work.
