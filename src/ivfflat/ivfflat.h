@@ -441,7 +441,7 @@ extern void AnnIvfAssignerFind(AnnIvfAssigner *assigner, int count, int *lists);
 /* The first pages of a list as they were last read: hints. */
 typedef struct AnnIvfTrail
 {
-	BlockNumber blocks[4];
+	BlockNumber blocks[12];
 } AnnIvfTrail;
 
 typedef struct AnnIvfCache

@@ -754,7 +754,10 @@ readList(AnnIvfScan *state, Relation index, uint32 list)
 		AnnIvfCheckListPage(index, block, page, &state->meta.layout, &shape);
 		next = AnnPageOpaque(page)->next;
 		if (BlockNumberIsValid(next))
+		{
+			prefetchEnds(state, next);
 			prefetchEntries(state, &shape, next);
+		}
 		if (isCached(state) && npages < (int) lengthof(state->cache->trails->blocks))
 			state->cache->trails[list].blocks[npages++] = block;
 		if (restarts == 0 || !AnnIvfWasSeen(arrays, block))
