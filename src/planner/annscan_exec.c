@@ -19,6 +19,15 @@
 #include "compat.h"
 #include "planner/annscan_state.h"
 
+/* A search whose rows meet further conditions is told of so many times the rows that they are expected to take. */
+#define REFUSED_MARGIN 1.3
+
+/*
+ * A search of all rows is told of so many times what its price counts: recall is that of the rows it takes
+ * for those that pass, and these are farther than the wanted ones that ef is calibrated for.
+ */
+#define TOLD_MARGIN 1.25
+
 static Node *createState(CustomScan *scan);
 static void beginScan(CustomScanState *css, EState *estate, int eflags);
 static TupleTableSlot *execScan(CustomScanState *css);
@@ -306,7 +315,7 @@ static double
 searchLimit(const AnnScanState *state)
 {
 	const AnnScanPlan *plan = &state->plan;
-	double		limit = Min(plan->search_limit, plan->limit * ANN_MAX_WIDENING);
+	double		limit = Min(plan->search_limit * (plan->search_limit > plan->limit ? REFUSED_MARGIN : 1), plan->limit * ANN_MAX_WIDENING);
 
 	if (state->members == NULL && state->include == NULL)
 	{
@@ -420,7 +429,7 @@ startScan(AnnScanState *state)
 	 * A filter that the index does not know may let the first rows pass: told of as many as it is
 	 * expected to refuse, the search would find them all before it returns one.
 	 */
-	state->told = state->plan.limit > 0 ? AnnFirstTold(&state->plan) : 0;
+	state->told = state->plan.limit > 0 ? TOLD_MARGIN * AnnFirstTold(&state->plan) : 0;
 	state->spent = 0;
 	state->judged_at = 0;
 	searchPart(state);

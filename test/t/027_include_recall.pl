@@ -1,6 +1,6 @@
 # Filters on included columns lose nothing: for tenants that lie scattered over the vectors and
 # for tenants that are clusters of them, of few rows and of many, and for ranges, an answer has
-# all its rows, and recall is near what the index has without a filter.
+# all its rows, and 98 % of the nearest ones are found with nothing set.
 use strict;
 use warnings;
 
@@ -25,9 +25,9 @@ $node->safe_psql(
 	ANALYZE t;
 });
 
-# Measured: hnsw .97 to 1, and .96 without a filter; ivfflat .99 to 1, and .99.  Half of the names are
+# Measured: hnsw .986 to 1, and .96 without a filter; ivfflat .988 to 1, and .99.  Half of the names are
 # too long for the index, which does not know whether they pass.
-my $slack = 0.02;
+my $least = 0.98;
 for my $method (qw(hnsw ivfflat))
 {
 	for my $order ('few, many, near, name', 'near, name, few, many', 'name, many, near, few')
@@ -48,14 +48,14 @@ for my $method (qw(hnsw ivfflat))
 				settings => $settings,
 				plan => qr/Custom Scan \(AnnScan\).*Index Filter/s);
 			note("$method ($order), $where: recall $mean, worst $worst");
-			cmp_ok($mean, '>=', $unfiltered - $slack, "$method ($order), $where: recall");
+			cmp_ok($mean, '>=', $least, "$method ($order), $where: recall");
 			is( $node->safe_psql(
 					'postgres', "$settings; SELECT count(*) = least(15, (SELECT count(*) FROM t WHERE ($where) AND id + 0 = id))
 					FROM (SELECT id FROM t WHERE $where ORDER BY v <-> '$queries->[0]' LIMIT 15) s"),
 				't',
 				"$method ($order), $where: as many rows as there are");
 		}
-		# With a condition for another index, whose bitmap the planner may search in.
+		# With a condition for another index, whose bitmap the planner may search in (hnsw .98 to 1).
 		for my $where ('id % 5 = 1 AND many < 7', 'id % 5 = 0 AND near < 40', 'id % 5 = 2 AND few < 300 AND near > 10')
 		{
 			my ($mean, $worst) = recall(
@@ -66,7 +66,7 @@ for my $method (qw(hnsw ivfflat))
 				settings => 'SET enable_seqscan = off; SET enable_sort = off',
 				plan => qr/Custom Scan \(AnnScan\).*Index Filter/s);
 			note("$method ($order), $where: recall $mean, worst $worst");
-			cmp_ok($mean, '>=', $unfiltered - $slack, "$method ($order), $where: recall");
+			cmp_ok($mean, '>=', $least - 0.01, "$method ($order), $where: recall");
 		}
 		$node->safe_psql('postgres', 'DROP INDEX t_idx');
 	}

@@ -1,12 +1,11 @@
 # Searches within other indexes' bitmaps find what exact search finds: for filters that are
 # independent of the query, keep its neighbourhood, or exclude it, from half of the rows to
 # one in five hundred; with whatever the scan decides: searching, ranking, or both.  At default
-# settings 98 % are found, or, where a search without a filter finds less, not much less than that.
+# settings 98 % are found, though a search without a filter finds less.
 use strict;
 use warnings;
 
 use AnnTest;
-use List::Util qw(min);
 use Test::More;
 
 my $node = ann_node('annscan_recall', 'autovacuum = off', 'jit = off', 'fsync = off', 'max_parallel_workers_per_gather = 0');
@@ -33,7 +32,6 @@ for my $index ('hnsw (v vector_l2_ops)', 'ivfflat (v vector_l2_ops)')
 	my $search = 'SET enable_seqscan = off; SET enable_sort = off;';
 	# When reading a row costs more than anything else, members are searched for.
 	my %how = (default => '', search => 'SET cpu_tuple_cost = 10;');
-	my ($unfiltered) = recall($node, table => 't', queries => \@queries, settings => $search);
 	for my $filter (
 		[ 'half = 1', \@queries ],
 		[ 'tenth = 3', \@queries ],
@@ -51,7 +49,8 @@ for my $index ('hnsw (v vector_l2_ops)', 'ivfflat (v vector_l2_ops)')
 		for my $how (sort keys %how)
 		{
 			my ($mean, $worst) = recall($node, table => 't', where => $where, queries => $queries, settings => "$search $how{$how}");
-			cmp_ok($mean, '>=', min(0.98, $unfiltered - 0.02), "$index, $where, $how: recall (worst $worst)");
+			note("$index, $where, $how: recall $mean");
+			cmp_ok($mean, '>=', 0.98, "$index, $where, $how: recall (worst $worst)");
 		}
 	}
 
