@@ -44,7 +44,7 @@
 #define FILTER_DETOUR 0.8
 
 /* A search that goes on behind the rows it was told of finds so many times as many hardly worse. */
-#define GOES_ON 1.4
+#define GOES_ON 1.25
 
 /* It is told of so many times the rows that are wanted at first, and those that a filter makes it need. */
 #define TOLD_FIRST 1.25

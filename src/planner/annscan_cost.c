@@ -119,7 +119,7 @@
  * An index is told of all rows that are expected to be needed if that costs no more, relative to being told of the
  * wanted ones only: a filter that goes with the query needs no others.
  */
-#define MOST_DEARER 1.8
+#define MOST_DEARER 1.6
 
 /* A search is begun again, for more rows, if it is expected to take this share of what would be done instead. */
 #define WORTH 0.75
