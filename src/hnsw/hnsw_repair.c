@@ -136,14 +136,14 @@ AnnHnswRowSetNext(const AnnHnswRowSet *set, AnnRowId *row)
 /* ---- candidates ---- */
 
 static Buffer
-lockRow(AnnHnswRepair *repair, AnnRowId row, AnnHnswRowHeader **header)
+lockRow(AnnHnswRepair *repair, AnnRowId row, int lockmode, AnnHnswRowHeader **header)
 {
 	const AnnHnswLayout *layout = &repair->space->layout;
 	BlockNumber block = AnnHnswRowBlock(layout, row);
 	Buffer		buffer = AnnReadBlock(repair->index, block, repair->strategy);
 	Page		page;
 
-	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	LockBuffer(buffer, lockmode);
 	page = AnnPageGet(repair->index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW);
 	*header = AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, row));
 	if (unlikely((*header)->nedges > layout->slots || (*header)->ntids > ANN_HNSW_INLINE_TIDS))
@@ -222,7 +222,7 @@ offerNeighbours(AnnHnswRepair *repair, AnnHnswRowHeader *row, AnnRowId self, Ann
 	const AnnHnswLayout *layout = &repair->space->layout;
 	RepairWork *work = repair->work;
 	AnnHnswRowHeader *header;
-	Buffer		buffer = lockRow(repair, source, &header);
+	Buffer		buffer = lockRow(repair, source, BUFFER_LOCK_SHARE, &header);
 	int			n = header->state == ANN_HNSW_FREE ? 0 : header->nedges;
 	AnnCodeArray array;
 
@@ -391,7 +391,7 @@ readFinalist(AnnHnswRepair *repair, AnnRowId row, Finalist *finalist)
 	const AnnHnswSpace *space = repair->space;
 	RepairWork *work = repair->work;
 	AnnHnswRowHeader *header;
-	Buffer		buffer = lockRow(repair, row, &header);
+	Buffer		buffer = lockRow(repair, row, BUFFER_LOCK_SHARE, &header);
 	const char *stored = header->state != ANN_HNSW_LIVE ? NULL :
 		AnnHnswStoredVector(repair->index, &space->layout, header, work->vector);
 
@@ -589,13 +589,10 @@ linkBack(AnnHnswRepair *repair, const BackEdge *back)
 	AnnCodeProbe *probe = (AnnCodeProbe *) work->probes;
 	uint8		places[MAX_SLOTS + 1];	/* of the copy's edges in the row, and then a free one */
 	AnnHnswRowHeader *row;
-	Buffer		buffer = ReadBufferExtended(repair->index, MAIN_FORKNUM, AnnHnswRowBlock(layout, back->from), RBM_NORMAL,
-											repair->strategy);
-	Page		page;
+	Buffer		buffer;
 
-	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
-	page = AnnPageGet(repair->index, buffer, ANN_HNSW_PAGE_ID, ANN_HNSW_ROW);
-	row = AnnHnswRowOnPage(layout, page, AnnHnswRowSlot(layout, back->from));
+	AnnVacuumDelayPoint();
+	buffer = lockRow(repair, back->from, BUFFER_LOCK_EXCLUSIVE, &row);
 	if (row->state == ANN_HNSW_LIVE && AnnHnswFindEdge(layout, row, back->edge.to) < 0)
 	{
 		int			n = 0;
