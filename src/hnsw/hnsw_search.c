@@ -37,7 +37,7 @@
 #define CARD_ERRORS 2.0
 
 /*
- * Of the rows that cards have named so many times ef, and no fewer than so many, are ordered at once: those
+ * Of the rows that cards have named so many times ef, and no fewer than so many, are ordered first: those
  * no farther than a sample's row of this rank.
  */
 #define ORDERED_TIMES_EF 4
@@ -1039,14 +1039,15 @@ makeHeap(AnnHnswSearch *search)
 
 /*
  * All of the frontier is unordered: makes a heap of its best rows, some times as many as a search is likely to
- * visit, and leaves the others.  A heap of all would take longer than to look at them.
+ * visit, and leaves the others.  A heap of all would take longer than to look at them.  A search that goes on gets
+ * twice as many each time, so that it looks at the others only so often.
  */
 static void
 orderBest(AnnHnswSearch *search)
 {
 	AnnHnswCandidate *frontier = search->frontier;
 	int			n = search->nfrontier;
-	int			nwanted = Max(ORDERED_TIMES_EF * search->ef, LEAST_ORDERED);
+	int			nwanted = search->norder;
 	float		best[ORDERED_RANK];
 	int			nbest = 0;
 	float		bound;
@@ -1068,6 +1069,7 @@ orderBest(AnnHnswSearch *search)
 			nbehind += one.score > bound;
 		}
 		search->nunordered = nbehind;
+		search->norder *= 2;
 	}
 	makeHeap(search);
 }
@@ -1326,6 +1328,7 @@ void
 AnnHnswSearchOrderCards(AnnHnswSearch *search)
 {
 	offerCards(search);
+	search->norder = Max(ORDERED_TIMES_EF * search->ef, LEAST_ORDERED);
 	orderBest(search);
 }
 

@@ -102,6 +102,7 @@ typedef struct AnnHnswSearch
 	AnnHnswCandidate *frontier;
 	int			nfrontier;
 	int			nunordered;
+	int			norder;			/* by_cards: about so many are ordered next */
 	int			frontier_capacity;
 	Size		max_frontier;	/* by_cards */
 	char	   *cards;			/* copies of those whose rows come to the frontier next */
