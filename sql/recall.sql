@@ -44,7 +44,7 @@ BEGIN
 	queries := r.queries;
 	timed := r.index_ms > 0 AND r.exact_ms > 0;
 END $$;
-SELECT ef, k, c.* FROM (VALUES (10, 10), (20, 5), (60, 1)) s(ef, k), LATERAL recall_compare('recall_hnsw', 'hnsw.ef_search', ef, k) c;
+SELECT ef, k, c.* FROM (VALUES (10, 10), (20, 5), (3, 1)) s(ef, k), LATERAL recall_compare('recall_hnsw', 'hnsw.ef_search', ef, k) c;
 DROP INDEX recall_hnsw;
 CREATE INDEX recall_lists ON recall_rows USING ivfflat (v vector_l2_ops) WITH (lists = 40);
 SELECT probes, c.* FROM (VALUES (1), (5), (40)) s(probes), LATERAL recall_compare('recall_lists', 'ivfflat.probes', probes, 10) c;
@@ -71,6 +71,27 @@ FROM (SELECT relname::text AS index, substring(reloptions::text FROM '(?:ef_sear
 	FROM pg_class WHERE relname IN ('recall_hnsw', 'recall_lists')) i ORDER BY index;
 RESET hnsw.ef_search;
 RESET ivfflat.probes;
+
+-- a wider search may take no more at first: lists are so short that those that have to be read for k rows are more than the setting
+CREATE INDEX recall_short ON recall_rows USING ivfflat (v vector_l2_ops) WITH (lists = 1000);
+SELECT option, recall >= 0.99 AS reached FROM ann_tune('recall_short', 0.99, 50, 1);
+SELECT option, recall >= 0.99 AS reached FROM ann_tune('recall_short', 0.99, 200, 2);
+SET ivfflat.max_probes = 30;
+\set VERBOSITY terse
+SELECT * FROM ann_tune('recall_short', 1, 10, 20);
+\set VERBOSITY default
+RESET ivfflat.max_probes;
+DROP INDEX recall_short;
+
+-- an index that the session reads cannot be altered, and is not measured for it
+BEGIN;
+DROP INDEX recall_lists;
+SET LOCAL enable_sort = off;
+DECLARE reader CURSOR FOR SELECT id FROM recall_rows ORDER BY v <-> (SELECT v FROM recall_queries WHERE id = 1);
+MOVE 1 FROM reader;
+SELECT recall > 0 AS measures FROM ann_recall('recall_hnsw', 1, 10);
+SELECT option FROM ann_tune('recall_hnsw', 0.5, 1, 10);
+ROLLBACK;
 
 -- every kind of index: with all rows in reach of the search recall is 1
 CREATE INDEX recall_part ON recall_rows USING hnsw (v vector_cosine_ops) INCLUDE (kind) WHERE kind < 2;

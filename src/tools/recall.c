@@ -22,6 +22,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/index.h"
+#include "commands/tablecmds.h"
 #include "common/pg_prng.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
@@ -92,6 +93,8 @@ typedef struct Measured
 	double		worst;
 	double		ms;				/* of a search, the median */
 	double		visited;		/* rows or entries, by all of them */
+	double		widest;			/* rows visited or lists read, by the one that took most: a wider search takes no more if
+								 * that is less than the setting */
 	int			nqueries;		/* that have a neighbour */
 } Measured;
 
@@ -390,14 +393,18 @@ search(Recall *r, IndexScanDesc scan, const RecallQuery *query, bool absent)
 		struct varlena *row;
 		double		distance;
 		Datum		value;
+		MemoryContext old;
 
+		CHECK_FOR_INTERRUPTS();
 		ResetExprContext(GetPerTupleExprContext(r->estate));
 		if (scan->xs_orderbynulls[0] || !indexedValue(r, &value))
 			break;
+		old = MemoryContextSwitchTo(GetPerTupleMemoryContext(r->estate));
 		row = PG_DETOAST_DATUM(value);
 		distance = distanceOf(r, row, query);
 		if (!isQuery(r, row, query, distance))
 			keepNearest(&found, r->k, distance);
+		MemoryContextSwitchTo(old);
 		/* Ends where the executor would: with k rows that nothing to come is nearer than. */
 		if (found.nnearest == r->k &&
 			found.nearest[0] <= (scan->xs_recheckorderby ? DatumGetFloat8(scan->xs_orderbyvals[0]) : distance))
@@ -413,6 +420,7 @@ static void
 measure(Recall *r, Measured *measured)
 {
 	IndexScanDesc scan = AnnBeginIndexScan(r->heap, r->index, r->snapshot, 1);
+	const AnnIndexScan *base = AnnIndexScanOf(scan);
 	double	   *ms = palloc(sizeof(double) * Max(r->nqueries, 1));
 	double		sum = 0;
 
@@ -440,7 +448,8 @@ measure(Recall *r, Measured *measured)
 		if (r->sampled && r->methods->is_graph)
 			found = search(r, scan, query, true);
 		share = (double) found / query->nnearest;
-		measured->visited += AnnIndexScanOf(scan)->nvisited;
+		measured->visited += base->nvisited;
+		measured->widest = Max(measured->widest, r->methods->is_graph ? base->nvisited : base->nprobed);
 		measured->worst = Min(measured->worst, share);
 		sum += share;
 		MemoryContextSwitchTo(old);
@@ -557,11 +566,6 @@ tune(FunctionCallInfo fcinfo, Recall *r, double target)
 	Datum		values[5];
 	bool		isnull[5] = {false};
 
-	if (!(target > 0 && target <= 1))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("target recall must be greater than 0 and at most 1")));
-	PreventCommandIfReadOnly("ann_tune()");
 	findNearest(r, r->nqueries);
 	for (;;)
 	{
@@ -572,7 +576,7 @@ tune(FunctionCallInfo fcinfo, Recall *r, double target)
 					 errmsg("index \"%s\" has too few rows to be tuned", RelationGetRelationName(r->index))));
 		if (best.recall >= target)
 			break;
-		if (high == limit || best.visited == visited)
+		if (high == limit || (best.visited == visited && best.widest < high))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("index \"%s\" does not reach a recall of %g", RelationGetRelationName(r->index), target),
@@ -611,6 +615,19 @@ tune(FunctionCallInfo fcinfo, Recall *r, double target)
 	return resultRow(fcinfo, values, isnull);
 }
 
+/* As begin, and refuses at once what ALTER INDEX would refuse in the end. */
+static void
+beginTune(Recall *r, Oid relid, double target, int k)
+{
+	if (!(target > 0 && target <= 1))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("target recall must be greater than 0 and at most 1")));
+	PreventCommandIfReadOnly("ann_tune()");
+	begin(r, relid, k);
+	CheckTableNotInUse(r->index, "ALTER INDEX");
+}
+
 /*
  * ann_tune(index regclass, target_recall double precision, k integer, sample integer): sets
  * the index's ef_search or probes to the least that reaches the recall for rows of the table.
@@ -621,7 +638,7 @@ ann_tune(PG_FUNCTION_ARGS)
 {
 	Recall		r;
 
-	begin(&r, PG_GETARG_OID(0), PG_GETARG_INT32(2));
+	beginTune(&r, PG_GETARG_OID(0), PG_GETARG_FLOAT8(1), PG_GETARG_INT32(2));
 	sampleQueries(&r, PG_GETARG_INT32(3));
 	return tune(fcinfo, &r, PG_GETARG_FLOAT8(1));
 }
@@ -636,7 +653,7 @@ ann_tune_for(PG_FUNCTION_ARGS)
 {
 	Recall		r;
 
-	begin(&r, PG_GETARG_OID(0), PG_GETARG_INT32(3));
+	beginTune(&r, PG_GETARG_OID(0), PG_GETARG_FLOAT8(2), PG_GETARG_INT32(3));
 	givenQueries(&r, PG_GETARG_ARRAYTYPE_P(1));
 	return tune(fcinfo, &r, PG_GETARG_FLOAT8(2));
 }
