@@ -256,13 +256,15 @@ ann_ivfflat_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid,
 	{
 		AnnIvfCache *cache = AnnIvfCacheGet(index);
 		AnnIvfFormer former = {&cache->meta, &cache->space, &cache->centroids};
+		uint16		generation = cache->meta.generation;
 		AnnIvfValue value;
 
+		/* (The hash function of an included column may use this index, by which the cache becomes that of newer lists.) */
 		AnnIvfFormValue(&former, attributes, values, isnull, &value);
 		/* The lists stay those in use until the entry is in one (README, New lists). */
 		LockPage(index, ANN_IVF_META_BLOCK, ShareLock);
 		AnnIvfReadMeta(index, &now);
-		if (now.generation == cache->meta.generation)
+		if (now.generation == generation)
 		{
 			AnnIvfInsertEntry(index, &now, tid, &value);
 			UnlockPage(index, ANN_IVF_META_BLOCK, ShareLock);

@@ -1,5 +1,6 @@
-# A scan of ivfflat is held within a list, by a signal, while VACUUM takes the list's pages away and inserts use them again
-# behind it: it returns the rows of its snapshot, each once.
+# Sessions at work on ivfflat are held while others change what they are at.  A scan within a list, by a signal, while VACUUM
+# takes the list's pages away and inserts use them again behind it: it returns the rows of its snapshot, each once.  Inserts
+# that have chosen their lists, by the hash function of an included column, while VACUUM exchanges all lists: they choose again.
 use strict;
 use warnings;
 
@@ -13,15 +14,19 @@ my $random = random_numbers(39);
 my $dim = 32;
 load_vectors($node, 'base', "vector($dim)", random_vectors(4000, $dim, seed => 39));
 
-# Whether a client ends within so many seconds.
+# Whether a client ends, rather than to wait for a page that is locked by whom we hold: nobody else is there to wait for.
 sub ends
 {
-	my ($run, $seconds) = @_;
-	for (1 .. $seconds * 200)
+	my ($run, $name) = @_;
+	my $waits = 0;
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
 		return 1 if !$run->pumpable;
 		$run->pump_nb;
-		usleep(5000);
+		usleep(100000);
+		my $waiting = $node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE application_name = '$name' AND wait_event_type IN ('LWLock', 'BufferPin')");
+		$waits = $waiting ? $waits + 1 : 0;
+		return 0 if $waits == 5;
 	}
 	return 0;
 }
@@ -36,14 +41,14 @@ for my $case ([ 'plain', 'quantizer = none' ], [ 'coded', 'quantizer = rabitq' ]
 			CREATE TABLE $table AS SELECT id, v FROM base;
 			CREATE INDEX ${table}_idx ON $table USING ivfflat (v) WITH (lists = 1, $options);
 			DELETE FROM $table WHERE id BETWEEN 400 AND 3600");
-		# One statement, hence one snapshot; every rescan has to find the same rows.
-		my ($scan, $out, $pid) = client($node, 'scan', '-c', index_scan(), '-c', "SELECT DISTINCT n, d FROM generate_series(1, 600) i,
+		# One snapshot, taken before the statement that is held; every rescan has to find the same rows.
+		my ($scan, $out, $pid) = client($node, 'scan', '-c', index_scan(), '-c', 'BEGIN ISOLATION LEVEL REPEATABLE READ', '-c', 'TABLE pg_am LIMIT 0', '-c', "SELECT DISTINCT n, d FROM generate_series(1, 600) i,
 			LATERAL (SELECT count(*) AS n, count(DISTINCT id) AS d FROM (SELECT id FROM $table ORDER BY v <-> (SELECT v FROM base WHERE id = i)) s) c");
 		usleep(20000 + int($random->() * 100000));
 		hold($pid);
 		# They may need a page that the scan has locked; then they do not count.
 		my ($vacuum, $said) = client($node, 'vacuum', '-c', "VACUUM (PARALLEL 0, INDEX_CLEANUP ON) $table", '-c', "INSERT INTO $table SELECT 10000 + id, v FROM base WHERE id < 3000");
-		my $done = ends($vacuum, 5) && $pid ne '' && $scan->pumpable;
+		my $done = ends($vacuum, 'vacuum') && $pid ne '' && $scan->pumpable;
 		release($pid);
 		$vacuum->finish;
 		$scan->finish;
@@ -53,6 +58,58 @@ for my $case ([ 'plain', 'quantizer = none' ], [ 'coded', 'quantizer = rabitq' ]
 	}
 	cmp_ok($within, '>=', 3, "$table: VACUUM and inserts ended while the scan was held");
 	index_ok($node, "${table}_idx");
+}
+
+# Of clients of these names, how many wait for the advisory lock.
+sub waiting
+{
+	my ($names) = @_;
+	return "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ '$names' AND wait_event = 'advisory'";
+}
+
+# Where held.look is set, hashing makes the backend know the newest lists.
+$node->safe_psql('postgres', q{
+	CREATE TYPE held AS ENUM ('one');
+	CREATE FUNCTION held_equals(held, held) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1::text = $2::text';
+	CREATE OPERATOR === (LEFTARG = held, RIGHTARG = held, FUNCTION = held_equals);
+	CREATE FUNCTION held_hash(held) RETURNS integer LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM pg_advisory_xact_lock_shared(39);
+		IF current_setting('held.look', true) = 'on' THEN
+			PERFORM id FROM target ORDER BY v <-> (SELECT v FROM base WHERE id = 0) LIMIT 1;
+		END IF;
+		RETURN 1;
+	END $$;
+	CREATE OPERATOR CLASS held_ops DEFAULT FOR TYPE held USING hash AS OPERATOR 1 ===, FUNCTION 1 held_hash(held)});
+for my $look ('off', 'on')
+{
+	$node->safe_psql('postgres', "DROP TABLE IF EXISTS target;
+		CREATE TABLE target AS SELECT id, v, 'one'::held AS h FROM base WHERE id < 1000;
+		SET max_parallel_maintenance_workers = 0;
+		CREATE INDEX target_idx ON target USING ivfflat (v) INCLUDE (h) WITH (lists = 20, quantizer = rabitq);
+		INSERT INTO target SELECT id, v, 'one' FROM base WHERE id BETWEEN 1000 AND 3000");
+	my $made = "SELECT value FROM ann_index_info('target_idx') WHERE name = 'rows when all lists were made'";
+	is($node->safe_psql('postgres', $made), 1000, "look $look: lists of the build");
+	my $holder = $node->background_psql('postgres');
+	answer($holder, 'SELECT pg_advisory_lock(39)');
+	my @rows = (3100 .. 3107);
+	my @inserts = map { [ client($node, "insert$_", '-c', index_scan() . "SET held.look = $look", '-c', "INSERT INTO target SELECT id, v, 'one' FROM base WHERE id = $_") ] } @rows;
+	ok($node->poll_query_until('postgres', waiting('^insert'), scalar @rows), "look $look: inserts are held");
+	$node->safe_psql('postgres', 'VACUUM (PARALLEL 0) target');
+	is($node->safe_psql('postgres', $made), 3001, "look $look: all lists were exchanged");
+	is($node->safe_psql('postgres', waiting('^insert')), scalar @rows, "look $look: inserts are still held");
+	answer($holder, 'SELECT pg_advisory_unlock(39)');
+	for (@inserts)
+	{
+		$_->[0]->finish;
+		is(${ $_->[1] }, '', "look $look: an insert");
+	}
+	$holder->quit;
+	# A row is the nearest one to its vector, and in the list that is nearest to it.
+	is( $node->safe_psql('postgres', index_scan() . "SET ivfflat.probes = 1; SET ivfflat.iterative_scan = off; SELECT string_agg(id::text, ' ' ORDER BY id) FROM base b
+			WHERE id BETWEEN $rows[0] AND $rows[-1] AND id = (SELECT id FROM target ORDER BY v <-> b.v LIMIT 1)"),
+		"@rows", "look $look: each row is in the list that is nearest to it");
+	index_ok($node, 'target_idx');
 }
 
 log_ok($node);
