@@ -54,7 +54,7 @@ typedef struct AnnBuildShared
 
 	Barrier		barrier;
 	pg_atomic_uint64 done;		/* rows of the table, then nodes, that were handled */
-	pg_atomic_uint32 next;		/* next node that a participant takes */
+	pg_atomic_uint32 next;		/* next node, row to search for or page that a participant takes */
 	pg_atomic_uint32 merged;	/* rows that became TIDs of equal ones after they were written */
 	bool		more;			/* another partition is in the graph */
 	bool		filled;			/* its nodes have their points already */
