@@ -73,6 +73,17 @@ placeColumns(const AnnIvfLayout *layout, bool has_vectors, Size entries, AnnIvfS
 	return at;
 }
 
+/* Bytes of an entry of a CODES page, in all columns together. */
+static Size
+entrySize(const AnnIvfLayout *layout)
+{
+	Size		size = sizeof(ItemPointerData) + TYPEALIGN(4, layout->attribute_size) + layout->key_size;
+
+	if (layout->quantizer == ANN_QUANTIZER_RABITQ)
+		size += layout->code_size + (layout->code_size > layout->plane_size ? 5 : 3) * sizeof(AnnHalf);
+	return size;
+}
+
 /*
  * Chooses the page layout for a new index from its column, operator class and
  * options.  Raises an error if there is none.
@@ -127,14 +138,13 @@ AnnIvfLayoutInit(AnnIvfLayout *layout, AnnCodeParams *code, Relation index)
 	layout->attribute_size = (uint16) AnnAttributesSize(index);
 	if (layout->attribute_size > 0 && OidIsValid(AnnAttributesCreate(index)->hash.fn_oid))
 		layout->key_size = sizeof(AnnIvfKey);
-	layout->entry_size = (uint16) (sizeof(ItemPointerData) + TYPEALIGN(4, layout->attribute_size) + layout->key_size);
 	if (quantizer == ANN_QUANTIZER_RABITQ)
 	{
 		AnnCodeParamsChoose(code, layout->metric, (int) layout->dim, ANN_CODE_SEARCH, 0);
 		layout->code_size = (uint16) AnnCodeBytes(code);
 		layout->plane_size = (uint16) (code->nbits / 8);
-		layout->entry_size += (uint16) (layout->code_size + (code->planes > 1 ? 5 : 3) * sizeof(AnnHalf));
 	}
+	layout->entry_size = (uint16) entrySize(layout);
 	AnnIvfSpaceInit(&space, layout);
 	layout->vector_size = (uint32) space.stored_size;
 	slot = TYPEALIGN(4, ANN_IVF_VECTOR_HEADER + space.stored_size);
@@ -214,7 +224,7 @@ checkMeta(Relation index, const AnnIvfMetaPageData *meta)
 		layout->attribute_size > ANN_PAGE_USABLE || layout->code_size > ANN_PAGE_USABLE ||
 		layout->plane_size > layout->code_size || layout->entries > ANN_PAGE_USABLE ||
 		(layout->key_size != 0 && (layout->key_size != sizeof(AnnIvfKey) || layout->attribute_size == 0)) ||
-		placeColumns(layout, true, layout->entries, &shape) > ANN_PAGE_USABLE ||
+		entrySize(layout) != layout->entry_size || placeColumns(layout, true, layout->entries, &shape) > ANN_PAGE_USABLE ||
 		vectorBlocks(layout, layout->entries) != layout->blocks ||
 		(Size) layout->vectors_per_page * layout->vector_slot > ANN_PAGE_USABLE ||
 		(layout->vectors_per_page > 0 && layout->vector_slot < ANN_IVF_VECTOR_HEADER + layout->vector_size) ||

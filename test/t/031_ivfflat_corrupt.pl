@@ -33,6 +33,7 @@ my @damage = (
 	[ 'type', $META, $refused, $raw + 12, pack('C', 200) ],
 	[ 'entries to a page', $META, $refused, $raw + 8 + 16, pack('S', 5000) ],
 	[ 'bytes of a key', $META, $refused, $raw + 8 + 30, pack('S', 4) ],
+	[ 'no keys', $META, $refused, $raw + 8 + 30, pack('S', 0) ],
 	[ 'key of an entry', $CODES, qr/its key is not that of its first included column/, $keys, pack('S', 1) ],
 	[ 'page id', $CODES, qr/not of the kind/, $special + 6, pack('S', 7) ],
 	[ 'page kind', $CODES, qr/not of the kind/, $special + 4, pack('S', $VECTORS) ],
