@@ -1,5 +1,5 @@
-# The library exports nothing that could be taken for another library's symbol, and
-# works in one backend with pgvector where that is installed.
+# The library exports nothing that could be taken for another library's symbol,
+# works in one backend with pgvector where that is installed, and can be preloaded.
 use strict;
 use warnings;
 
@@ -78,6 +78,20 @@ SKIP:
 	is($node->safe_psql('moved', q{SELECT count(*) FROM t; SELECT amname FROM pg_index i JOIN pg_class c ON c.oid = indexrelid
 		JOIN pg_am a ON a.oid = relam WHERE indrelid = 't'::regclass}), "3\nhnsw", 'rows and index are there');
 }
+
+# Preloaded, where there is no database yet when the library is initialised.
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'ann'\nhnsw.ef_search = 33\n");
+$node->restart;
+is($node->safe_psql(
+		'postgres', q{
+		CREATE TABLE preloaded AS SELECT i AS id, ARRAY[i, 1, 1]::vector(3) AS v FROM generate_series(1, 300) i;
+		CREATE INDEX ON preloaded USING hnsw (v vector_l2_ops);
+		CREATE INDEX ON preloaded USING ivfflat (v vector_cosine_ops) WITH (lists = 3);
+		SET enable_seqscan = off;
+		SELECT id FROM preloaded ORDER BY v <-> '[42,1,1]' LIMIT 1;
+		SELECT id FROM preloaded ORDER BY v <=> '[3,1,1]' LIMIT 1;
+		SHOW hnsw.ef_search;}),
+	"42\n3\n33", 'ann can be preloaded');
 
 log_ok($node);
 $node->stop;
