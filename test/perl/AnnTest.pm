@@ -23,6 +23,7 @@ use List::Util qw(sum0 min max);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(ann_node random_vectors random_numbers clustered_vectors vector_text load_vectors
   exact_distance exact_nearest recall index_recall index_ok log_ok answer answers client hold release pgbench_scripts plan_of index_scan %operator);
@@ -71,7 +72,22 @@ sub client
 }
 
 # Stops a backend by a signal, and lets it go on.  False if there is none.
-sub hold { return $_[0] ne '' && kill('STOP', $_[0]); }
+# Not where it has a lock that every other process needs, as it has for moments only: then it goes on for a while.
+sub hold
+{
+	my ($node, $pid) = @_;
+	for (1 .. 100)
+	{
+		my $timed_out = 0;
+		return 0 if $pid eq '' || !kill('STOP', $pid);
+		# Takes all locks of the lock tables.
+		$node->psql('postgres', 'SELECT count(*) FROM pg_locks', timeout => 3, timed_out => \$timed_out);
+		return 1 if !$timed_out;
+		kill('CONT', $pid);
+		usleep(1000);
+	}
+	return 0;
+}
 sub release { return $_[0] ne '' && kill('CONT', $_[0]); }
 
 # Writes scripts for pgbench: name => text, into name.sql below the node's basedir.

@@ -47,7 +47,7 @@ sub hold_vacuum
 	my ($pid, $index, $dead, $naps) = @_;
 	for (1 .. 20000)
 	{
-		hold($pid) or return 0;
+		hold($node, $pid) or return 0;
 		my $state = $node->safe_psql('postgres', "SELECT wait_event FROM pg_stat_activity WHERE pid = $pid AND application_name = 'vacuum' AND state = 'active'");
 		return 0 if $state eq '' && !$node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid = $pid AND application_name = 'vacuum' AND state = 'active'");
 		return 1 if $state eq 'VacuumDelay' && info($index, 'dead rows') == $dead && $naps-- <= 0;
@@ -113,7 +113,7 @@ for my $case ([ 'coded', 'vector_l2_ops', '<->', '' ], [ 'plain', 'vector_l1_ops
 		{
 			my ($insert, $said, $inserter) = client($node, 'insert', '-c', 'INSERT INTO repaired SELECT 1000 + id, v FROM base WHERE id >= 700');
 			usleep(int($random->() * 100000));
-			if (hold($inserter))
+			if (hold($node, $inserter))
 			{
 				my $at_work = $node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE pid = $inserter AND locktype = 'page' AND page = 0 AND mode = 'ShareLock' AND granted");
 				release($pid);
@@ -151,14 +151,15 @@ for my $case ([ 'coded', 'vector_l2_ops', '<->', '' ], [ 'plain', 'vector_l1_ops
 			DELETE FROM same WHERE id % 2 = 0");
 		my ($insert, $out, $pid) = client($node, 'insert', '-c', 'INSERT INTO same SELECT 1000 + id, v FROM base WHERE id < 600 AND id % 2 = 0');
 		usleep(int($random->() * 50000));
-		if (hold($pid) && $node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE pid = $pid AND locktype = 'page' AND page = 0 AND mode = 'ShareLock' AND granted"))
+		if (hold($node, $pid) && $node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE pid = $pid AND locktype = 'page' AND page = 0 AND mode = 'ShareLock' AND granted"))
 		{
 			my ($vacuum, $said) = client($node, 'vacuum', '-c', 'VACUUM (PARALLEL 0) same');
 			$held++;
 			# It marks rows, and waits for the insert, unless it has to wait for a page before.
-			for (1 .. 10)
+			for (1 .. 40)
 			{
-				last if $node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE locktype = 'page' AND page = 0 AND NOT granted AND mode = 'ExclusiveLock'");
+				$vacuum->pump_nb if $vacuum->pumpable;
+				last if !$vacuum->pumpable || $node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE locktype = 'page' AND page = 0 AND NOT granted AND mode = 'ExclusiveLock'");
 				usleep(50000);
 			}
 			release($pid);
@@ -189,7 +190,7 @@ for my $case ([ 'wide', 'vector_l2_ops', '<->', '' ], [ 'wide_plain', 'vector_l1
 			FROM generate_series(1, 60) i";
 		my ($insert, $out, $pid) = client($node, 'insert', '-c', $sql);
 		usleep(int($random->() * 30000));
-		if (hold($pid))
+		if (hold($node, $pid))
 		{
 			my $other = '';
 			my $at_work = $node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE pid = $pid AND locktype = 'page' AND page = 0 AND mode = 'ShareLock' AND granted");
