@@ -98,9 +98,12 @@ typedef struct Measured
 	int			nqueries;		/* that have a neighbour */
 } Measured;
 
-/* Opens the index and the table, and becomes the owner, as whose code expressions of the index run. */
+/*
+ * Opens the index and the table, and becomes the owner, as whose code expressions of the index run.
+ * `element` is the type of the caller's queries, or invalid.
+ */
 static void
-begin(Recall *r, Oid relid, int k)
+begin(Recall *r, Oid relid, int k, Oid element)
 {
 	Oid			operator;
 
@@ -112,6 +115,11 @@ begin(Recall *r, Oid relid, int k)
 	r->k = k;
 	r->index = AnnToolOpenIndex(relid, AccessShareLock, &r->heap, &r->methods);
 	r->type = r->index->rd_opcintype[0];
+	if (OidIsValid(element) && getBaseType(element) != r->type)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("queries are of type %s, but index \"%s\" is on %s", format_type_be(element),
+						RelationGetRelationName(r->index), format_type_be(r->type))));
 	operator = get_opfamily_member(r->index->rd_opfamily[0], r->type, r->type, 1);
 	if (!OidIsValid(operator))
 		ereport(ERROR,
@@ -259,11 +267,6 @@ givenQueries(Recall *r, ArrayType *array)
 	bool	   *isnull;
 	int			n;
 
-	if (getBaseType(ARR_ELEMTYPE(array)) != r->type)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("queries are of type %s, but index \"%s\" is on %s", format_type_be(ARR_ELEMTYPE(array)),
-						RelationGetRelationName(r->index), format_type_be(r->type))));
 	get_typlenbyvalalign(ARR_ELEMTYPE(array), &length, &by_value, &align);
 	deconstruct_array(array, ARR_ELEMTYPE(array), length, by_value, align, &values, &isnull, &n);
 	if (n < 1 || n > MAX_QUERIES)
@@ -514,7 +517,7 @@ ann_recall(PG_FUNCTION_ARGS)
 {
 	Recall		r;
 
-	begin(&r, PG_GETARG_OID(0), PG_GETARG_INT32(1));
+	begin(&r, PG_GETARG_OID(0), PG_GETARG_INT32(1), InvalidOid);
 	sampleQueries(&r, PG_GETARG_INT32(2));
 	return recallOf(fcinfo, &r);
 }
@@ -527,10 +530,11 @@ PG_FUNCTION_INFO_V1(ann_recall_of);
 Datum
 ann_recall_of(PG_FUNCTION_ARGS)
 {
+	ArrayType  *queries = PG_GETARG_ARRAYTYPE_P(1);
 	Recall		r;
 
-	begin(&r, PG_GETARG_OID(0), PG_GETARG_INT32(2));
-	givenQueries(&r, PG_GETARG_ARRAYTYPE_P(1));
+	begin(&r, PG_GETARG_OID(0), PG_GETARG_INT32(2), ARR_ELEMTYPE(queries));
+	givenQueries(&r, queries);
 	return recallOf(fcinfo, &r);
 }
 
@@ -617,14 +621,14 @@ tune(FunctionCallInfo fcinfo, Recall *r, double target)
 
 /* As begin, and refuses at once what ALTER INDEX would refuse in the end. */
 static void
-beginTune(Recall *r, Oid relid, double target, int k)
+beginTune(Recall *r, Oid relid, double target, int k, Oid element)
 {
 	if (!(target > 0 && target <= 1))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("target recall must be greater than 0 and at most 1")));
 	PreventCommandIfReadOnly("ann_tune()");
-	begin(r, relid, k);
+	begin(r, relid, k, element);
 	CheckTableNotInUse(r->index, "ALTER INDEX");
 }
 
@@ -638,7 +642,7 @@ ann_tune(PG_FUNCTION_ARGS)
 {
 	Recall		r;
 
-	beginTune(&r, PG_GETARG_OID(0), PG_GETARG_FLOAT8(1), PG_GETARG_INT32(2));
+	beginTune(&r, PG_GETARG_OID(0), PG_GETARG_FLOAT8(1), PG_GETARG_INT32(2), InvalidOid);
 	sampleQueries(&r, PG_GETARG_INT32(3));
 	return tune(fcinfo, &r, PG_GETARG_FLOAT8(1));
 }
@@ -651,9 +655,10 @@ PG_FUNCTION_INFO_V1(ann_tune_for);
 Datum
 ann_tune_for(PG_FUNCTION_ARGS)
 {
+	ArrayType  *queries = PG_GETARG_ARRAYTYPE_P(1);
 	Recall		r;
 
-	beginTune(&r, PG_GETARG_OID(0), PG_GETARG_FLOAT8(2), PG_GETARG_INT32(3));
-	givenQueries(&r, PG_GETARG_ARRAYTYPE_P(1));
+	beginTune(&r, PG_GETARG_OID(0), PG_GETARG_FLOAT8(2), PG_GETARG_INT32(3), ARR_ELEMTYPE(queries));
+	givenQueries(&r, queries);
 	return tune(fcinfo, &r, PG_GETARG_FLOAT8(2));
 }
