@@ -26,7 +26,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(ann_node random_vectors random_numbers clustered_vectors vector_text load_vectors
-  exact_distance exact_nearest recall index_recall index_ok log_ok answer answers client hold release pgbench_scripts plan_of index_scan %operator);
+  exact_distance exact_nearest recall index_recall index_ok log_ok answer answers client ends hold release pgbench_scripts plan_of index_scan %operator);
 
 # Operator of each metric.
 our %operator = (l2 => '<->', ip => '<#>', cosine => '<=>', l1 => '<+>');
@@ -89,6 +89,23 @@ sub hold
 	return 0;
 }
 sub release { return $_[0] ne '' && kill('CONT', $_[0]); }
+
+# Whether a client of that name ends while another one is held, rather than to wait for what that one has locked.
+sub ends
+{
+	my ($node, $run, $name) = @_;
+	my $waits = 0;
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return 1 if !$run->pumpable;
+		$run->pump_nb;
+		usleep(100000);
+		my $waiting = $node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE application_name = '$name' AND wait_event_type IN ('LWLock', 'BufferPin', 'Lock')");
+		$waits = $waiting ? $waits + 1 : 0;
+		return 0 if $waits == 5;
+	}
+	return 0;
+}
 
 # Writes scripts for pgbench: name => text, into name.sql below the node's basedir.
 sub pgbench_scripts

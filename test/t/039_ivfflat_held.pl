@@ -14,23 +14,6 @@ my $random = random_numbers(39);
 my $dim = 32;
 load_vectors($node, 'base', "vector($dim)", random_vectors(4000, $dim, seed => 39));
 
-# Whether a client ends, rather than to wait for a page that is locked by whom we hold: nobody else is there to wait for.
-sub ends
-{
-	my ($run, $name) = @_;
-	my $waits = 0;
-	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
-	{
-		return 1 if !$run->pumpable;
-		$run->pump_nb;
-		usleep(100000);
-		my $waiting = $node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE application_name = '$name' AND wait_event_type IN ('LWLock', 'BufferPin')");
-		$waits = $waiting ? $waits + 1 : 0;
-		return 0 if $waits == 5;
-	}
-	return 0;
-}
-
 # Stops a backend where it looks for interrupts, which it does only without locks: in the midst of writing what memory it uses to
 # the log, when it has been asked for that.  False if it has ended.
 sub hold_without_locks
@@ -79,7 +62,7 @@ for my $case (
 		my ($vacuum, $said) = client($node, 'vacuum', '-c', "VACUUM (PARALLEL 0, INDEX_CLEANUP ON) $table",
 			'-c', "INSERT INTO $table SELECT 500000 + i, 0, 0, 0, 0, NULL FROM generate_series(1, 2000) i",
 			'-c', "INSERT INTO $table SELECT 10000 + id, 0, 0, 0, 0, $value FROM short, generate_series(1, $times) i WHERE id < 3800");
-		my $done = ends($vacuum, 'vacuum') && $held;
+		my $done = ends($node, $vacuum, 'vacuum') && $held;
 		release($pid);
 		$vacuum->finish;
 		$scan->finish;
